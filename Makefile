@@ -1,0 +1,66 @@
+# Short names for what the project does. `make test` and `make demo` need Python 3.11 or later and make, nothing else.
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+IS_NEW_ENOUGH := -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$p $(IS_NEW_ENOUGH) 2>/dev/null && echo $$p && break; done)
+
+JOBS ?= 2     # unit tests at once
+E2E_JOBS ?= 0 # each end-to-end test starts several daemons: run them one after the other, but on a big machine
+
+.PHONY: help
+help: ## say what there is
+	@grep -hE '^[a-z0-9]+:.*##' Makefile | sed -E 's/^([a-z0-9]+):.*## (.*)/\1\t\2/' | expand -t 14
+
+# The environment is made, or brought up to date, whenever pyproject.toml is newer than the last install.
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "ravel needs Python 3.11 or later with venv; none was found, name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(BIN)/python $(IS_NEW_ENOUGH) 2>/dev/null || { echo "making .venv with $(PYTHON)"; $(PYTHON) -m venv --clear .venv; }
+	@echo "installing into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+.PHONY: check fmt lint types contracts test unit e2e demo bench protos completions clean
+
+check: lint types contracts ## lint, types and import contracts: seconds
+
+fmt: $(INSTALLED) ## format, and mend what lint can mend
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+
+lint: $(INSTALLED) ## ruff
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+
+types: $(INSTALLED) ## mypy --strict
+	@$(BIN)/mypy
+
+contracts: $(INSTALLED) ## who imports whom
+	@$(BIN)/python -m pytest -q tests/arch
+
+test: lint types unit e2e ## lint, types and all tests
+
+unit: $(INSTALLED) ## all tests that start no daemons
+	@$(BIN)/python -m pytest -q -n $(JOBS) --ignore=tests/e2e
+
+e2e: $(INSTALLED) ## real daemons, real sockets, real kills
+	@$(BIN)/python -m pytest -q -n $(E2E_JOBS) tests/e2e
+
+demo: $(INSTALLED) ## three daemons, a killed leader, nothing lost: half a minute
+	@$(BIN)/python tests/e2e/demo.py
+
+bench: $(INSTALLED) ## micro-benchmarks and the whole put path
+	@set -e; for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done
+
+protos: $(INSTALLED) ## make the stubs again from the .proto files
+	@$(BIN)/python tests/protos/generate.py
+
+completions: $(INSTALLED) ## make the shell completions again
+	@$(BIN)/ravelctl completion bash >completions/ravelctl.bash
+	@$(BIN)/ravelctl completion zsh >completions/_ravelctl
+	@$(BIN)/ravelctl completion fish >completions/ravelctl.fish
+
+clean: ## caches and builds; .venv stays
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The contract between clients, replicas and admin servers: protobuf messages, error reasons, slots."""

@@ -1,0 +1,72 @@
+"""The reasons that every error of the wire carries, so that programs never parse sentences.
+
+An error travels as `google.rpc.Status` in the trailing metadata `grpc-status-details-bin`, with one
+`google.rpc.ErrorInfo`: `reason` is one of `Reason`, `domain` is `DOMAIN`, `metadata` holds the values by the names below.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+DOMAIN: Final = "ravel"
+
+
+class Reason(StrEnum):
+    """Why a call was refused or failed. A reason never changes its meaning."""
+
+    # who and where
+    NOT_LEADER = "NOT_LEADER"  # LEADER_ID, LEADER_ADDRESS if known
+    NO_LEADER = "NO_LEADER"  # there is none, or none is known here
+    BLANK = "BLANK"  # the daemon belongs to no cluster yet
+    ALREADY_MEMBER = "ALREADY_MEMBER"  # the daemon has an identity: CLUSTER_ID, REPLICA_ID
+    WRONG_CLUSTER_ID = "WRONG_CLUSTER_ID"  # a peer of another cluster
+    WRONG_IDENTITY = "WRONG_IDENTITY"  # the server at this address is not the one that was meant
+    REMOVED = "REMOVED"  # this replica was taken out of the cluster for good
+    UNKNOWN_MEMBER = "UNKNOWN_MEMBER"
+    NAME_TAKEN = "NAME_TAKEN"
+
+    # writes
+    OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"  # it may or may not have happened
+    SESSION_EXPIRED = "SESSION_EXPIRED"  # the cluster no longer knows the client: nothing was done now
+    BUSY = "BUSY"  # too much waits already; nothing was done
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"  # --db-size-max; reads and deletes go on
+    SHUTTING_DOWN = "SHUTTING_DOWN"
+    UNSUPPORTED_VERSION = "UNSUPPORTED_VERSION"  # not every member knows this kind of command yet
+
+    # input
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"  # FIELD, VALUE
+    KEY_EMPTY = "KEY_EMPTY"
+    KEY_TOO_LARGE = "KEY_TOO_LARGE"  # VALUE, LIMIT: bytes
+    VALUE_TOO_LARGE = "VALUE_TOO_LARGE"
+    REQUEST_TOO_LARGE = "REQUEST_TOO_LARGE"
+    NOT_FOUND = "NOT_FOUND"
+    COMPACTED = "COMPACTED"  # FIRST_INDEX
+
+    # membership
+    UNSAFE_CHANGE = "UNSAFE_CHANGE"  # it would lose quorum; NEXT_STEP
+    STALE_VIEW = "STALE_VIEW"  # term or configuration have moved since the operator looked
+    CHANGE_IN_PROGRESS = "CHANGE_IN_PROGRESS"  # one membership change at a time
+    UNREACHABLE_MEMBER = "UNREACHABLE_MEMBER"  # the leader cannot reach the joining server
+    NOT_CAUGHT_UP = "NOT_CAUGHT_UP"
+    TRANSFER_FAILED = "TRANSFER_FAILED"
+
+    # the replica itself
+    TIMEOUT = "TIMEOUT"  # a read waited too long; writes get OUTCOME_UNKNOWN
+    STOPPED = "STOPPED"  # the replica stopped itself (storage error, damaged data)
+    INTERNAL = "INTERNAL"
+
+
+class Field(StrEnum):
+    """Keys of ErrorInfo.metadata."""
+
+    LEADER_ID = "leader_id"
+    LEADER_ADDRESS = "leader_address"
+    CLUSTER_ID = "cluster_id"
+    REPLICA_ID = "replica_id"
+    FIELD = "field"
+    VALUE = "value"
+    LIMIT = "limit"
+    FIRST_INDEX = "first_index"
+    NEXT_STEP = "next_step"
+    RETRY_AFTER_MS = "retry_after_ms"

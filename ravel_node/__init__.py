@@ -1,0 +1,3 @@
+"""The replica daemon."""
+
+__version__ = "0.1.0"

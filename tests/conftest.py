@@ -1,0 +1,31 @@
+"""What holds for all tests: no variable of the machine reaches them, and no clock judges how fast they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("ravel", deadline=None, print_blob=True)  # a deadline would fail on a machine that is busy
+settings.load_profile("ravel")
+
+E2E = Path(__file__).parent / "e2e"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if E2E in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_of_the_machine() -> Iterator[None]:
+    """Variables that daemons and commands read would change what the tests see, also in the processes they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith(("RAVEL_", "RAVELCTL_")) or name in ("NO_COLOR", "FORCE_COLOR"):
+                patch.delenv(name)
+        yield
