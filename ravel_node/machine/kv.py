@@ -1,0 +1,368 @@
+"""The key-value machine: what the commands of the log do to the state.
+
+Its state is Database.KV (key -> revision u64 and value), the revision counter, sessions, and the membership. A command runs whole
+or not at all: its body is read before anything is written, and whoever breaks a bound is refused by every replica alike.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+from ravel_node.machine.base import Database, MemberRecord, Outcome, Reader, Status, Txn
+from ravel_node.machine.envelope import (
+    CommandError,
+    Kind,
+    UnknownCommandError,
+    decode,
+    failed_condition,
+    read_compare_and_swap,
+    read_key,
+    read_put,
+    read_server_id,
+    read_write,
+)
+from ravel_node.machine.limits import ENTRY_COMMANDS_MAX
+from ravel_node.machine.members import (
+    LAST_REPLICA_ID,
+    Getter,
+    MemberRecordError,
+    MemberVersionError,
+    all_replicas,
+    decode_context,
+    decode_member,
+    read_allocated,
+    read_cluster_name,
+    read_conf_state,
+    read_config_index,
+    read_members,
+    read_number,
+    write_allocated,
+    write_member,
+    write_membership,
+    write_number,
+)
+from ravel_node.machine.sessions import Sessions
+from ravel_node.machine.summary import describe
+from ravel_node.raft.errors import invariant
+from ravel_node.raft.types import ConfState, EntryId, Index, ReplicaId
+
+REVISION: Final = b"revision"
+"""Key of Database.META: the revision counter."""
+
+PAGE_KEYS_MAX: Final = 10_000
+"""Keys of one page of a scan."""
+
+PAGE_BYTES_MAX: Final = 1 << 20
+"""Bytes of keys and values after which a page ends; it holds at least one pair."""
+
+_U64: Final = struct.Struct(">Q")
+_pack_revision: Final = _U64.pack
+_Run = Callable[[int, bytes, Txn], Outcome]
+"""What a kind does; its stamp is log index << 16 | place in the entry."""
+
+
+class KeyValue(NamedTuple):
+    """A stored pair and the revision at which it was last written."""
+
+    key: bytes
+    value: bytes
+    revision: int
+
+
+class Page(NamedTuple):
+    """A part of a scan, at one point in time: `revision` is the cluster's. With `more`, go on from `items[-1].key + b"\\0"`."""
+
+    items: list[KeyValue]
+    more: bool
+    revision: int
+
+
+def get(reader: Reader, key: bytes) -> KeyValue | None:
+    """The pair with this key."""
+    record = reader.get(Database.KV, key)
+    if record is None:
+        return None
+    return KeyValue(key, record[8:], int.from_bytes(record[:8], "big"))
+
+
+def scan(
+    reader: Reader,
+    start: bytes,
+    end: bytes | None,
+    limit: int,
+    *,
+    bytes_max: int = PAGE_BYTES_MAX,
+    keys_only: bool = False,
+) -> Page:
+    """The first `limit` (1 to PAGE_KEYS_MAX) pairs with start <= key < end in byte order; `end` None: to the last key.
+
+    The page ends early once it holds `bytes_max` of keys and values. With `keys_only` values are left empty.
+    """
+    invariant(0 < limit <= PAGE_KEYS_MAX, f"a page of {limit} keys, where 1 to {PAGE_KEYS_MAX} are allowed")
+    items: list[KeyValue] = []
+    size = 0
+    more = False
+    for key, record in reader.scan(Database.KV, start, end):
+        if len(items) == limit or size >= bytes_max:
+            more = True
+            break
+        value = b"" if keys_only else record[8:]
+        items.append(KeyValue(key, value, int.from_bytes(record[:8], "big")))
+        size += len(key) + len(value)
+    return Page(items, more, read_revision(reader.get))
+
+
+def read_revision(read: Getter) -> int:
+    """The cluster's revision in a state that is read without its machine."""
+    return read_number(read, REVISION)
+
+
+class KVMachine:
+    """The StateMachine of a cluster. Everything it keeps in memory is a copy of the state, loaded by `open`."""
+
+    def __init__(self) -> None:
+        self._sessions = Sessions()
+        self._revision = 0
+        self._members: dict[ReplicaId, MemberRecord] = {}
+        self._removed: frozenset[ReplicaId] = frozenset()
+        self._conf_state = ConfState()
+        self._config_index = Index(0)
+        self._cluster_name = ""
+        self._runs: Final[dict[int, _Run]] = {
+            Kind.PUT: self._put,
+            Kind.DELETE: self._delete,
+            Kind.GET_AND_DELETE: self._get_and_delete,
+            Kind.COMPARE_AND_SWAP: self._compare_and_swap,
+            Kind.WRITE: self._write,
+            Kind.REGISTER_SESSION: self._register_session,
+            Kind.ALLOCATE_REPLICA: self._allocate_replica,
+            Kind.SET_MEMBER: self._set_member,
+        }
+        self._runs_once: Final[dict[int, _Run]] = {**self._runs, Kind.REGISTER_SESSION: _refuse_registration}
+
+    def open(self, reader: Reader) -> None:
+        """See StateMachine. Raises MemberVersionError where a later version wrote the state."""
+        self._sessions = Sessions()
+        self._sessions.open(reader)
+        self._revision = read_revision(reader.get)
+        self._conf_state = read_conf_state(reader.get)
+        self._config_index = read_config_index(reader.get)
+        self._cluster_name = read_cluster_name(reader.get)
+        self._take_members(read_members(reader))
+
+    # --- what is known of the cluster
+
+    @property
+    def revision(self) -> int:
+        return self._revision
+
+    @property
+    def members(self) -> dict[ReplicaId, MemberRecord]:
+        """Records by replica id, removed ones too. Replaced, never changed, when one changes."""
+        return self._members
+
+    @property
+    def removed_ids(self) -> frozenset[ReplicaId]:
+        return self._removed
+
+    @property
+    def conf_state(self) -> ConfState:
+        return self._conf_state
+
+    @property
+    def config_index(self) -> Index:
+        """The log index of the newest applied membership change."""
+        return self._config_index
+
+    @property
+    def cluster_name(self) -> str:
+        return self._cluster_name
+
+    @property
+    def session_count(self) -> int:
+        return len(self._sessions)
+
+    def is_removed(self, replica_id: ReplicaId) -> bool:
+        return replica_id in self._removed
+
+    def member_by_server(self, server_id: str) -> MemberRecord | None:
+        """The record of a server, also of a removed one."""
+        return next((record for record in self._members.values() if record.server_id == server_id), None)
+
+    def _take_members(self, members: dict[ReplicaId, MemberRecord]) -> None:
+        self._members = members
+        self._removed = frozenset(record.replica_id for record in members.values() if record.removed)
+
+    # --- applying
+
+    def apply(self, at: EntryId, payload: bytes, txn: Txn) -> Sequence[Outcome]:
+        """See StateMachine. Nothing of an entry that raises has been written."""
+        before = self._revision
+        outcomes: list[Outcome] = []
+        for once, commands in decode(payload):
+            if len(outcomes) + len(commands) > ENTRY_COMMANDS_MAX:
+                outcomes += [_refused(f"an entry of more than {ENTRY_COMMANDS_MAX} commands")] * len(commands)
+                continue
+            stamp = at.index << 16 | len(outcomes)
+            if once is None:
+                outcomes += self._run(self._runs, commands, stamp, txn)
+            elif commands:
+                admission = self._sessions.admit(once, commands, stamp, txn)
+                revision = self._revision
+                fresh = self._run(self._runs_once, admission.commands, stamp, txn)
+                outcomes += self._sessions.settle(admission, fresh, self._revision - revision, txn)
+        self._sessions.write(txn)
+        if self._revision != before:
+            write_number(txn, REVISION, self._revision)
+        return outcomes
+
+    def _run(self, runs: Mapping[int, _Run], commands: Sequence[tuple[int, int, bytes]], stamp: int, txn: Txn) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for kind, _, body in commands:
+            try:
+                outcomes.append(runs[kind](stamp + len(outcomes), body, txn))
+            except CommandError as error:
+                outcomes.append(_refused(str(error)))
+        return outcomes
+
+    def _put(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
+        key, value = read_put(body)
+        self._revision = revision = self._revision + 1
+        txn.put(Database.KV, key, _pack_revision(revision) + value)
+        return Outcome(Status.OK, revision)
+
+    def _delete(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
+        key = read_key(body)
+        if txn.get(Database.KV, key) is None:
+            return Outcome(Status.OK, self._revision)
+        self._revision += 1
+        txn.delete(Database.KV, key)
+        return Outcome(Status.OK, self._revision, True)
+
+    def _get_and_delete(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
+        key = read_key(body)
+        revision, value = _stored(txn, key)
+        if value is None:
+            return Outcome(Status.OK)
+        self._revision += 1
+        txn.delete(Database.KV, key)
+        return Outcome(Status.OK, revision, True, value)
+
+    def _compare_and_swap(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
+        key, expected, value = read_compare_and_swap(body)
+        revision, actual = _stored(txn, key)
+        if revision != expected:
+            return Outcome(Status.CONDITION_FAILED, revision, actual is not None, actual or b"")
+        self._revision += 1
+        txn.put(Database.KV, key, _pack_revision(self._revision) + value)
+        return Outcome(Status.OK, self._revision)
+
+    def _write(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
+        conditions, operations = read_write(body)
+        for key, expected in conditions:
+            revision, actual = _stored(txn, key)
+            if revision != expected:
+                value = failed_condition(key, actual or b"")
+                return Outcome(Status.CONDITION_FAILED, revision, actual is not None, value)
+        revision = self._revision + 1
+        for key, new in operations:
+            if new is not None:
+                txn.put(Database.KV, key, _pack_revision(revision) + new)
+                self._revision = revision
+            elif txn.get(Database.KV, key) is not None:
+                txn.delete(Database.KV, key)
+                self._revision = revision
+        return Outcome(Status.OK, self._revision)
+
+    def _register_session(self, stamp: int, body: bytes, txn: Txn) -> Outcome:
+        if body:
+            raise CommandError(f"a session is registered with no body, not with {len(body)} bytes")
+        self._sessions.register(stamp, txn)
+        return Outcome(Status.OK, stamp)
+
+    def _allocate_replica(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
+        server_id = read_server_id(body)
+        replica_id = read_allocated(txn.get, server_id)
+        if replica_id in self._removed:
+            return _refused(
+                f"server {server_id} was replica {replica_id} of this cluster and was removed: "
+                "a removed server cannot come back under its old identity, wipe its data directory and join again"
+            )
+        if not replica_id:
+            replica_id = ReplicaId(read_number(txn.get, LAST_REPLICA_ID) + 1)
+            write_allocated(txn, server_id, replica_id)
+        return Outcome(Status.OK, replica_id)
+
+    def _set_member(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
+        try:
+            record = replace(decode_member(body), removed=False)
+        except MemberRecordError as error:
+            return _refused(str(error))
+        if refusal := self._member_refusal(record):
+            return _refused(refusal)
+        write_member(txn, record)
+        self._take_members(self._members | {record.replica_id: record})
+        return Outcome(Status.OK)
+
+    def _member_refusal(self, record: MemberRecord) -> str:
+        """Why this record may not replace its member's; empty if it may."""
+        known = self._members.get(record.replica_id)
+        if known is None or known.removed:
+            return f"replica {record.replica_id} is {'removed' if known else 'not a member'}: only a member's record can be set"
+        if known.server_id != record.server_id:
+            return f"replica {record.replica_id} is server {known.server_id}, not {record.server_id}: a member keeps its identity"
+        for other in self._members.values():
+            if other.name == record.name and other.replica_id != record.replica_id and not other.removed:
+                return f"replica {other.replica_id} is named {record.name} already: choose another name"
+        return ""
+
+    def apply_membership(self, at: EntryId, conf_state: ConfState, context: bytes, txn: Txn) -> None:
+        """See StateMachine. Raises UnknownCommandError where a later version wrote the context.
+
+        The change has taken effect in the core whatever its context is: one that cannot be read, which only a leader's bug makes,
+        adds no record on any replica. A removed member stays removed even if a change names it again.
+        """
+        try:
+            records = decode_context(context)
+        except MemberRecordError:
+            records = []
+        except MemberVersionError as error:
+            raise UnknownCommandError(error.what) from error
+        members = dict(self._members)
+        for record in records:
+            known = members.get(record.replica_id)
+            members[record.replica_id] = replace(record, removed=known is not None and known.removed)
+        present = all_replicas(conf_state)
+        for record in list(members.values()):
+            if record.replica_id not in present and not record.removed:
+                members[record.replica_id] = replace(record, removed=True)
+        for replica_id, record in members.items():
+            if record != self._members.get(replica_id):
+                write_member(txn, record)
+        self._take_members(dict(sorted(members.items())))
+        self._conf_state, self._config_index = conf_state, at.index
+        write_membership(txn, conf_state, at.index)
+
+    def summarize(self, payload: bytes) -> list[str]:
+        """See StateMachine. `summary.describe` tells the type of each command too."""
+        return [line for _, line in describe(payload)]
+
+
+def _stored(txn: Txn, key: bytes) -> tuple[int, bytes | None]:
+    """Revision and value of a key; 0 and None where it is not there."""
+    record = txn.get(Database.KV, key)
+    if record is None:
+        return 0, None
+    return int.from_bytes(record[:8], "big"), record[8:]
+
+
+def _refused(sentence: str) -> Outcome:
+    return Outcome(Status.REFUSED, value=sentence.encode())
+
+
+def _refuse_registration(_stamp: int, _body: bytes, _txn: Txn) -> Outcome:
+    """A registration within a session could end that very session."""
+    return _refused("a session cannot be registered within a session: leave `once` out")

@@ -1,0 +1,115 @@
+"""Commands of the log in words, for `log show` and its kin. Total: whatever the bytes are, there is something to print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from ravel_node.machine.envelope import (
+    CommandError,
+    EnvelopeError,
+    Kind,
+    decode,
+    read_compare_and_swap,
+    read_key,
+    read_put,
+    read_server_id,
+    read_write,
+)
+from ravel_node.machine.members import MemberRecordError, MemberVersionError, decode_member
+
+SHOWN_CHARACTERS_MAX: Final = 64
+"""Characters of a key that are shown; a longer one is cut and its length told."""
+
+SHOWN_OPERATIONS_MAX: Final = 4
+"""Operations of a WRITE that are shown; the rest are counted."""
+
+
+def describe(payload: bytes) -> list[tuple[str, str]]:
+    """The type word and one line for each command, in order. Empty for an empty payload: a new leader's entry."""
+    try:
+        groups = decode(payload, any_kind=True)
+    except EnvelopeError as error:
+        return [("unreadable", str(error))]
+    return [_describe(kind, body) for _, commands in groups for kind, _, body in commands]
+
+
+def show_bytes(data: bytes) -> str:
+    """A key for people: text as it is, other bytes as \\xNN, a long one cut with its length."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = ""
+    if not text.isprintable() or not text:
+        text = "".join(chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in data)
+    else:
+        text = text.replace("\\", "\\x5c")
+    if len(text) <= SHOWN_CHARACTERS_MAX:
+        return text
+    return f"{text[:SHOWN_CHARACTERS_MAX]}… ({len(data)} bytes)"
+
+
+def _describe(kind: int, body: bytes) -> tuple[str, str]:
+    known = _WORDS.get(kind)
+    if known is None:
+        return "unknown", f"kind {kind}, {len(body)} bytes: a later version wrote it"
+    word, line = known
+    try:
+        return word, line(body)
+    except (CommandError, MemberRecordError, MemberVersionError) as error:
+        return word, f"refused: {error}"
+
+
+def _put(body: bytes) -> str:
+    key, value = read_put(body)
+    return f"{show_bytes(key)} = {len(value)} bytes"
+
+
+def _key(body: bytes) -> str:
+    return show_bytes(read_key(body))
+
+
+def _compare_and_swap(body: bytes) -> str:
+    key, expected, _ = read_compare_and_swap(body)
+    return f"{show_bytes(key)} {_condition(expected)}"
+
+
+def _condition(revision: int) -> str:
+    return f"if rev {revision}" if revision else "if absent"
+
+
+def _write(body: bytes) -> str:
+    conditions, operations = read_write(body)
+    shown = [f"{'del' if value is None else 'put'} {show_bytes(key)}" for key, value in operations[:SHOWN_OPERATIONS_MAX]]
+    if len(operations) > SHOWN_OPERATIONS_MAX:
+        shown.append(f"{len(operations) - SHOWN_OPERATIONS_MAX} more")
+    checked = [f"{show_bytes(key)} {_condition(revision)}" for key, revision in conditions[:1]]
+    if len(conditions) > 1:
+        checked.append(f"and {len(conditions) - 1} more")
+    done = ", ".join(shown) or "nothing"
+    return f"{done}; {', '.join(checked)}" if checked else done
+
+
+def _register_session(_body: bytes) -> str:
+    return "register"
+
+
+def _allocate_replica(body: bytes) -> str:
+    return f"replica id for server {read_server_id(body)[:8]}"
+
+
+def _set_member(body: bytes) -> str:
+    record = decode_member(body)
+    return f"update {record.name} listen {record.listen} peer {record.peer}"
+
+
+_WORDS: Final[dict[int, tuple[str, Callable[[bytes], str]]]] = {
+    Kind.PUT: ("put", _put),
+    Kind.DELETE: ("delete", _key),
+    Kind.GET_AND_DELETE: ("getdel", _key),
+    Kind.COMPARE_AND_SWAP: ("cas", _compare_and_swap),
+    Kind.WRITE: ("write", _write),
+    Kind.REGISTER_SESSION: ("session", _register_session),
+    Kind.ALLOCATE_REPLICA: ("allocate", _allocate_replica),
+    Kind.SET_MEMBER: ("config", _set_member),
+}
