@@ -1,0 +1,1 @@
+"""Durable state: the log, the applied state, snapshots and identity, over LMDB."""

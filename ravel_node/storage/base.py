@@ -1,0 +1,293 @@
+"""The port between the driver and durable state.
+
+A `Store` holds two things. The *log* with the hard state is what Raft promises rest on: a save is durable before it is reported.
+The *state* is what was applied: its effects first live in a table in memory, as a chain of segments, and reach the disk later,
+whole segments at a time, because the log can repeat them. So what the disk holds of the state is always exactly one log prefix.
+
+Everything here is called on the event loop. What touches the disk for long is awaited and runs on that environment's one writer
+thread. After a failed save nothing can be known about the disk: the store raises `StoreFailedError` from then on, for everything,
+and the replica stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ravel_node.machine.base import Reader, Txn
+from ravel_node.raft.storage import Storage
+from ravel_node.raft.types import NO_REPLICA, Entry, EntryId, HardState, Index, ReplicaId, Snapshot
+
+WriteState = Callable[[Txn], None]
+"""What puts the first content into the state of a new cluster."""
+
+
+class StoreError(Exception):
+    """A refusal or failure of durable state."""
+
+
+class StoreFailedError(StoreError):
+    """The disk failed a write or a sync. What it holds beyond the last durable save is unknown: the replica must stop."""
+
+
+class DamagedError(StoreError):
+    """A stored byte is not what was written, or parts do not fit together. The message names file and record.
+
+    Any read may raise it. The replica must stop: what it would go on with is not what its log left.
+    """
+
+
+class FormatError(StoreError):
+    """The data directory was written by a later version, or is not one of ours."""
+
+
+class DirectoryInUseError(StoreError):
+    """Another process has this data directory open."""
+
+
+class SnapshotRefusedError(StoreError):
+    """A received snapshot is damaged, of another cluster or of an unknown format. Nothing was changed."""
+
+
+@dataclass(slots=True)
+class Save:
+    """One durable step of the log, as the core asks for it. Either entries or a snapshot, never both."""
+
+    entries: Sequence[Entry] = ()  # replace everything from the first one's index on
+    hard_state: HardState | None = None
+    snapshot: Snapshot | None = None  # staged by `receive`; becomes the state, and the start of the log
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this data directory is. Drawn or assigned once, never changed but for `removed`."""
+
+    server_id: str  # 32 lower-case hex digits
+    cluster_id: str = ""  # empty: blank, belongs to no cluster yet
+    cluster_name: str = ""
+    replica_id: ReplicaId = NO_REPLICA
+    name: str = ""
+    removed: bool = False  # the cluster took this replica out; it stays out
+
+    @property
+    def blank(self) -> bool:
+        return not self.cluster_id
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotHeader:
+    """The header file beside a snapshot's data file (JSON; docs/on-disk.md). Shapes: ids are integers, sizes bytes."""
+
+    format: int
+    cluster_id: str
+    cluster_name: str
+    index: int
+    term: int
+    voters: tuple[int, ...]
+    learners: tuple[int, ...]
+    voters_outgoing: tuple[int, ...]
+    learners_next: tuple[int, ...]
+    auto_leave: bool
+    revision: int
+    keys: int
+    size_bytes: int
+    sha256: str  # 64 hex digits, of the data file
+    taken_at_ms: int  # wall clock, for people only
+    taken_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFile:
+    """A verified snapshot on disk."""
+
+    name: str
+    path: Path  # of the data file: a compact copy of a state environment
+    header: SnapshotHeader
+    header_bytes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseStats:
+    name: str
+    entries: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentStats:
+    """Sizes in bytes."""
+
+    name: str
+    map_size: int
+    used: int  # pages in use, less the free ones among them
+    free: int
+    readers: int
+    databases: tuple[DatabaseStats, ...]
+
+
+class StagedSnapshot(Protocol):
+    """A snapshot on its way in, on disk beside the state. Survives a restart, so that a broken transfer goes on."""
+
+    @property
+    def received(self) -> int:
+        """Bytes that are durable; the sender goes on from here."""
+        ...
+
+    async def write(self, offset: int, data: bytes) -> None:
+        """`offset` must equal `received`. Raises SnapshotRefusedError if it does not or the file would grow past its size."""
+        ...
+
+    async def finish(self) -> Snapshot:
+        """Verify size, sha256, cluster and format; from now on the snapshot can be installed by a `Save` that names it.
+
+        Raises SnapshotRefusedError; the file is deleted then.
+        """
+        ...
+
+    async def discard(self) -> None: ...
+
+
+class Store(Storage, Protocol):
+    """Durable state of one replica. The read methods of `Storage` show what has been saved."""
+
+    # --- the log
+
+    async def save(self, saves: Sequence[Save]) -> None:
+        """Make these saves durable, in order, in one transaction. Calls must not overlap: the driver has one under way at a time.
+
+        A save with a snapshot installs it: the staged file becomes the state (see `receive`), the log begins after it, and
+        `applied`, `reader()` and `txn()` show it from the moment this returns; nothing may be applied meanwhile. Raises
+        StoreFailedError, after which the store is dead.
+        """
+        ...
+
+    async def compact(self, to: Index) -> None:
+        """Drop entries up to and including `to`, never past `flushed`, never past one that `hold` protects.
+
+        In steps between saves.
+        """
+        ...
+
+    # --- the applied state
+
+    @property
+    def applied(self) -> EntryId:
+        """The last entry whose effects are in the table or on disk."""
+        ...
+
+    @property
+    def flushed(self) -> EntryId:
+        """The last entry whose effects are on disk."""
+        ...
+
+    @property
+    def unflushed_bytes(self) -> int:
+        """Size of all segments in memory, the open one too."""
+        ...
+
+    @property
+    def unflushed_segments(self) -> int:
+        """Segments in memory that hold something."""
+        ...
+
+    @property
+    def congested(self) -> bool:
+        """Sealed segments exceed `unflushed_bytes_max`: the driver applies nothing more and refuses proposals until this is
+        false.
+        """
+        ...
+
+    def txn(self) -> Txn:
+        """The open segment. The same object may be used until `applied_to` is called."""
+        ...
+
+    def applied_to(self, at: EntryId) -> None:
+        """The effects written into `txn()` so far are exactly those of all entries up to `at`.
+
+        Seals a full segment and starts its flush.
+        """
+        ...
+
+    def reader(self) -> Reader:
+        """The state right now. Cheap; valid until the caller's next await."""
+        ...
+
+    async def flush(self) -> None:
+        """Seal the open segment and return once everything applied up to now is on disk."""
+        ...
+
+    # --- snapshots
+
+    def snapshots(self) -> Sequence[SnapshotFile]:
+        """Verified files, newest first."""
+        ...
+
+    async def build_snapshot(self) -> SnapshotFile:
+        """Make a file of what is applied now. Raises StoreError where the disk is full; then no file is left behind."""
+        ...
+
+    def open_snapshot(self, at: Index) -> SnapshotFile:
+        """The file that `snapshot()` named with this index. Raises SnapshotTemporarilyUnavailableError if it is gone."""
+        ...
+
+    def hold(self, index: Index) -> None:
+        """Keep the log after `index` while a snapshot of it travels, up to `log_retain_bytes_max`.
+
+        Counted; undone by `release`.
+        """
+        ...
+
+    def release(self, index: Index) -> None: ...
+
+    async def receive(self, header: bytes, size_bytes: int, sha256: bytes) -> StagedSnapshot:
+        """Begin or go on receiving a file; `sha256` is its 32 bytes.
+
+        Raises SnapshotRefusedError where its header cannot be ours or it would take the state back, StoreError on a full disk.
+        """
+        ...
+
+    # --- who and how much
+
+    @property
+    def identity(self) -> Identity: ...
+
+    async def set_identity(self, identity: Identity) -> None:
+        """Take a seat, durably. Repeating the same is no error; raises StoreError if a different identity is there already."""
+        ...
+
+    async def mark_removed(self) -> None:
+        """Note for good that the cluster took this replica out. Repeating it is no error."""
+        ...
+
+    async def bootstrap(self, identity: Identity, snapshot: Snapshot, hard_state: HardState, write_state: WriteState) -> None:
+        """The birth of a cluster: identity, hard state and a log that begins after `snapshot`, in one durable transaction.
+
+        `write_state` is called on the loop, before it, with a transaction of its own: what it writes, and nothing else, is the
+        state at `snapshot`. Raises StoreError where this directory has an identity or a log already.
+        """
+        ...
+
+    @property
+    def db_used_bytes(self) -> int:
+        """Pages of the state in use, less free ones: what the quota counts. As of the last flush."""
+        ...
+
+    @property
+    def log_used_bytes(self) -> int: ...
+
+    def stats(self) -> Sequence[EnvironmentStats]:
+        """raft/ first, then the state."""
+        ...
+
+    async def check(self) -> Sequence[str]:
+        """Read every record of log, state and snapshots, off the loop, and name all that is damaged.
+
+        Starting checks only what it needs.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Flush, stop the writer threads, close both environments, give the directory free. Safe to call twice."""
+        ...

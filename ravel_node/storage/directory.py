@@ -1,0 +1,138 @@
+"""The data directory: its lock, its format, the names in it.
+
+    FORMAT      one line, `ravel FORMAT`; written last when a directory is made
+    LOCK        held by the process that has the directory open; holds its process id
+    raft/       log, hard state, identity, the number of the current state directory
+    state-N/    the applied state
+    snapshots/  snapshot files and their headers
+    incoming/   snapshots that are being received
+
+A directory is taken only if it is empty, or ours: a typing error in --data-dir must not mix our files with someone else's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from ravel_node.storage import files
+from ravel_node.storage.base import DirectoryInUseError, FormatError, StoreError
+from ravel_node.storage.keys import FORMAT
+
+FORMAT_FILE: Final = "FORMAT"
+LOCK_FILE: Final = "LOCK"
+RAFT: Final = "raft"
+SNAPSHOTS: Final = "snapshots"
+INCOMING: Final = "incoming"
+
+_FORMAT_LINE: Final = re.compile(r"ravel ([0-9]{1,9})\n\Z")
+_STATE: Final = re.compile(r"state-([1-9][0-9]{0,17})\Z")
+_FOREIGN_BUT_HARMLESS: Final = frozenset({"lost+found"})
+_UNFINISHED: Final = frozenset({LOCK_FILE, RAFT, SNAPSHOTS, INCOMING, FORMAT_FILE + files.TEMPORARY})
+
+
+class Directory:
+    """A data directory that this process has locked. Every method blocks: call it on a file thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    def claim(self) -> bool:
+        """Make the directory if it is not there, lock it, check its format; whether it is still to be filled.
+
+        Raises DirectoryInUseError, FormatError, or StoreError where it cannot be made or entered. On an error nothing stays
+        locked.
+        """
+        try:
+            if not self.path.exists():
+                self.path.mkdir(mode=files.DIRECTORY_MODE, parents=True)
+                files.sync_directory(self.path.parent)
+            if not self.path.is_dir():
+                raise StoreError(f"{self.path} is not a directory: give --data-dir one, or a name that is free")
+            format_ = self._format()
+            self.path.chmod(files.DIRECTORY_MODE)
+            self._take_lock()
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be used as a data directory: {error.strerror or error}") from error
+        return format_ is None
+
+    def _format(self) -> int | None:
+        """The format of a whole directory; None for an empty one, and for one whose making was interrupted."""
+        try:
+            line = (self.path / FORMAT_FILE).read_text("ascii", errors="replace")
+        except FileNotFoundError:
+            self._require_ours_or_empty()
+            return None
+        match = _FORMAT_LINE.match(line)
+        if match is None:
+            raise FormatError(
+                f"{self.path / FORMAT_FILE} says {line[:40]!r}, not `ravel {FORMAT}`: this is no data directory of ravel"
+            )
+        if int(match[1]) > FORMAT:
+            raise FormatError(
+                f"{self.path} has format {match[1]}, and this version reads up to {FORMAT}: "
+                "start the version that wrote it, or a later one"
+            )
+        return int(match[1])
+
+    def _require_ours_or_empty(self) -> None:
+        names = {entry.name for entry in self.path.iterdir()} - _FOREIGN_BUT_HARMLESS
+        foreign = sorted(name for name in names - _UNFINISHED if not _STATE.match(name))
+        if foreign:
+            raise FormatError(
+                f"{self.path} has no {FORMAT_FILE} file but holds {foreign[0]!r}: "
+                "it is no data directory of ravel; give --data-dir an empty one"
+            )
+
+    def _take_lock(self) -> None:
+        descriptor = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, files.FILE_MODE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 20, 0).decode("ascii", errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise DirectoryInUseError(
+                f"{self.path} is open in process {owner} already: stop that one first, or give another --data-dir"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._lock = descriptor
+
+    def seal(self) -> None:
+        """The directory is whole: say so durably."""
+        files.write_file(self.path / FORMAT_FILE, f"ravel {FORMAT}\n".encode())
+
+    def release(self) -> None:
+        """Give the directory free. Safe to call twice."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # --- names
+
+    @property
+    def raft(self) -> Path:
+        return self.path / RAFT
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / SNAPSHOTS
+
+    @property
+    def incoming(self) -> Path:
+        return self.path / INCOMING
+
+    def state(self, number: int) -> Path:
+        return self.path / f"state-{number}"
+
+    def state_numbers(self) -> list[int]:
+        """The numbers of the state directories that are there, ascending."""
+        return sorted(int(match[1]) for entry in self.path.iterdir() if (match := _STATE.match(entry.name)))
+
+    def make_folders(self) -> None:
+        for path in (self.raft, self.snapshots, self.incoming):
+            files.make_directory(path)

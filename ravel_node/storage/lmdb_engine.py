@@ -1,0 +1,429 @@
+"""The engine that keeps a store's bytes in LMDB (http://www.lmdb.tech/doc/). See `engine.py` for what it promises.
+
+**Writing.** LMDB has one writer at a time, but its binding takes a write from any thread without a word. So each environment has
+one writer thread, and nothing else begins a write transaction.
+
+**Growing.** The map may only grow while no transaction uses it. Read transactions of the loop are ended and begun again around
+it: they see the same state, because the only writer is the one that waits. Copies and inspections on other threads are waited
+for.
+
+**Failing.** After a failed commit nothing is known: the pages may be on disk or not, and LMDB's next commit would succeed as if
+nothing had been lost. So the first failure ends the environment for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import sleep
+from typing import Any, Final, TypeVar
+
+import lmdb
+
+from ravel_node.storage import files
+from ravel_node.storage.base import DamagedError, DatabaseStats, EnvironmentStats, StoreError, StoreFailedError
+from ravel_node.storage.engine import DATA_FILE, WAY_OUT, Environment, Observe, ReadTxn, View, WriteTxn
+
+T = TypeVar("T")
+
+GROWTH_BYTES_MAX: Final = 1 << 30
+"""A map doubles, but grows by no more than this at once. It is address space only: the file is as long as its pages."""
+
+FILE_THREADS: Final = 2
+"""One for a copy or a check sum that takes long, one for what must not wait for it."""
+
+DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
+"""Errors that say the file is not what LMDB wrote."""
+
+META_PAGES: Final = 2
+"""Pages at the head of each file that belong to no database."""
+
+PAUSE_S: Final = 20e-6
+"""LMDB's binding keeps the interpreter's lock for every record; a job of many records gives it up for this long now and then."""
+
+
+class LmdbReadTxn:
+    """One LMDB read transaction, or through `LmdbWriteTxn` the reading half of a write transaction."""
+
+    __slots__ = ("_handles", "_name", "_txn")
+
+    def __init__(self, name: str, txn: lmdb.Transaction[bytes], handles: Mapping[str, Any]) -> None:
+        self._name = name
+        self._txn = txn
+        self._handles = handles
+
+    def get(self, database: str, key: bytes) -> bytes | None:
+        try:
+            return self._txn.get(key, None, self._handles[database])
+        except lmdb.Error as error:
+            raise _unreadable(self._name, error) from error
+
+    def items(self, database: str, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        try:
+            cursor = self._txn.cursor(self._handles[database])
+            found = cursor.set_range(start) if start else cursor.first()
+            return cursor.iternext() if found else iter(())
+        except lmdb.Error as error:
+            raise _unreadable(self._name, error) from error
+
+    def last(self, database: str) -> tuple[bytes, bytes] | None:
+        try:
+            cursor = self._txn.cursor(self._handles[database])
+            return cursor.item() if cursor.last() else None
+        except lmdb.Error as error:
+            raise _unreadable(self._name, error) from error
+
+    def entries(self, database: str) -> int:
+        return self._txn.stat(self._handles[database])["entries"]
+
+    def close(self) -> None:
+        self._txn.abort()
+
+
+class LmdbWriteTxn(LmdbReadTxn):
+    """The transaction of a job. lmdb.Error passes through: the environment decides what it means."""
+
+    __slots__ = ()
+
+    def put(self, database: str, key: bytes, value: bytes) -> None:
+        self._txn.put(key, value, db=self._handles[database])
+
+    def append(self, database: str, key: bytes, value: bytes) -> None:
+        self._txn.put(key, value, append=True, db=self._handles[database])
+
+    def insert(self, database: str, key: bytes, value: bytes) -> bool:
+        return self._txn.put(key, value, overwrite=False, db=self._handles[database])
+
+    def delete(self, database: str, key: bytes) -> bool:
+        return self._txn.delete(key, db=self._handles[database])
+
+    def delete_from(self, database: str, start: bytes) -> None:
+        with self._txn.cursor(self._handles[database]) as cursor:
+            found = cursor.set_range(start)
+            while found:
+                found = cursor.delete()
+
+    def clear(self, database: str) -> None:
+        self._txn.drop(self._handles[database], delete=False)
+
+    def add_value(self, database: str, key: bytes, value: bytes) -> None:
+        self._txn.put(key, value, dupdata=False, db=self._handles[database])
+
+    def remove_value(self, database: str, key: bytes, value: bytes) -> None:
+        self._txn.delete(key, value, db=self._handles[database])
+
+    def pause(self) -> None:
+        sleep(PAUSE_S)
+
+
+class LmdbView(LmdbReadTxn):
+    """A read transaction of the loop. The environment ends it to grow its map, and begins it again."""
+
+    __slots__ = ("_env", "_views")
+
+    def __init__(self, name: str, env: lmdb.Environment, handles: Mapping[str, Any], views: set[LmdbView]) -> None:
+        super().__init__(name, env.begin(), handles)
+        self._env = env
+        self._views = views
+        views.add(self)
+
+    def renew(self) -> None:
+        self._txn.abort()
+        self._txn = self._env.begin()
+
+    def close(self) -> None:
+        self._views.discard(self)
+        super().close()
+
+
+class LmdbEnvironment:
+    """One LMDB environment and its one writer thread. Used on the loop."""
+
+    def __init__(
+        self, name: str, env: lmdb.Environment, handles: Mapping[str, Any], files: ThreadPoolExecutor, observe: Observe
+    ) -> None:
+        self._name = name
+        self._env = env
+        self._handles = handles
+        self._files = files
+        self._observe = observe
+        self._writer = ThreadPoolExecutor(1, f"ravel-{name}")
+        self._jobs: deque[tuple[Callable[[WriteTxn], Any], asyncio.Future[Any]]] = deque()
+        self._running = False  # invariant: a job is on the writer thread, or waits for a copy to end so that the map may grow
+        self._full = False
+        self._elsewhere = 0  # copies and inspections on file threads: the map stays where it is
+        self._nothing_elsewhere = asyncio.Event()
+        self._nothing_elsewhere.set()
+        self._copies: set[int] = set()
+        self._views: set[LmdbView] = set()
+        self._failure: StoreFailedError | None = None
+        self._closed = False
+
+    # --- writing
+
+    async def write(self, job: Callable[[WriteTxn], T]) -> T:
+        if self._failure is not None:
+            raise self._failure
+        if self._closed:
+            raise StoreError(f"{self._name}/ is closed")
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.append((job, done))
+        if not self._running:
+            self._start()
+        return await done
+
+    def _start(self) -> None:
+        self._running = True
+        running = asyncio.get_running_loop().run_in_executor(self._writer, self._commit, self._jobs[0][0])
+        running.add_done_callback(self._committed)
+
+    def _commit(self, job: Callable[[WriteTxn], T]) -> T:
+        """On the writer thread."""
+        txn = self._env.begin(write=True)
+        try:
+            result = job(LmdbWriteTxn(self._name, txn, self._handles))
+        except BaseException:
+            txn.abort()
+            raise
+        txn.commit()
+        return result
+
+    def _committed(self, running: asyncio.Future[Any]) -> None:
+        error = running.exception()
+        if isinstance(error, lmdb.MapFullError):
+            self._full = True
+            self._grow_if_free()
+            return
+        _, done = self._jobs.popleft()
+        self._running = False
+        if isinstance(error, lmdb.Error):
+            self._fail(done, error)
+        elif not done.done():
+            if error is None:
+                done.set_result(running.result())
+            else:
+                done.set_exception(error)
+        if self._jobs:
+            self._start()
+
+    def _grow_if_free(self) -> None:
+        """Grow the map and run the waiting job again, once nothing on another thread reads through the map."""
+        if not self._full or self._elsewhere:
+            return
+        self._full = False
+        size = self._env.info()["map_size"]
+        size += min(size, GROWTH_BYTES_MAX)
+        for view in self._views:
+            LmdbReadTxn.close(view)
+        try:
+            self._env.set_mapsize(size)
+        except lmdb.Error as error:
+            self._running = False
+            self._fail(self._jobs.popleft()[1], error)
+            return
+        for view in self._views:
+            view.renew()
+        self._observe("store.map_grown", {"environment": self._name, "map_size": size})
+        self._start()
+
+    def _fail(self, done: asyncio.Future[Any], error: lmdb.Error) -> None:
+        self._failure = StoreFailedError(
+            f"{self._name}/{DATA_FILE} failed a write: {error}; "
+            "what the disk holds is unknown: mend its cause, then start this replica anew"
+        )
+        waiting = [done, *(future for _, future in self._jobs)]
+        self._jobs.clear()
+        for future in waiting:
+            if not future.done():
+                future.set_exception(self._failure)
+
+    # --- reading
+
+    def view(self) -> View:
+        return LmdbView(self._name, self._env, self._handles, self._views)
+
+    async def inspect(self, job: Callable[[ReadTxn], T]) -> T:
+        def run() -> T:
+            txn = LmdbReadTxn(self._name, self._env.begin(), self._handles)
+            try:
+                return job(txn)
+            finally:
+                txn.close()
+
+        return await self._on_file_thread(run)
+
+    async def copy(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, files.FILE_MODE)
+        self._copies.add(descriptor)
+        try:
+            await self._on_file_thread(lambda: self._copy(descriptor))
+        finally:
+            self._copies.discard(descriptor)
+            os.close(descriptor)
+
+    def _copy(self, descriptor: int) -> None:
+        try:
+            self._env.copyfd(descriptor, compact=True)
+        except lmdb.Error as error:
+            raise OSError(error.code, f"copying {self._name}/ failed: {error}") from error
+        os.fsync(descriptor)
+
+    async def _on_file_thread(self, job: Callable[[], T]) -> T:
+        if self._closed:
+            raise StoreError(f"{self._name}/ is closed")
+        self._elsewhere += 1
+        self._nothing_elsewhere.clear()
+        running = asyncio.get_running_loop().run_in_executor(self._files, job)
+        running.add_done_callback(self._back_from_elsewhere)
+        return await asyncio.shield(running)
+
+    def _back_from_elsewhere(self, running: asyncio.Future[Any]) -> None:
+        running.cancelled() or running.exception()  # whoever awaits it was told; nobody may have stayed to be
+        self._elsewhere -= 1
+        if not self._elsewhere:
+            self._nothing_elsewhere.set()
+            self._grow_if_free()
+
+    # --- the rest
+
+    def stats(self) -> EnvironmentStats:
+        info = self._env.info()
+        with self._env.begin() as txn:
+            main = txn.stat()
+            found = {name: txn.stat(handle) for name, handle in self._handles.items()}
+        page = main["psize"]
+        databases = tuple(DatabaseStats(name, stat["entries"], _pages(stat)) for name, stat in found.items())
+        used = page * (META_PAGES + _pages(main) + sum(database.pages for database in databases))
+        readers = max(0, len(self._env.readers().splitlines()) - 1)
+        return EnvironmentStats(
+            name=self._name,
+            map_size=info["map_size"],
+            used=used,
+            free=max(0, page * (info["last_pgno"] + 1) - used),
+            readers=readers,
+            databases=databases,
+        )
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for descriptor in self._copies:
+            _stop_copy(descriptor)
+        await self._nothing_elsewhere.wait()
+        waiting: list[Awaitable[Any]] = [done for _, done in self._jobs]
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for view in list(self._views):
+            view.close()
+        await asyncio.get_running_loop().run_in_executor(self._writer, self._env.close)
+        self._writer.shutdown(wait=False)
+
+
+def _pages(stat: Any) -> int:
+    """Pages that one database uses.
+
+    Summed over all they are the pages in use: what is left are free ones and the list of these.
+    """
+    return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+
+
+def _unreadable(name: str, error: lmdb.Error) -> StoreError:
+    """What an error of LMDB means where something is read."""
+    if isinstance(error, DAMAGE):
+        return DamagedError(f"{name}/{DATA_FILE} cannot be read: {error}; {WAY_OUT}")
+    return StoreError(f"{name}/{DATA_FILE} cannot be read: {error}")
+
+
+def _stop_copy(descriptor: int) -> None:
+    """End a copy at its next write: the descriptor becomes one that cannot be written to. LMDB has no other way to stop it."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    try:
+        os.dup2(null, descriptor)
+    finally:
+        os.close(null)
+
+
+class LmdbEngine:
+    """LMDB, with a few threads for file work."""
+
+    def __init__(self, observe: Observe) -> None:
+        self._observe = observe
+        self._files = ThreadPoolExecutor(FILE_THREADS, "ravel-files")
+
+    async def open(self, path: Path, databases: Mapping[str, bool], map_size: int) -> Environment:
+        env, handles, stale = await self.run(lambda: _open(path, databases, map_size))
+        if stale:
+            self._observe("store.stale_readers", {"environment": path.name, "cleared": stale})
+        return LmdbEnvironment(path.name, env, handles, self._files, self._observe)
+
+    def examine(self, path: Path, databases: Mapping[str, bool], job: Callable[[ReadTxn], T]) -> T:
+        try:
+            with lmdb.open(str(path), subdir=False, readonly=True, lock=False, max_dbs=len(databases)) as env:
+                if env.stat()["psize"] * (env.info()["last_pgno"] + 1) > path.stat().st_size:
+                    raise DamagedError(f"{path.name} is not a whole copy of a state: it ends early")
+                handles = {name: env.open_db(name.encode(), create=False) for name in databases}
+                txn = LmdbReadTxn(path.name, env.begin(), handles)
+                try:
+                    return job(txn)
+                finally:
+                    txn.close()
+        except lmdb.Error as error:
+            raise DamagedError(f"{path.name} is not a whole copy of a state: {error}") from error
+
+    def remove(self, path: Path) -> None:
+        files.remove_tree(path)
+
+    async def run(self, job: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._files, job)
+
+    async def close(self) -> None:
+        self._files.shutdown(wait=False)
+
+
+def _open(path: Path, databases: Mapping[str, bool], map_size: int) -> tuple[lmdb.Environment, dict[str, Any], int]:
+    """The open environment, its databases, and how many stale readers were cleared from its reader table."""
+    try:
+        env = lmdb.open(str(path), map_size=map_size, max_dbs=len(databases), mode=files.FILE_MODE, max_spare_txns=4)
+    except lmdb.Error as error:
+        raise _unreadable(path.name, error) from error
+    try:
+        stale = env.reader_check()
+        missing = _mend_length(env, path / DATA_FILE)
+        with env.begin(write=True) as txn:
+            handles = {name: env.open_db(name.encode(), txn=txn, dupsort=many) for name, many in databases.items()}
+        if missing > 0:
+            _require_whole(env, handles, path / DATA_FILE, missing)
+        files.sync_directory(path)
+    except lmdb.Error as error:
+        env.close()
+        raise _unreadable(path.name, error) from error
+    except BaseException:
+        env.close()
+        raise
+    return env, handles, stale
+
+
+def _mend_length(env: lmdb.Environment, path: Path) -> int:
+    """The missing bytes of a data file, which are put there as zeros: to touch a mapped page behind the end would kill the
+    process.
+
+    A whole file lacks its last pages where these were freed by the transaction that made them. What else lacks them was cut; a
+    page of zeros is none that LMDB takes for one of its own, so it is found when it is read.
+    """
+    needed = env.stat()["psize"] * (env.info()["last_pgno"] + 1)
+    missing = needed - path.stat().st_size
+    if missing > 0:
+        os.truncate(path, needed)
+    return missing
+
+
+def _require_whole(env: lmdb.Environment, handles: Mapping[str, Any], path: Path, missing: int) -> None:
+    """Refuse a file that is shorter than the pages in use."""
+    with env.begin() as txn:
+        used = META_PAGES + _pages(txn.stat()) + sum(_pages(txn.stat(handle)) for handle in handles.values())
+    if env.stat()["psize"] * used > path.stat().st_size - missing:
+        raise DamagedError(f"{path} ends {missing} bytes early; {WAY_OUT}")

@@ -1,0 +1,195 @@
+"""The applied state on disk: the environment state-N/, which always holds exactly what one prefix of the log left.
+
+A flush writes one segment whole, with the id of its last entry, in one synced transaction. It also keeps the database of slots,
+which says which keys a slot has, so that a slot can be read without scanning all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from crc32c import crc32c
+
+from ravel_node.machine.base import Database
+from ravel_node.raft.errors import invariant
+from ravel_node.raft.types import EntryId
+from ravel_node.storage.base import DamagedError, EnvironmentStats
+from ravel_node.storage.engine import DATA_FILE, WAY_OUT, Environment, ReadTxn, WriteTxn
+from ravel_node.storage.keys import (
+    APPLIED,
+    KEY_BYTES_MAX,
+    STATE_NAMES,
+    STORE,
+    BadRecordError,
+    decode_entry_id,
+    encode_entry_id,
+    pack_u32,
+    seal,
+    seed_of,
+    slot_key,
+    unseal,
+)
+from ravel_node.storage.table import Layer, Segment
+from ravelpb.slots import slot_of
+
+PAUSE_RECORDS: Final = 64
+"""A flush lets other threads run after each so many records."""
+
+_SLOTS: Final = STATE_NAMES[Database.SLOTS]
+_KV: Final = STATE_NAMES[Database.KV]
+_NAMES: Final = tuple(STATE_NAMES[database] for database in Database)
+_SEEDS: Final = tuple(seed_of(name) for name in _NAMES)
+_STORE_SEED: Final = seed_of(STORE)
+_FLUSHED: Final = tuple(database for database in Database if database is not Database.SLOTS)
+
+
+class StateReader:
+    """Checked reads of one point in time, from a read transaction that someone else begins and ends."""
+
+    __slots__ = ("_file", "_txn")
+
+    def __init__(self, txn: ReadTxn, file: str) -> None:
+        self._txn = txn
+        self._file = file
+
+    def applied(self) -> EntryId:
+        record = self._txn.get(STORE, APPLIED)
+        if record is None:
+            raise _damaged(self._file, STORE, APPLIED, "it is missing")
+        try:
+            return decode_entry_id(unseal(_STORE_SEED, APPLIED, record))
+        except BadRecordError as error:
+            raise _damaged(self._file, STORE, APPLIED, str(error)) from error
+
+    def get(self, database: Database, key: bytes) -> bytes | None:
+        if not 0 < len(key) <= KEY_BYTES_MAX:
+            return None
+        record = self._txn.get(_NAMES[database], key)
+        if record is None:
+            return None
+        payload = record[4:]
+        if pack_u32(crc32c(payload, crc32c(key, _SEEDS[database]))) != record[:4]:
+            raise _damaged(self._file, _NAMES[database], key, "its check sum does not fit")
+        return payload
+
+    def scan(self, database: Database, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        name, seed = _NAMES[database], _SEEDS[database]
+        for key, record in self._txn.items(name, start):
+            if end is not None and key >= end:
+                return
+            payload = record[4:]
+            if pack_u32(crc32c(payload, crc32c(key, seed))) != record[:4]:
+                raise _damaged(self._file, name, key, "its check sum does not fit")
+            yield key, payload
+
+    def keys(self) -> int:
+        """How many user keys there are."""
+        return self._txn.entries(_KV)
+
+
+class StateStore(StateReader):
+    """The open state environment. Everything runs on the loop."""
+
+    __slots__ = ("_env", "_used", "_view", "path_name")
+
+    def __init__(self, env: Environment, name: str) -> None:
+        """`name` is that of the directory, for errors."""
+        self._env = env
+        self._view = env.view()
+        self._used = env.stats().used
+        self.path_name = name
+        super().__init__(self._view, f"{name}/{DATA_FILE}")
+
+    @classmethod
+    async def create(cls, env: Environment, at: EntryId, segment: Segment) -> None:
+        """Make an empty environment the state at `at`, with what `segment` holds."""
+        await env.write(lambda txn: _write_segment(txn, segment, at))
+
+    async def flush(self, segment: Segment) -> None:
+        """Once this returns, reads show the segment, and the disk holds it."""
+        await self._env.write(lambda txn: _write_segment(txn, segment, segment.last))
+        self._view.renew()
+        self._used = self._env.stats().used
+
+    @property
+    def used_bytes(self) -> int:
+        return self._used
+
+    @property
+    def environment(self) -> Environment:
+        return self._env
+
+    def stats(self) -> EnvironmentStats:
+        return self._env.stats()
+
+    async def damage(self) -> list[str]:
+        """Read every record, off the loop, and name those that are damaged."""
+        file = self._file
+        return await self._env.inspect(lambda txn: list(find_damage(txn, file)))
+
+    async def close(self) -> None:
+        await self._env.close()
+
+
+def _write_segment(txn: WriteTxn, segment: Segment, at: EntryId) -> None:
+    invariant(not segment.layers[Database.SLOTS].records, "the slots are kept by the flush: no machine writes them")
+    for database in _FLUSHED:
+        write = _write_keys if database is Database.KV else _write_layer
+        write(txn, database, segment.layers[database])
+    txn.put(STORE, APPLIED, seal(_STORE_SEED, APPLIED, encode_entry_id(at)))
+
+
+def _write_layer(txn: WriteTxn, database: Database, layer: Layer) -> None:
+    name, seed, records = _NAMES[database], _SEEDS[database], layer.records
+    for count, key in enumerate(layer.order(), 1):
+        value = records[key]
+        if value is None:
+            txn.delete(name, key)
+        else:
+            txn.put(name, key, seal(seed, key, value))
+        if not count % PAUSE_RECORDS:
+            txn.pause()
+
+
+def _write_keys(txn: WriteTxn, database: Database, layer: Layer) -> None:
+    """User keys, and with each that comes or goes its place in the slots."""
+    name, seed, records = _NAMES[database], _SEEDS[database], layer.records
+    for count, key in enumerate(layer.order(), 1):
+        value = records[key]
+        if value is None:
+            if txn.delete(name, key):
+                txn.remove_value(_SLOTS, slot_key(slot_of(key)), key)
+        else:
+            record = seal(seed, key, value)
+            if txn.insert(name, key, record):
+                txn.add_value(_SLOTS, slot_key(slot_of(key)), key)
+            else:
+                txn.put(name, key, record)
+        if not count % PAUSE_RECORDS:
+            txn.pause()
+
+
+def find_damage(txn: ReadTxn, file: str) -> Iterator[str]:
+    """Every record that is not what was written, and every disagreement between the keys and the slots."""
+    seeds: Mapping[str, int] = {STORE: _STORE_SEED, **{_NAMES[database]: _SEEDS[database] for database in _FLUSHED}}
+    for name, seed in seeds.items():
+        for key, record in txn.items(name):
+            try:
+                unseal(seed, key, record)
+            except BadRecordError as error:
+                yield str(_damaged(file, name, key, str(error)))
+    if txn.get(STORE, APPLIED) is None:
+        yield str(_damaged(file, STORE, APPLIED, "it is missing"))
+    slotted = 0
+    for slot, key in txn.items(_SLOTS):
+        slotted += 1
+        if slot != slot_key(slot_of(key)) or txn.get(_KV, key) is None:
+            yield str(_damaged(file, _SLOTS, slot, f"it names key {key.hex()}, which is not there"))
+    if slotted != txn.entries(_KV):
+        yield str(_damaged(file, _SLOTS, b"", f"it has {slotted} keys and {_KV} has {txn.entries(_KV)}"))
+
+
+def _damaged(file: str, database: str, key: bytes, why: str) -> DamagedError:
+    shown = repr(key)[1:] if key.isascii() and key.decode("ascii").isprintable() else f"0x{key.hex()}"
+    return DamagedError(f"{file}: record {shown} of database {database} is damaged: {why}; {WAY_OUT}")

@@ -1,0 +1,131 @@
+"""The table against a model: whatever was written, sealed and flushed, reads and scans show one plain dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ravel_node.machine.base import Database
+from ravel_node.raft.errors import InvariantError
+from ravel_node.storage.table import Segment, Table
+from tests.storage.support import at
+
+KV = Database.KV
+
+
+class Dict:
+    """The state below, in a dict."""
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {}
+
+    def get(self, database: Database, key: bytes) -> bytes | None:
+        return self.values.get(key)
+
+    def scan(self, database: Database, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        return ((key, self.values[key]) for key in sorted(self.values) if key >= start and (end is None or key < end))
+
+    def take(self, segment: Segment) -> None:
+        for key, value in segment.layers[KV].records.items():
+            if value is None:
+                self.values.pop(key, None)
+            else:
+                self.values[key] = value
+
+
+def table_over(below: Dict) -> Table:
+    return Table(below, at(0, 0), segment_bytes_max=1 << 20)
+
+
+keys = st.binary(min_size=1, max_size=3).map(lambda raw: bytes(byte % 4 for byte in raw))
+ranges = st.tuples(st.binary(max_size=2).map(lambda raw: bytes(byte % 5 for byte in raw)), st.none() | keys)
+steps = st.one_of(
+    st.tuples(st.just("put"), keys, st.binary(max_size=3)),
+    st.tuples(st.just("delete"), keys, st.just(b"")),
+    st.tuples(st.sampled_from(["apply", "seal", "flush"]), st.just(b""), st.just(b"")),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(steps, max_size=60), st.lists(ranges, min_size=1, max_size=4))
+def test_the_table_shows_what_a_dict_would(
+    script: list[tuple[str, bytes, bytes]], windows: list[tuple[bytes, bytes | None]]
+) -> None:
+    below, model, index = Dict(), dict[bytes, bytes](), 0
+    table = table_over(below)
+    for step, key, value in script:
+        if step == "put":
+            table.put(KV, key, value)
+            model[key] = value
+        elif step == "delete":
+            table.delete(KV, key)
+            model.pop(key, None)
+        elif step == "flush" and table.oldest is not None:
+            below.take(table.oldest)
+            table.drop_oldest()
+        else:
+            index += 1
+            table.applied_to(at(index))
+            if step == "seal":
+                table.seal()
+        assert table.get(KV, key or b"\0") == model.get(key or b"\0")
+        for start, end in windows:
+            wanted = [(k, model[k]) for k in sorted(model) if k >= start and (end is None or k < end)]
+            assert list(table.scan(KV, start, end)) == wanted
+    for key in {*model, *below.values, b"\0", b"\1\2"}:
+        assert table.get(KV, key) == model.get(key)
+
+
+def test_a_scan_meets_its_own_writes_without_harm() -> None:
+    """A machine that deletes what it scans sees each key once."""
+    below = Dict()
+    below.values = {b"%02d" % number: b"below" for number in range(0, 20, 2)}
+    table = table_over(below)
+    for number in range(1, 20, 2):
+        table.put(KV, b"%02d" % number, b"table")
+    seen = []
+    for key, _ in table.scan(KV, b"", None):
+        seen.append(key)
+        table.delete(KV, key)
+    assert seen == [b"%02d" % number for number in range(20)]
+    assert list(table.scan(KV, b"", None)) == []
+
+
+def test_an_interrupted_scan_is_noticed_only_when_the_chain_moved() -> None:
+    table = table_over(Dict())
+    table.put(KV, b"a", b"1")
+    table.put(KV, b"b", b"2")
+    table.applied_to(at(1))
+    scan = table.scan(KV, b"", None)
+    next(scan)
+    table.put(KV, b"c", b"3")
+    assert next(scan) == (b"b", b"2")
+    scan = table.scan(KV, b"", None)
+    next(scan)
+    table.seal()
+    with pytest.raises(InvariantError, match="moved on"):
+        next(scan)
+
+
+def test_sizes_and_segments() -> None:
+    table = Table(Dict(), at(0, 0), segment_bytes_max=200)
+    assert table.seal() is None
+    table.put(KV, b"k", b"v" * 99)
+    assert not table.applied_to(at(1))
+    assert (table.size, table.segments, table.sealed_bytes) == (164, 1, 0)
+    table.put(KV, b"k", b"")
+    assert table.applied_to(at(2))
+    sealed = table.seal()
+    assert sealed is table.oldest
+    assert (table.size, table.segments, table.sealed_bytes) == (229, 1, 229)
+    assert table.seal() is sealed
+    table.applied_to(at(3))
+    table.seal()
+    assert (table.applied, table.flushed) == (at(3), at(0, 0))
+    table.drop_oldest()
+    assert (table.flushed, table.sealed_bytes) == (at(2), 0)
+    table.drop_oldest()
+    assert (table.flushed, table.oldest) == (at(3), None)
