@@ -1,0 +1,1 @@
+"""gRPC handlers: thin, without decisions; only binding.py knows the RPC library."""

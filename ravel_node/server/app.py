@@ -1,0 +1,132 @@
+"""Builds the two servers of a daemon: one for clients, one for the other replicas.
+
+They listen apart so that peers can have a certificate authority of their own and no client can post Raft messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol, runtime_checkable
+
+import grpc
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from ravel_node.raft.types import ReplicaId
+from ravel_node.server.binding import BoundServer, OnFatal, Service
+from ravel_node.server.cluster import ClusterHandlers
+from ravel_node.server.health import HealthHandlers, is_ready
+from ravel_node.server.host import Host
+from ravel_node.server.inspect import InspectHandlers
+from ravel_node.server.kv import KVHandlers
+from ravel_node.server.limits import Limits
+from ravel_node.server.raft import OnPeer, RaftTransportHandlers
+from ravelpb.v1 import cluster_pb2, inspect_pb2, kv_pb2, raft_pb2
+
+REQUEST_SLACK_BYTES: Final = 1 << 20
+"""Beyond request_bytes_max: what is somewhat too large still arrives and gets an error of ours that names the bound."""
+
+ANSWER_BYTES_MAX: Final = 64 << 20
+"""A batch of gets may be answered with more than was asked; past this the call fails instead of filling memory."""
+
+PEER_MESSAGE_BYTES_MAX: Final = 32 << 20
+"""A frame is at most 4 MiB or one message; one message carries at least one entry, however large that is."""
+
+
+PEER_KEEPALIVE_MIN_S: Final = 0.1
+"""Replicas ask each other often (transport.calls), so that a half-open connection is noticed before an election is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """What one server is told. Durations in seconds, sizes in bytes."""
+
+    listen: str  # "host:port"; port 0 lets the system choose
+    limits: Limits = field(default_factory=Limits)
+    credentials: grpc.ServerCredentials | None = None  # None: plain text
+    calls_max: int = 4_096  # at once; further ones get RESOURCE_EXHAUSTED
+    streams_max: int = 1_024  # at once on one connection; further ones wait at the caller
+    keepalive_time_s: float = 30.0  # a connection that was silent for so long is asked whether it lives
+    keepalive_timeout_s: float = 10.0
+    keepalive_min_s: float = 5.0  # callers that ask more often are sent away
+
+
+@runtime_checkable
+class _Closes(Protocol):
+    """A handler with streams that do not end by themselves."""
+
+    def close(self) -> None: ...
+
+
+class RpcServer:
+    """One server of the daemon: not listening, listening, stopped."""
+
+    def __init__(self, services: Sequence[Service], options: ServerOptions, on_fatal: OnFatal, message_bytes_max: int) -> None:
+        self._services = services
+        self._options = options
+        self._bound = BoundServer(
+            services, on_fatal=on_fatal, options=_channel_arguments(options, message_bytes_max), calls_max=options.calls_max
+        )
+        self.port = 0
+        """The port it listens on, once started."""
+
+    async def start(self) -> None:
+        """Listen and serve. Raises ListenError (AddressInUseError) with the address and the way out."""
+        self.port = self._bound.listen(self._options.listen, self._options.credentials)
+        await self._bound.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """End the streams that have no end of their own, let calls under way finish for `grace_s`, cancel the rest."""
+        for service in self._services:
+            if isinstance(service.handler, _Closes):
+                service.handler.close()
+        await self._bound.stop(grace_s)
+
+
+def build_client_server(host: Host, options: ServerOptions, on_fatal: OnFatal) -> RpcServer:
+    """KV, Cluster and Inspect with health and reflection, for clients. Call on the loop that will serve."""
+    services = [
+        Service(kv_pb2.DESCRIPTOR.services_by_name["KV"], KVHandlers(host, options.limits)),
+        Service(cluster_pb2.DESCRIPTOR.services_by_name["Cluster"], ClusterHandlers(host)),
+        Service(inspect_pb2.DESCRIPTOR.services_by_name["Inspect"], InspectHandlers(host)),
+    ]
+    names = [service.name for service in services]
+    health = Service(health_pb2.DESCRIPTOR.services_by_name["Health"], HealthHandlers(names, lambda: is_ready(host)))
+    reflection_descriptor = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+    names += [health.name, reflection_descriptor.full_name]
+    reflection = Service(reflection_descriptor, _ReflectionHandlers(names))
+    return RpcServer([*services, health, reflection], options, on_fatal, options.limits.request_bytes_max + REQUEST_SLACK_BYTES)
+
+
+def build_peer_server(
+    host: Host, options: ServerOptions, on_fatal: OnFatal, *, on_peer: OnPeer | None = None
+) -> RpcServer:
+    """RaftTransport alone, for the other replicas. `on_peer` is told of each replica that has dialled and is who it should be."""
+    options = replace(options, keepalive_min_s=PEER_KEEPALIVE_MIN_S)
+    handlers = RaftTransportHandlers(host, on_peer)
+    service = Service(raft_pb2.DESCRIPTOR.services_by_name["RaftTransport"], handlers)
+    return RpcServer([service], options, on_fatal, max(PEER_MESSAGE_BYTES_MAX, 4 * options.limits.request_bytes_max))
+
+
+class _ReflectionHandlers:
+    """The library's own answers, bound like any other handler."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._servicer = ReflectionServicer(names)
+
+    def server_reflection_info(self, requests: object) -> object:
+        return self._servicer.ServerReflectionInfo(requests, None)
+
+
+def _channel_arguments(options: ServerOptions, message_bytes_max: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", message_bytes_max),
+        ("grpc.max_send_message_length", ANSWER_BYTES_MAX),
+        ("grpc.max_concurrent_streams", options.streams_max),
+        ("grpc.keepalive_time_ms", int(options.keepalive_time_s * 1000)),
+        ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_s * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", int(options.keepalive_min_s * 1000)),
+    ]

@@ -1,0 +1,260 @@
+"""The only file that knows the RPC library: it binds plain handlers to a grpc.aio server.
+
+A handler is an object with one method for each RPC of a service, named in snake case:
+
+- unary: `async def put(self, request) -> response`;
+- server stream: `def scan(self, request) -> AsyncIterator[response]`;
+- both streams: `def session(self, requests) -> AsyncIterator[response]`, where `requests` is an async iterator.
+
+A method that also wants to know who calls takes a second argument, a `CallInfo`. Cancellation by the caller, or by the server's
+stop, reaches a handler as `asyncio.CancelledError` at its next await. Handlers raise our typed exceptions; `errors.py` says what
+they become.
+
+grpc.aio costs about 200 microseconds a call, so everything is done in one coroutine a call: no interceptors, no context object
+for handlers, and messages are parsed here so that bytes which are no message get the same kind of error as everything else.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import re
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, Protocol, TypeAlias
+
+import grpc
+import structlog
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from ravel_node.raft.errors import invariant
+from ravel_node.server.errors import FATAL, fault_id, is_refusal, to_rpc_status
+from ravel_node.server.limits import InputError
+
+STATUS_DETAILS: Final = "grpc-status-details-bin"
+_CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
+_log = structlog.get_logger(__name__)
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Parse: TypeAlias = Callable[[bytes], Message]
+
+
+class ListenError(Exception):
+    """A server could not listen where it was told to; the message names the address, the cause and the way out."""
+
+
+class AddressInUseError(ListenError):
+    """Another process listens there."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallInfo:
+    """What a handler may want to know of its call beside the request."""
+
+    peer: str  # where the caller dials from, as "ipv4:127.0.0.1:40000"
+
+
+class OnFatal(Protocol):
+    """Told of an InvariantError or StoreFailedError that came out of a handler. Called on the loop; must not raise."""
+
+    def __call__(self, error: Exception, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service and the object that handles its calls."""
+
+    descriptor: ServiceDescriptor
+    handler: object
+
+    @property
+    def name(self) -> str:
+        return str(self.descriptor.full_name)
+
+
+class BoundServer:
+    """One listening port. Made, started and stopped on one loop."""
+
+    def __init__(
+        self,
+        services: Sequence[Service],
+        *,
+        on_fatal: OnFatal,
+        options: Sequence[tuple[str, int]] = (),
+        calls_max: int | None = None,
+    ) -> None:
+        # Sharing a port would let two daemons both believe that they own it, each getting half of the calls.
+        self._server = grpc.aio.server(options=[*options, ("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=calls_max)
+        self._server.add_generic_rpc_handlers([_generic_handler(service, on_fatal) for service in services])
+
+    def listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        """Bind `address` ("host:port"; port 0 lets the system choose) and return the port. Raises ListenError."""
+        try:
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise _why_not(address) from error
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls, let those under way end for `grace_s`, then cancel them. Safe to call twice."""
+        await self._server.stop(grace_s)
+
+
+def _why_not(address: str) -> ListenError:
+    """The cause for which `address` cannot be bound: the library does not tell, so it is tried once more by hand."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, ValueError) as error:
+        return ListenError(f"cannot listen on {address}: {_lower(error)}; give host:port with a name or address of this machine")
+    family, kind, protocol, _, target = found[0]
+    with socket.socket(family, kind, protocol) as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(target)
+            probe.listen(1)
+        except PermissionError:
+            return ListenError(f"cannot listen on {address}: ports below 1024 need privileges; choose a higher port")
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return AddressInUseError(
+                    f"cannot listen on {address}: the address is in use; stop the process that holds it "
+                    f"(`ss -ltnp 'sport = :{port}'` names it) or choose another port"
+                )
+            return ListenError(f"cannot listen on {address}: {_lower(error)}; give an address of this machine")
+    return AddressInUseError(f"cannot listen on {address}: the address was in use a moment ago and is free now; start again")
+
+
+def _lower(error: Exception) -> str:
+    text = str(getattr(error, "strerror", None) or error)
+    return text[:1].lower() + text[1:]
+
+
+# --- handlers
+
+
+def snake_case(name: str) -> str:
+    """`GetAndDelete` -> `get_and_delete`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _generic_handler(service: Service, on_fatal: OnFatal) -> grpc.GenericRpcHandler:
+    methods = {method.name: _method_handler(service, method, on_fatal) for method in service.descriptor.methods}
+    return grpc.method_handlers_generic_handler(service.name, methods)
+
+
+def _method_handler(service: Service, method: MethodDescriptor, on_fatal: OnFatal) -> grpc.RpcMethodHandler[bytes, bytes]:
+    name = snake_case(method.name)
+    invariant(
+        hasattr(service.handler, name), f"{type(service.handler).__name__} has no method {name} for {service.name}/{method.name}"
+    )
+    function: Callable[..., Any] = getattr(service.handler, name)
+    parse = GetMessageClass(method.input_type).FromString
+    refuse = _Refusals(f"{service.name}/{method.name}", on_fatal)
+    wants_info = len(inspect.signature(function).parameters) > 1
+    if method.client_streaming:
+        invariant(method.server_streaming, f"{service.name}/{method.name}: calls that stream only requests are not bound")
+        return grpc.stream_stream_rpc_method_handler(_both_streams(function, parse, refuse, wants_info))
+    if method.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(_server_stream(function, parse, refuse, wants_info))
+    return grpc.unary_unary_rpc_method_handler(_unary(function, parse, refuse, wants_info))
+
+
+class _Refusals:
+    """Ends the calls of one method that failed."""
+
+    def __init__(self, method: str, on_fatal: OnFatal) -> None:
+        self._method = method
+        self._on_fatal = on_fatal
+
+    async def __call__(self, context: Context, error: Exception) -> NoReturn:
+        """Abort the call with what `error` becomes. Always raises the library's own signal."""
+        if isinstance(error, DecodeError):
+            error = InputError(
+                f"the bytes sent to {self._method} are not the message it takes: client and server use different protocols",
+                field="request",
+            )
+        status = to_rpc_status(error)
+        if isinstance(error, FATAL):
+            self._on_fatal(error)
+        if not is_refusal(error):
+            _log.error("server.internal_error", method=self._method, id=fault_id(status), exc_info=error)
+        await context.abort(_CODES[status.code], status.message, ((STATUS_DETAILS, status.SerializeToString()),))
+
+
+class _Requests:
+    """The request stream of a call as an async iterator of messages. Raises DecodeError for bytes that are none."""
+
+    __slots__ = ("_parse", "_read")
+
+    def __init__(self, context: Context, parse: Parse) -> None:
+        self._read: Callable[[], Awaitable[Any]] = context.read
+        self._parse = parse
+
+    def __aiter__(self) -> _Requests:
+        return self
+
+    async def __anext__(self) -> Message:
+        raw = await self._read()
+        if raw is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return self._parse(raw)
+
+
+def _unary(function: Callable[..., Any], parse: Parse, refuse: _Refusals, wants_info: bool) -> Callable[..., Any]:
+    if wants_info:
+
+        async def call_with_info(raw: bytes, context: Context) -> bytes:
+            try:
+                response: Message = await function(parse(raw), CallInfo(context.peer()))
+                return response.SerializeToString()
+            except Exception as error:
+                await refuse(context, error)
+
+        return call_with_info
+
+    async def call(raw: bytes, context: Context) -> bytes:
+        try:
+            response: Message = await function(parse(raw))
+            return response.SerializeToString()
+        except Exception as error:
+            await refuse(context, error)
+
+    return call
+
+
+def _server_stream(function: Callable[..., Any], parse: Parse, refuse: _Refusals, wants_info: bool) -> Callable[..., Any]:
+    async def call(raw: bytes, context: Context) -> None:
+        try:
+            request = parse(raw)
+            await _write_all(function(request, CallInfo(context.peer())) if wants_info else function(request), context)
+        except Exception as error:
+            await refuse(context, error)
+
+    return call
+
+
+def _both_streams(function: Callable[..., Any], parse: Parse, refuse: _Refusals, wants_info: bool) -> Callable[..., Any]:
+    async def call(_: object, context: Context) -> None:
+        requests = _Requests(context, parse)
+        try:
+            await _write_all(function(requests, CallInfo(context.peer())) if wants_info else function(requests), context)
+        except Exception as error:
+            await refuse(context, error)
+
+    return call
+
+
+async def _write_all(responses: AsyncGenerator[Message, None], context: Context) -> None:
+    """Write each response once the one before has left: a slow caller slows its handler and nobody else."""
+    async with aclosing(responses):
+        async for response in responses:
+            await context.write(response.SerializeToString())

@@ -1,0 +1,59 @@
+"""What the servicers need of the daemon that they run in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ravel_node.machine.base import MemberRecord
+from ravel_node.machine.kv import KVMachine
+from ravel_node.replica.replica import Replica
+from ravel_node.replica.status import Member, Verdict
+from ravel_node.storage.base import Identity, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The answer to a join: what the daemon is now, or only the leader's verdict."""
+
+    member: MemberRecord | None
+    members: tuple[Member, ...]
+    verdict: Verdict | None
+
+
+class Host(Protocol):
+    """A daemon: blank until it takes an identity, then the seat of one replica. Everything runs on the loop."""
+
+    boot_id: str
+    version: str
+
+    @property
+    def replica(self) -> Replica:
+        """Raises BlankError on a blank daemon, ReplicaStoppedError on one that stops."""
+        ...
+
+    @property
+    def machine(self) -> KVMachine: ...
+
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def identity(self) -> Identity: ...
+
+    @property
+    def server(self) -> MemberRecord:
+        """This server's own record: id, name, version, addresses; replica id 0 while blank."""
+        ...
+
+    @property
+    def uptime_s(self) -> float: ...
+
+    async def bootstrap(self, cluster_id: str, cluster_name: str) -> MemberRecord:
+        """Become the first voter of a new cluster. Raises AlreadyMemberError for another cluster's id."""
+        ...
+
+    async def join(self, via: Sequence[str], *, promote: bool, dry_run: bool) -> Joined:
+        """Ask the cluster behind these addresses to take this daemon in, and start as what it answers."""
+        ...

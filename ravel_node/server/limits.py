@@ -1,0 +1,141 @@
+"""The bounds of what a client may send, and the checks that name the offending value and the bound.
+
+Checked at the edge, before anything is proposed: what is in the log was within bounds when it was written. Every bound but the
+key's can be configured; a key must fit LMDB's own limit with room for a prefix (docs/on-disk.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ravel_node.machine.kv import PAGE_KEYS_MAX
+from ravel_node.machine.limits import GROUP_COMMANDS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX
+
+BATCH_COMMANDS_MAX: Final = GROUP_COMMANDS_MAX
+"""Commands of one Session request; conditions, and operations, of one Write."""
+
+PAGE_KEYS_DEFAULT: Final = 1_000
+
+
+class InputError(Exception):
+    """What a client sent cannot be served as it is; nothing was done. `field` names it, `value` and `limit` are its figures as
+    text."""
+
+    def __init__(self, why: str, *, field: str, value: object = "", limit: object = "") -> None:
+        super().__init__(why)
+        self.field = field
+        self.value = str(value)
+        self.limit = str(limit)
+
+
+class KeyEmptyError(InputError):
+    """A key has at least one byte."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(f"{field} is empty: a key has 1 to {KEY_BYTES_MAX} bytes", field=field, value=0, limit=KEY_BYTES_MAX)
+
+
+class KeyTooLargeError(InputError):
+    """A key is longer than the store can index."""
+
+    def __init__(self, field: str, size: int) -> None:
+        super().__init__(
+            f"{field} has {size} bytes, the most is {KEY_BYTES_MAX}: hash long keys before they are stored",
+            field=field,
+            value=size,
+            limit=KEY_BYTES_MAX,
+        )
+
+
+class ValueTooLargeError(InputError):
+    """A value is larger than the server was told to take."""
+
+    def __init__(self, field: str, size: int, limit: int) -> None:
+        super().__init__(
+            f"{field} has {size} bytes, the most is {limit}: split it, or raise --value-bytes-max on every replica",
+            field=field,
+            value=size,
+            limit=limit,
+        )
+
+
+class RequestTooLargeError(InputError):
+    """A request is larger than the server was told to take."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"the request has {size} bytes, the most is {limit}: send less, or raise --request-bytes-max on every replica",
+            field="request",
+            value=size,
+            limit=limit,
+        )
+
+
+class AnswerTooLargeError(InputError):
+    """A batch asked for more than one answer may hold."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"a value of {size} bytes does not fit any more into one answer of at most {limit}: ask for this key by itself",
+            field="answer",
+            value=size,
+            limit=limit,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one server, in bytes unless the name says otherwise."""
+
+    value_bytes_max: int = VALUE_BYTES_MAX
+    request_bytes_max: int = 4 << 20
+    session_requests_max: int = 64  # of one Session stream, read and not yet answered
+    session_bytes_max: int = 16 << 20  # the same, in bytes of requests and of values read for them; the oldest is always served
+    answer_bytes_max: int = 32 << 20  # of the values that one Session request reads; further gets in it are refused
+
+    def key(self, key: bytes, field: str = "key") -> None:
+        """Raise KeyEmptyError or KeyTooLargeError unless `key` can be stored."""
+        if not 0 < len(key) <= KEY_BYTES_MAX:
+            if not key:
+                raise KeyEmptyError(field)
+            raise KeyTooLargeError(field, len(key))
+
+    def value(self, value: bytes, field: str = "value") -> None:
+        if len(value) > self.value_bytes_max:
+            raise ValueTooLargeError(field, len(value), self.value_bytes_max)
+
+    def pair(self, key: bytes, value: bytes) -> None:
+        """Both checks in one call, for the hot path."""
+        if not 0 < len(key) <= KEY_BYTES_MAX:
+            self.key(key)
+        if len(value) > self.value_bytes_max:
+            self.value(value)
+
+    def request(self, size: int) -> None:
+        if size > self.request_bytes_max:
+            raise RequestTooLargeError(size, self.request_bytes_max)
+
+    def batch(self, count: int, field: str, *, least: int = 1) -> None:
+        """Raise InputError unless a batch holds `least` to BATCH_COMMANDS_MAX parts."""
+        if not least <= count <= BATCH_COMMANDS_MAX:
+            raise InputError(
+                f"{field} holds {count} parts, it may hold {least} to {BATCH_COMMANDS_MAX}: send more than one request",
+                field=field,
+                value=count,
+                limit=BATCH_COMMANDS_MAX,
+            )
+
+    def scan(self, start: bytes, end: bytes, page_keys: int) -> int:
+        """How many keys a page holds. Raises InputError for bounds that cannot be keys or a page that is too large."""
+        for field, bound in (("start", start), ("end", end)):
+            if len(bound) > KEY_BYTES_MAX:
+                raise KeyTooLargeError(field, len(bound))
+        if page_keys > PAGE_KEYS_MAX:
+            raise InputError(
+                f"page_keys_max is {page_keys}, the most is {PAGE_KEYS_MAX}: ask for more pages instead",
+                field="page_keys_max",
+                value=page_keys,
+                limit=PAGE_KEYS_MAX,
+            )
+        return page_keys or PAGE_KEYS_DEFAULT

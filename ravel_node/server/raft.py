@@ -1,0 +1,149 @@
+"""The RaftTransport service: what other replicas send. Served on the peer port only.
+
+A stream begins with a hello that the replica checks; from then on every message must come from that replica and be meant for this
+one. Bytes that are no Raft message end the stream they came on, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Final, TypeVar
+
+from ravel_node.raft.errors import RaftError
+from ravel_node.raft.types import Message, MessageType, ReplicaId
+from ravel_node.replica.errors import ReplicaStoppedError, WrongIdentityError
+from ravel_node.server.host import Host
+from ravel_node.server.interrupts import Interrupts
+from ravel_node.server.limits import InputError
+from ravel_node.transport.snapshot_stream import receive_snapshot
+from ravel_node.transport.wire import WireError, message_from_wire
+from ravelpb.v1 import raft_pb2
+
+HELLO_TIMEOUT_S: Final = 5.0
+"""How long a caller may take to say who it is."""
+
+OnPeer = Callable[[ReplicaId, str, str], None]
+"""Told of a replica that has dialled and is who it should be: its id, where its peers dial it, its server id."""
+
+_F = TypeVar("_F", raft_pb2.PeerFrame, raft_pb2.SnapshotChunk)
+
+
+class RaftTransportHandlers:
+    """Handlers of `ravel.v1.RaftTransport`. `on_peer` is told of each replica that has dialled and is who it should be."""
+
+    def __init__(self, host: Host, on_peer: OnPeer | None = None) -> None:
+        self._host = host
+        self._on_peer = on_peer
+        self._streams = Interrupts()
+        self._install: Interrupts | None = None  # of the snapshot that comes in now
+        self._installed = asyncio.Event()  # it has let go of its file
+
+    def close(self) -> None:
+        """End every stream: none of them has an end of its own."""
+        self._streams.interrupt(ReplicaStoppedError())
+        if self._install is not None:
+            self._install.interrupt(ReplicaStoppedError())
+
+    async def probe(self, request: raft_pb2.ProbeRequest) -> raft_pb2.ProbeResponse:
+        """Who is here. Answered by a blank daemon too, with no cluster and replica 0."""
+        identity = self._host.identity
+        return raft_pb2.ProbeResponse(
+            server_id=identity.server_id,
+            cluster_id=identity.cluster_id,
+            replica_id=identity.replica_id,
+            version=self._host.version,
+            boot_id=self._host.boot_id,
+        )
+
+    async def exchange(self, frames: AsyncIterator[raft_pb2.PeerFrame]) -> AsyncIterator[raft_pb2.PeerFrame]:
+        """The caller's hello, ours, then its messages until it ends the stream. Raises BlankError, RemovedError and their kin."""
+        frame = await _first(self._streams, frames)
+        hello = frame.hello
+        peer = self._welcome(hello)
+        yield raft_pb2.PeerFrame(hello=self._own_hello(hello))
+        while True:
+            if messages := [_checked(wire, hello) for wire in frame.messages]:
+                if any(message.type is MessageType.SNAPSHOT for message in messages):
+                    raise InputError("a snapshot came without its file: it has a stream of its own", field="messages")
+                self._host.replica.step(messages)
+            try:
+                frame = await self._streams.guard(anext(frames))
+            except StopAsyncIteration:
+                return
+            if frame.HasField("hello"):
+                raise InputError(f"replica {peer} says hello twice on one stream", field="hello")
+
+    def _welcome(self, hello: raft_pb2.PeerHello) -> ReplicaId:
+        peer = ReplicaId(hello.from_replica_id)
+        self._host.replica.check_peer(hello.cluster_id, peer, ReplicaId(hello.to_replica_id), hello.from_server_id)
+        if self._on_peer is not None:
+            self._on_peer(peer, hello.from_address, hello.from_server_id)
+        return peer
+
+    def _own_hello(self, theirs: raft_pb2.PeerHello) -> raft_pb2.PeerHello:
+        identity = self._host.identity
+        return raft_pb2.PeerHello(
+            cluster_id=identity.cluster_id,
+            from_replica_id=identity.replica_id,
+            to_replica_id=theirs.from_replica_id,
+            from_server_id=identity.server_id,
+            boot_id=self._host.boot_id,
+            version=self._host.version,
+        )
+
+    async def install_snapshot(
+        self, chunks: AsyncIterator[raft_pb2.SnapshotChunk]
+    ) -> AsyncGenerator[raft_pb2.SnapshotProgress, None]:
+        """One snapshot, from where an earlier transfer of the same file stopped. Once it is verified its message goes to the
+        replica.
+
+        Snapshots are taken one at a time: a newer stream ends an older one, which is likely a dead connection, and waits until
+        the older has let go of the file.
+        """
+        first = await _first(self._streams, chunks)
+        opened = first.open
+        self._welcome(opened.hello)
+        message = _checked(opened.message, opened.hello)
+        if message.type is not MessageType.SNAPSHOT or message.snapshot is None:
+            raise InputError(f"a snapshot is announced by a message of type {message.type.name}", field="open.message")
+        while self._install is not None:
+            self._install.interrupt(RaftError("a newer transfer of a snapshot has taken the place of this one"))
+            self._installed.clear()
+            await self._streams.guard(self._installed.wait())
+        own = self._install = Interrupts()
+        try:
+            replica = self._host.replica
+            staged = await replica.receive_snapshot(message, opened.header, opened.size_bytes, opened.sha256)
+            async for received in receive_snapshot(staged, message.snapshot, opened.size_bytes, chunks, own.guard):
+                yield raft_pb2.SnapshotProgress(received_bytes=received)
+            replica.step([message])
+            yield raft_pb2.SnapshotProgress(received_bytes=opened.size_bytes, done=True)
+        finally:
+            self._install = None
+            self._installed.set()
+
+
+async def _first(streams: Interrupts, frames: AsyncIterator[_F]) -> _F:
+    """The frame or chunk that opens a stream. Raises InputError for a caller that does not say who it is, or not in time."""
+    try:
+        async with asyncio.timeout(HELLO_TIMEOUT_S):
+            return await streams.guard(anext(frames))
+    except TimeoutError:
+        raise InputError(f"no hello came within {HELLO_TIMEOUT_S:g} s", field="hello") from None
+    except StopAsyncIteration:
+        raise InputError("the stream ended before a hello", field="hello") from None
+
+
+def _checked(wire: raft_pb2.Message, hello: raft_pb2.PeerHello) -> Message:
+    """The message, if it is one and comes from and goes to those who said hello. Raises InputError, WrongIdentityError."""
+    try:
+        message = message_from_wire(wire)
+    except WireError as error:
+        raise InputError(f"a message of replica {hello.from_replica_id} cannot be taken: {error}", field="messages") from error
+    if message.from_ != hello.from_replica_id or message.to != hello.to_replica_id:
+        raise WrongIdentityError(
+            f"a message from replica {message.from_} to {message.to} came on the stream from replica {hello.from_replica_id} "
+            f"to {hello.to_replica_id}: each pair of replicas has a stream of its own"
+        )
+    return message

@@ -1,0 +1,1 @@
+"""Messages and snapshots between replicas."""

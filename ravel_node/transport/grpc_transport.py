@@ -1,0 +1,184 @@
+"""The Transport over gRPC: the set of peers, the snapshots on their way, and the question who is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from random import Random, SystemRandom
+from typing import Any, Final
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from ravel_node.raft.errors import invariant
+from ravel_node.raft.types import Message, ReplicaId
+from ravel_node.transport.base import (
+    LocalHello,
+    OutgoingSnapshot,
+    PeerStats,
+    ProbeAnswer,
+    ProbeFailedError,
+    TransportListener,
+)
+from ravel_node.transport.calls import PROBE, ChannelFactory, close_quietly, ended_by, hello_to, insecure_channel
+from ravel_node.transport.peer import Peer, PeerOptions
+from ravel_node.transport.snapshot_stream import SnapshotSender, TransferFailedError
+from ravel_node.transport.wire import WireError
+from ravelpb.v1 import raft_pb2
+
+CLOSE_TIMEOUT_S: Final = 0.8
+
+_log = structlog.get_logger(__name__)
+
+
+class GrpcTransport:
+    """See `Transport`. `channel_factory` makes the channels to peers: the place for credentials."""
+
+    def __init__(
+        self,
+        *,
+        channel_factory: ChannelFactory = insecure_channel,
+        options: PeerOptions | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self._channel_factory = channel_factory
+        self._options = options or PeerOptions()
+        self._rng = rng or SystemRandom()
+        self._peers: dict[ReplicaId, Peer] = {}
+        self._snapshots: dict[ReplicaId, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._hello: LocalHello | None = None
+        self._listener: TransportListener | None = None
+        self._closed = False
+
+    async def start(self, hello: LocalHello, listener: TransportListener) -> None:
+        self._hello, self._listener = hello, listener
+
+    async def close(self) -> None:
+        """See Transport. Safe to call twice; a closed transport drops everything."""
+        self._closed = True
+        for peer_id in list(self._peers):
+            self.remove_peer(peer_id)
+        if self._ending or self._snapshots:
+            await asyncio.wait([*self._ending, *self._snapshots.values()], timeout=CLOSE_TIMEOUT_S)
+
+    # --- peers
+
+    def add_peer(self, peer: ReplicaId, address: str, server_id: str) -> None:
+        """See Transport. Only after `start`."""
+        hello, listener = self._hello, self._listener
+        invariant(hello is not None and listener is not None, f"peer {peer} was added to a transport that is not started")
+        if hello is None or listener is None or self._closed:
+            return
+        known = self._peers.get(peer)
+        if known is not None:
+            if (known.address, known.server_id) == (address, server_id):
+                return
+            self._end(known.close())
+        new = Peer(
+            peer,
+            address,
+            server_id,
+            hello=hello,
+            listener=listener,
+            channel_factory=self._channel_factory,
+            options=self._options,
+            rng=self._rng,
+        )
+        if known is not None:
+            new.stats = known.stats
+            new.stats.connected = False
+        self._peers[peer] = new
+        new.start()
+
+    def remove_peer(self, peer: ReplicaId) -> None:
+        """See Transport. A snapshot on its way there ends as not delivered."""
+        known = self._peers.pop(peer, None)
+        if known is not None:
+            self._end(known.close())
+        if (task := self._snapshots.get(peer)) is not None:
+            task.cancel()
+
+    def _end(self, closing: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(closing)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    def nudge(self, peer: ReplicaId) -> None:
+        """That replica has just dialled this one, so it can be reached again: do not wait for the next attempt."""
+        if (known := self._peers.get(peer)) is not None:
+            known.nudge()
+
+    def stats(self, peer: ReplicaId) -> PeerStats:
+        """See Transport. Empty for an unknown peer."""
+        known = self._peers.get(peer)
+        return PeerStats() if known is None else known.stats
+
+    # --- messages
+
+    def send(self, messages: Sequence[Message]) -> None:
+        peers = self._peers
+        for message in messages:
+            if (peer := peers.get(message.to)) is not None:
+                peer.send(message)
+
+    def send_snapshot(self, message: Message, file: OutgoingSnapshot) -> None:
+        peer, hello, listener = self._peers.get(message.to), self._hello, self._listener
+        invariant(hello is not None and listener is not None, "a snapshot was given to a transport that is not started")
+        if hello is None or listener is None:
+            return
+        if peer is None or message.to in self._snapshots or self._closed:
+            asyncio.get_running_loop().call_soon(listener.snapshot_sent, message.to, False)
+            return
+        task = asyncio.get_running_loop().create_task(self._carry(peer, hello, message, file), name=f"snapshot-to-{message.to}")
+        self._snapshots[message.to] = task
+        task.add_done_callback(lambda done: self._carried(message.to, listener, done))
+
+    async def _carry(self, peer: Peer, hello: LocalHello, message: Message, file: OutgoingSnapshot) -> None:
+        stats = peer.stats
+        stats.snapshot_index = message.snapshot.index if message.snapshot else 0
+        stats.snapshot_sent_bytes, stats.snapshot_size_bytes = 0, file.size_bytes
+        try:
+            await SnapshotSender(
+                address=peer.address,
+                hello=hello_to(hello, peer.id),
+                message=message,
+                file=file,
+                stats=stats,
+                channel_factory=self._channel_factory,
+                rng=self._rng,
+            ).run()
+        except (TransferFailedError, WireError) as error:
+            stats.last_error = str(error)
+            _log.warning("transport.snapshot_failed", peer=peer.id, index=stats.snapshot_index, why=str(error))
+            raise
+        finally:
+            stats.snapshot_index = stats.snapshot_sent_bytes = stats.snapshot_size_bytes = 0
+
+    def _carried(self, peer: ReplicaId, listener: TransportListener, task: asyncio.Task[None]) -> None:
+        del self._snapshots[peer]
+        listener.snapshot_sent(peer, not task.cancelled() and task.exception() is None)
+
+    # --- questions
+
+    async def probe(self, address: str, timeout_s: float) -> ProbeAnswer:
+        """See Transport. May be asked before `start`."""
+        channel = self._channel_factory(address)
+        try:
+            ask: Any = channel.unary_unary(PROBE)
+            raw = await ask(raft_pb2.ProbeRequest().SerializeToString(), timeout=timeout_s)
+            answer = raft_pb2.ProbeResponse.FromString(raw)
+        except grpc.aio.AioRpcError as error:
+            raise ProbeFailedError(f"no replica answers at {address}: {ended_by(error).why}") from error
+        except DecodeError as error:
+            raise ProbeFailedError(f"what answers at {address} is no replica of ravel: {error}") from error
+        finally:
+            await close_quietly(channel)
+        return ProbeAnswer(
+            server_id=answer.server_id,
+            cluster_id=answer.cluster_id,
+            replica_id=ReplicaId(answer.replica_id),
+            version=answer.version,
+            boot_id=answer.boot_id,
+        )

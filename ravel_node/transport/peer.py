@@ -1,0 +1,281 @@
+"""One peer: what waits for it, the stream that carries it there, and what to do when the stream breaks.
+
+Two queues feed the stream. Heartbeats, votes and their answers are few, small and urgent: an election hangs on them, so they
+leave first and never wait behind appends. Everything else is bulk. Both are bounded; what does not fit is dropped, newest first,
+because what waits already is what the far end needs before it, and the core sends again what was lost.
+
+A `Peer` is always in one of three states: trying to connect, connected, or pausing after a failed attempt. A failed attempt
+empties the queues (old messages are of no use to somebody who was away) and is told to the listener once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from ravel_node.raft.types import Message, MessageType, ReplicaId
+from ravel_node.transport.base import LocalHello, PeerStats, TransportListener
+from ravel_node.transport.calls import (
+    CONNECT_TIMEOUT_S,
+    EXCHANGE,
+    CallEndedError,
+    ChannelFactory,
+    Ended,
+    close_quietly,
+    ended,
+    hello_to,
+)
+from ravel_node.transport.wire import WireError, fill_message, size_of
+from ravelpb.errors import Reason
+from ravelpb.v1 import raft_pb2
+
+URGENT_MESSAGES_MAX: Final = 256
+BULK_MESSAGES_MAX: Final = 4_096
+BULK_BYTES_MAX: Final = 64 << 20
+"""Bounds of what waits for one peer. A message that is larger than the bound by itself still goes when nothing else waits."""
+
+FRAME_BYTES_MAX: Final = 1 << 20
+"""A frame is closed with the message that reaches this: urgent messages wait at most for the frame under way."""
+
+URGENT: Final = frozenset(
+    {
+        MessageType.HEARTBEAT,
+        MessageType.HEARTBEAT_RESPONSE,
+        MessageType.VOTE,
+        MessageType.VOTE_RESPONSE,
+        MessageType.PRE_VOTE,
+        MessageType.PRE_VOTE_RESPONSE,
+        MessageType.TIMEOUT_NOW,
+    }
+)
+
+LINGER_MESSAGES_MIN: Final = 4
+"""A frame of fewer messages means that little is going on, and then waiting for more would only cost time."""
+
+STEADY_S: Final = 2.0
+"""A stream that lived this long was a good one: the next pause starts small again."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerOptions:
+    """How a peer is dialled and fed. Durations in seconds."""
+
+    backoff_min_s: float = 0.05
+    backoff_max_s: float = 2.0
+    refused_backoff_s: float = 1.0  # after an answer that only an operator can change, and doubling from there
+    linger_s: float = 0.0  # under load, wait this long for a fuller frame; 0: never. Up to 0.002 helps grpc.aio
+    bulk_messages_max: int = BULK_MESSAGES_MAX
+    bulk_bytes_max: int = BULK_BYTES_MAX
+
+
+class Peer:
+    """The outgoing half of one pair of replicas. Everything runs on the loop; `start` before anything is sent, `close` at the
+    end."""
+
+    def __init__(
+        self,
+        peer_id: ReplicaId,
+        address: str,
+        server_id: str,
+        *,
+        hello: LocalHello,
+        listener: TransportListener,
+        channel_factory: ChannelFactory,
+        options: PeerOptions,
+        rng: Random,
+    ) -> None:
+        self.id = peer_id
+        self.address = address
+        self.server_id = server_id
+        self.stats = PeerStats()
+        self._hello = hello
+        self._listener = listener
+        self._channel_factory = channel_factory
+        self._options = options
+        self._rng = rng
+        self._urgent: deque[Message] = deque()
+        self._bulk: deque[tuple[int, Message]] = deque()
+        self._bulk_bytes = 0  # invariant: the sum of the sizes in `_bulk`
+        self._wake = asyncio.Event()  # something waits to be sent, or the stream ended
+        self._nudged = asyncio.Event()
+        self._overflowed = False  # told to the listener once, until there is room again
+        self._removal_told = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"peer-{self.id}")
+
+    async def close(self) -> None:
+        """End the stream and its task. Safe to call twice."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def nudge(self) -> None:
+        """The peer was just heard of: end the pause, if there is one, and try now."""
+        self._nudged.set()
+
+    # --- queues
+
+    def send(self, message: Message) -> None:
+        """Queue one message, or drop and count it. Never blocks."""
+        if message.type in URGENT:
+            if len(self._urgent) >= URGENT_MESSAGES_MAX:
+                self._drop()
+                return
+            self._urgent.append(message)
+        else:
+            size = size_of(message)
+            options = self._options
+            if self._bulk and (len(self._bulk) >= options.bulk_messages_max or self._bulk_bytes + size > options.bulk_bytes_max):
+                self._drop()
+                return
+            self._bulk.append((size, message))
+            self._bulk_bytes += size
+        self._wake.set()
+
+    def _drop(self) -> None:
+        self.stats.dropped_messages += 1
+        if not self._overflowed:
+            self._overflowed = True
+            # The caller is in the middle of its own work; it hears of this after that.
+            asyncio.get_running_loop().call_soon(self._listener.peer_unreachable, self.id)
+
+    def _empty_queues(self) -> None:
+        self.stats.dropped_messages += len(self._urgent) + len(self._bulk)
+        self._urgent.clear()
+        self._bulk.clear()
+        self._bulk_bytes = 0
+        self._overflowed = False
+
+    def _next_frame(self) -> tuple[bytes, int]:
+        """Everything urgent, then bulk up to the size of a frame: the frame's bytes and how many messages it holds."""
+        frame = raft_pb2.PeerFrame()
+        size = count = 0
+        while size < FRAME_BYTES_MAX:
+            if self._urgent:
+                message = self._urgent.popleft()
+                size += size_of(message)
+            elif self._bulk:
+                bulk_size, message = self._bulk.popleft()
+                self._bulk_bytes -= bulk_size
+                size += bulk_size
+            else:
+                break
+            try:
+                fill_message(frame.messages.add(), message)
+            except WireError as error:
+                del frame.messages[-1]
+                self.stats.dropped_messages += 1
+                self.stats.last_error = str(error)
+                _log.error("transport.message_dropped", peer=self.id, why=str(error))
+            else:
+                count += 1
+        if not self._bulk:
+            self._overflowed = False
+        return frame.SerializeToString(), count
+
+    # --- the stream
+
+    async def _run(self) -> None:
+        """Connect, feed the stream until it breaks, pause, and again, for as long as there is this peer."""
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while True:
+            began = loop.time()
+            why = await self._stream()
+            self.stats.connected = False
+            self.stats.last_error = why.why
+            self._empty_queues()
+            self._listener.peer_unreachable(self.id)
+            if why.reason == Reason.REMOVED and not self._removal_told:
+                self._removal_told = True
+                self._listener.removed_by_peer(self.id)
+            if why.is_identity:
+                _log.warning("transport.peer_refused", peer=self.id, address=self.address, reason=why.reason, why=why.why)
+            failures = 0 if loop.time() - began >= STEADY_S and not why.is_identity else failures + 1
+            await self._pause(failures, why)
+            self.stats.reconnects += 1
+
+    async def _pause(self, failures: int, why: Ended) -> None:
+        """Wait longer after each failure in a row, never as long as another peer that failed at the same time."""
+        options = self._options
+        shortest = options.refused_backoff_s if why.is_identity else options.backoff_min_s
+        longest = max(options.backoff_max_s, shortest)
+        delay = min(longest, shortest * 2.0 ** min(max(failures - 1, 0), 10)) * self._rng.uniform(1.0, 1.25)
+        if why.is_identity:
+            await asyncio.sleep(delay)
+            return
+        self._nudged.clear()
+        try:
+            async with asyncio.timeout(delay):
+                await self._nudged.wait()
+        except TimeoutError:
+            return
+
+    async def _stream(self) -> Ended:
+        """One attempt: connect, shake hands, feed. Returns why it ended; raises nothing but cancellation."""
+        channel = self._channel_factory(self.address)
+        try:
+            call: Any = channel.stream_stream(EXCHANGE)()
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self._shake_hands(call)
+            self.stats.connected = True
+            call.add_done_callback(lambda _: self._wake.set())
+            await self._feed(call)
+            return await ended(call)
+        except TimeoutError:
+            return Ended(f"{self.address} did not answer within {CONNECT_TIMEOUT_S:g} s")
+        except CallEndedError as error:
+            return error.ended
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return await ended(call)
+        finally:
+            await close_quietly(channel)
+
+    async def _shake_hands(self, call: Any) -> None:
+        """Both ends say who they are, and this one checks the answer. Raises CallEndedError."""
+        await call.write(raft_pb2.PeerFrame(hello=hello_to(self._hello, self.id)).SerializeToString())
+        raw = await call.read()
+        if raw is grpc.aio.EOF:
+            raise CallEndedError(await ended(call))
+        try:
+            theirs = raft_pb2.PeerFrame.FromString(raw).hello
+        except DecodeError:
+            raise CallEndedError(Ended(f"{self.address} answered with bytes that are no hello")) from None
+        if theirs.cluster_id != self._hello.cluster_id:
+            raise CallEndedError(Ended(f"{self.address} belongs to cluster {theirs.cluster_id[:64]!r}", Reason.WRONG_CLUSTER_ID))
+        if theirs.from_replica_id != self.id or (self.server_id and theirs.from_server_id != self.server_id):
+            raise CallEndedError(
+                Ended(
+                    f"{self.address} is replica {theirs.from_replica_id} on server {theirs.from_server_id[:64]!r}, "
+                    f"where replica {self.id} on server {self.server_id!r} was meant",
+                    Reason.WRONG_IDENTITY,
+                )
+            )
+
+    async def _feed(self, call: Any) -> None:
+        """Write frames until the call ends. What queues while one is written is the next one."""
+        stats, linger_s = self.stats, self._options.linger_s
+        count = 0
+        while not call.done():
+            if not self._urgent and not self._bulk:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            if linger_s and count >= LINGER_MESSAGES_MIN and not self._urgent and self._bulk_bytes < FRAME_BYTES_MAX:
+                await asyncio.sleep(linger_s)
+            raw, count = self._next_frame()
+            if count:
+                await call.write(raw)
+                stats.sent_messages += count
+                stats.sent_bytes += len(raw)

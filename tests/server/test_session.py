@@ -1,0 +1,312 @@
+"""The Session stream: order, groups, errors of single commands, bounds, ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from ravel_node.machine import envelope
+from ravel_node.raft.errors import InvariantError
+from ravel_node.raft.types import ReplicaId
+from ravel_node.replica.errors import LeadershipLostError, NotLeaderError, ReplicaStoppedError
+from ravel_node.server.app import ServerOptions, build_client_server
+from ravel_node.server.limits import Limits
+from ravelpb.v1 import common_pb2, kv_pb2
+from ravelpb.v1.kv_pb2_grpc import KVStub
+from tests.server.fakes import CLUSTER, FakeHost, as_host, info_of, info_of_status, serving
+
+LIMITS = Limits(value_bytes_max=200_000, request_bytes_max=400_000, session_requests_max=8, session_bytes_max=1_000_000)
+
+
+@pytest.fixture
+def host() -> FakeHost:
+    return FakeHost()
+
+
+@pytest.fixture
+async def channel(host: FakeHost) -> AsyncIterator[grpc.aio.Channel]:
+    async with serving(host, limits=LIMITS) as channel:
+        yield channel
+
+
+def put(key: bytes, value: bytes = b"v") -> kv_pb2.Command:
+    return kv_pb2.Command(put=kv_pb2.PutRequest(key=key, value=value))
+
+
+def get(key: bytes, consistency: Any = 0) -> kv_pb2.Command:
+    return kv_pb2.Command(get=kv_pb2.GetRequest(key=key, consistency=consistency))
+
+
+def delete(key: bytes) -> kv_pb2.Command:
+    return kv_pb2.Command(delete=kv_pb2.DeleteRequest(key=key))
+
+
+def batch(id_: int, *commands: kv_pb2.Command, once: common_pb2.Once | None = None) -> kv_pb2.SessionRequest:
+    return kv_pb2.SessionRequest(id=id_, commands=commands, once=once)
+
+
+async def ask(channel: grpc.aio.Channel, *requests: kv_pb2.SessionRequest) -> list[kv_pb2.SessionResponse]:
+    """Send all, then end the stream; every answer."""
+    call = KVStub(channel).Session(iter(requests))
+    return [response async for response in call]
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def reason(result: kv_pb2.Result) -> str:
+    assert result.WhichOneof("result") == "error", result
+    return info_of_status(result.error).reason
+
+
+async def test_a_batch_is_answered_in_order_with_one_proposal_for_its_writes(
+    channel: grpc.aio.Channel, host: FakeHost
+) -> None:
+    swap = kv_pb2.Command(compare_and_swap=kv_pb2.CompareAndSwapRequest(key=b"a", expected_revision=5, value=b"x"))
+    write = kv_pb2.Command(
+        write=kv_pb2.WriteRequest(operations=[kv_pb2.Operation(put=kv_pb2.PutOperation(key=b"w", value=b"1"))])
+    )
+    take = kv_pb2.Command(get_and_delete=kv_pb2.GetAndDeleteRequest(key=b"a"))
+    (response,) = await ask(channel, batch(9, put(b"a", b"1"), swap, write, take, delete(b"none")))
+    assert (response.id, response.header.cluster_id, response.header.term) == (9, CLUSTER, 3)
+    assert [result.WhichOneof("result") for result in response.results] == [
+        "put",
+        "compare_and_swap",
+        "write",
+        "get_and_delete",
+        "delete",
+    ]
+    results = response.results
+    assert results[0].put.revision == 1
+    assert (results[1].compare_and_swap.swapped, results[1].compare_and_swap.value) == (False, b"1")
+    assert results[2].write.done
+    assert results[3].get_and_delete.value == b"1"
+    assert not results[4].delete.found
+    assert not results[0].put.HasField("header")
+    assert [(proposal.count, proposal.grows) for proposal in host.fake.proposals] == [(5, True)]
+
+
+async def test_reads_wait_for_the_writes_before_them(channel: grpc.aio.Channel, host: FakeHost) -> None:
+    (response,) = await ask(
+        channel, batch(1, get(b"a"), put(b"a", b"1"), put(b"b"), get(b"a"), get(b"b"), delete(b"a"), get(b"a"))
+    )
+    results = response.results
+    assert not results[0].get.found
+    assert results[0].WhichOneof("result") == "get"
+    assert (results[3].get.value, results[3].get.revision) == (b"1", 1)
+    assert results[4].get.found
+    assert not results[6].get.found
+    assert [proposal.count for proposal in host.fake.proposals] == [2, 1]
+    assert not host.fake.proposals[1].grows
+
+
+async def test_reads_side_by_side_share_one_barrier(channel: grpc.aio.Channel, host: FakeHost) -> None:
+    host.fake.free = False
+    await ask(channel, batch(1, *[get(b"k%d" % i) for i in range(50)], get(b"q", 1), get(b"r", 1)))
+    assert len(host.fake.barriers) == 2
+
+
+async def test_sequences_count_reads_too(channel: grpc.aio.Channel, host: FakeHost) -> None:
+    client_id = (await KVStub(channel).RegisterSession(kv_pb2.RegisterSessionRequest())).client_id
+    once = common_pb2.Once(client_id=client_id, sequence=10, acked_below=10)
+    request = batch(1, put(b"a"), get(b"a"), put(b"b"), delete(b"a"), once=once)
+    (first,) = await ask(channel, request)
+    groups = [envelope.decode(envelope.payload([proposal.group])) for proposal in host.fake.proposals[1:]]
+    offsets = [(once.sequence, [offset for _, offset, _ in commands]) for [(once, commands)] in groups if once]
+    assert offsets == [(10, [0]), (10, [2, 3])]
+    (again,) = await ask(channel, request)
+    assert [again.results[i] for i in (0, 2, 3)] == [first.results[i] for i in (0, 2, 3)]
+
+
+async def test_bad_commands_fail_alone(channel: grpc.aio.Channel) -> None:
+    own = kv_pb2.Command(put=kv_pb2.PutRequest(key=b"k", once=common_pb2.Once(client_id=1, sequence=1)))
+    (response,) = await ask(
+        channel,
+        batch(1, put(b"a"), put(b""), own, kv_pb2.Command(), get(b""), get(b"a", 7), put(b"b", b"v" * 200_001), get(b"a")),
+    )
+    kinds = [result.WhichOneof("result") for result in response.results]
+    assert kinds == ["put", "error", "error", "error", "error", "error", "error", "get"]
+    reasons = [reason(result) for result in response.results[1:7]]
+    invalid = "INVALID_ARGUMENT"
+    assert reasons == ["KEY_EMPTY", invalid, invalid, "KEY_EMPTY", invalid, "VALUE_TOO_LARGE"]
+    assert response.results[7].get.found
+
+
+async def test_an_unknown_outcome_is_told_for_each_command_of_its_group(channel: grpc.aio.Channel, host: FakeHost) -> None:
+    host.fake.failures = [LeadershipLostError()]
+    first, second = await ask(channel, batch(1, put(b"a"), delete(b"b"), get(b"a"), put(b"c")), batch(2, put(b"d")))
+    assert [reason(result) for result in first.results[:2]] == ["OUTCOME_UNKNOWN"] * 2
+    assert first.results[0].error.code == grpc.StatusCode.ABORTED.value[0]
+    assert first.results[2].WhichOneof("result") == "get"
+    assert first.results[3].WhichOneof("result") == "put"
+    assert second.results[0].WhichOneof("result") == "put"
+
+
+async def test_reads_tell_who_leads(channel: grpc.aio.Channel, host: FakeHost) -> None:
+    host.fake.free = False
+    host.fake.barrier_failure = NotLeaderError(ReplicaId(2), "10.0.0.2:7400")
+    (response,) = await ask(channel, batch(1, get(b"a"), get(b"b")))
+    assert [reason(result) for result in response.results] == ["NOT_LEADER"] * 2
+    assert info_of_status(response.results[0].error).metadata["leader_address"] == "10.0.0.2:7400"
+
+
+async def test_a_full_store_still_takes_the_deletes_of_a_batch(channel: grpc.aio.Channel, host: FakeHost) -> None:
+    await ask(channel, batch(1, put(b"a")))
+    host.fake.quota_full = True
+    (response,) = await ask(channel, batch(2, put(b"b"), delete(b"a"), put(b"c")))
+    assert [result.WhichOneof("result") for result in response.results] == ["error", "delete", "error"]
+    assert reason(response.results[0]) == "QUOTA_EXCEEDED"
+    assert response.results[1].delete.found
+
+
+async def test_session_outcomes_of_single_commands(channel: grpc.aio.Channel) -> None:
+    once = common_pb2.Once(client_id=99, sequence=1, acked_below=1)
+    (response,) = await ask(channel, batch(1, put(b"a"), get(b"a"), once=once))
+    assert reason(response.results[0]) == "SESSION_EXPIRED"
+    assert not response.results[1].get.found
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected", "count"),
+    [
+        (batch(1), "INVALID_ARGUMENT", 1),
+        (batch(1, *[delete(b"k")] * 1025), "INVALID_ARGUMENT", 1025),
+        (batch(1, put(b"a", b"v" * 200_000), put(b"a", b"v" * 200_000)), "REQUEST_TOO_LARGE", 2),
+        (batch(1, put(b"a"), once=common_pb2.Once(client_id=1)), "INVALID_ARGUMENT", 1),
+    ],
+)
+async def test_a_request_that_breaks_a_limit_as_a_whole_fails_alone(
+    channel: grpc.aio.Channel, host: FakeHost, request_: kv_pb2.SessionRequest, expected: str, count: int
+) -> None:
+    refused, fine = await ask(channel, request_, batch(2, put(b"a")))
+    assert [reason(result) for result in refused.results] == [expected] * count
+    assert fine.results[0].WhichOneof("result") == "put"
+    assert len(host.fake.proposals) == 1
+
+
+async def test_requests_are_pipelined_and_answered_in_their_order(channel: grpc.aio.Channel, host: FakeHost) -> None:
+    host.fake.gate = asyncio.Event()
+    call = KVStub(channel).Session()
+    for id_ in range(4):
+        await call.write(batch(id_, put(b"k%d" % id_)))
+    await call.write(batch(4, get(b"k0")))  # ready at once, and still answered last
+    await eventually(lambda: len(host.fake.proposals) == 4)
+    host.fake.gate.set()
+    assert [(await call.read()).id for _ in range(5)] == list(range(5))
+    await call.done_writing()
+    assert await call.read() == grpc.aio.EOF
+
+
+async def test_no_more_is_read_than_may_wait(channel: grpc.aio.Channel, host: FakeHost) -> None:
+    host.fake.gate = asyncio.Event()
+    call = KVStub(channel).Session()
+    for id_ in range(20):
+        await call.write(batch(id_, put(b"k%d" % id_)))
+    await eventually(lambda: len(host.fake.proposals) == LIMITS.session_requests_max)
+    await asyncio.sleep(0.2)
+    assert len(host.fake.proposals) == LIMITS.session_requests_max
+    host.fake.gate.set()
+    assert [(await call.read()).id for _ in range(20)] == list(range(20))
+    call.cancel()
+
+
+async def test_a_caller_that_takes_no_answers_stops_itself(channel: grpc.aio.Channel, host: FakeHost) -> None:
+    """Values read for answers nobody takes are bounded in bytes, however many requests come."""
+    await ask(channel, batch(0, put(b"big", b"v" * 200_000)))
+    served: list[int] = []
+    machine_get = host.fake.state.get
+
+    def counting(database: Any, key: bytes) -> bytes | None:
+        served.append(1)
+        return machine_get(database, key)
+
+    host.fake.state.get = counting  # type: ignore[method-assign]
+    call = KVStub(channel).Session()
+
+    async def flood() -> None:
+        for id_ in range(200):
+            await call.write(batch(id_, *[get(b"big")] * 5))
+
+    writer = asyncio.create_task(flood())
+    await asyncio.sleep(0.7)
+    assert len(served) * 200_000 <= 40_000_000  # 200 requests would be 200 MB
+    assert not writer.done() or len(served) < 1000
+    for id_ in range(200):
+        response = await call.read()
+        assert response.id == id_
+        assert [len(result.get.value) for result in response.results] == [200_000] * 5
+    await writer
+    call.cancel()
+
+
+async def test_what_does_not_fit_one_answer_is_refused_by_key(host: FakeHost) -> None:
+    async with serving(host, limits=Limits(answer_bytes_max=250_000)) as channel:
+        await ask(channel, batch(0, put(b"big", b"v" * 100_000)))
+        (response,) = await ask(channel, batch(1, *[get(b"big")] * 4, get(b"none")))
+    assert [result.WhichOneof("result") for result in response.results] == ["get", "get", "error", "error", "get"]
+    assert reason(response.results[2]) == "REQUEST_TOO_LARGE"
+
+
+async def test_bytes_that_are_no_request_end_the_stream(channel: grpc.aio.Channel, host: FakeHost) -> None:
+    call: Any = channel.stream_stream("/ravel.v1.KV/Session")()
+    await call.write(batch(1, put(b"a")).SerializeToString())
+    await call.write(b"\xff\xff\xff\xff")
+    assert kv_pb2.SessionResponse.FromString(await call.read()).id == 1
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert (caught.value.code(), info_of(caught.value).reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+
+
+async def test_a_broken_invariant_ends_the_stream_and_is_told(channel: grpc.aio.Channel, host: FakeHost) -> None:
+    failure = InvariantError("1 is not 2")
+    host.fake.failures = [failure]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(channel, batch(1, put(b"a")), batch(2, put(b"b")))
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert host.fatal == [failure]
+
+
+async def test_a_stopping_server_answers_what_it_has_read_and_ends_idle_streams(host: FakeHost) -> None:
+    server = build_client_server(as_host(host), ServerOptions("127.0.0.1:0"), host.fatal.append)
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        host.fake.gate = asyncio.Event()
+        busy, idle = KVStub(channel).Session(), KVStub(channel).Session()
+        await busy.write(batch(1, put(b"a")))
+        await idle.write(batch(1, get(b"a")))
+        assert (await idle.read()).id == 1
+        await eventually(lambda: len(host.fake.proposals) == 1)
+        stopping = asyncio.create_task(server.stop(30.0))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await idle.read()
+        assert info_of(caught.value).reason == "SHUTTING_DOWN"
+        host.fake.gate.set()
+        assert (await busy.read()).results[0].put.revision == 1
+        with pytest.raises(grpc.aio.AioRpcError):
+            await busy.read()
+        async with asyncio.timeout(10):
+            await stopping
+
+
+async def test_a_replica_that_stops_refuses_each_request(channel: grpc.aio.Channel, host: FakeHost) -> None:
+    host.failure = ReplicaStoppedError()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(channel, batch(1, put(b"a")))
+    assert info_of(caught.value).reason == "SHUTTING_DOWN"
+
+
+async def test_a_caller_that_goes_away_leaves_nothing_behind(channel: grpc.aio.Channel, host: FakeHost) -> None:
+    host.fake.gate = asyncio.Event()
+    before = asyncio.all_tasks()
+    call = KVStub(channel).Session()
+    await call.write(batch(1, put(b"a")))
+    await eventually(lambda: len(host.fake.proposals) == 1)
+    call.cancel()
+    await eventually(lambda: not {task for task in asyncio.all_tasks() - before if task.get_name().startswith("session-")})

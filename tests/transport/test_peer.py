@@ -1,0 +1,321 @@
+"""One peer over real connections: delivery, order of importance, bounds, reconnecting, refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+import pytest
+
+from ravel_node.raft.types import LOCAL_APPEND, Message, MessageType, Term
+from ravel_node.replica.errors import BlankError, RemovedError, WrongClusterError, WrongIdentityError
+from ravel_node.server.app import RpcServer
+from ravel_node.transport.base import LocalHello
+from ravel_node.transport.grpc_transport import GrpcTransport
+from ravel_node.transport.peer import BULK_MESSAGES_MAX, URGENT_MESSAGES_MAX, PeerOptions
+from tests.server.fakes import CLUSTER, FakeHost, server_id, start_peer_server
+from tests.transport.support import HELLO, ONE, TWO, Listener, append, eventually, heartbeat
+
+FAST = PeerOptions(backoff_max_s=0.2, refused_backoff_s=0.1)
+
+
+@asynccontextmanager
+async def dialling(
+    address: str, listener: Listener, options: PeerOptions = FAST, hello: LocalHello = HELLO, expected: str = server_id(1)
+) -> AsyncIterator[GrpcTransport]:
+    transport = GrpcTransport(options=options, rng=Random(1))
+    await transport.start(hello, listener)
+    transport.add_peer(ONE, address, expected)
+    try:
+        yield transport
+    finally:
+        await transport.close()
+
+
+@pytest.fixture
+def host() -> FakeHost:
+    return FakeHost()
+
+
+@pytest.fixture
+async def server(host: FakeHost) -> AsyncIterator[RpcServer]:
+    server = await start_peer_server(host)
+    yield server
+    await server.stop(0.0)
+
+
+def at(server: RpcServer) -> str:
+    return f"127.0.0.1:{server.port}"
+
+
+async def test_messages_arrive_whole_and_in_order(host: FakeHost, server: RpcServer) -> None:
+    listener = Listener()
+    sent = [append(index, bytes([index % 256]) * (index % 3000)) for index in range(1, 2001)]
+    async with dialling(at(server), listener) as transport:
+        for start in range(0, 2000, 100):
+            transport.send(sent[start : start + 100])
+            await asyncio.sleep(0)
+        await eventually(lambda: len(host.fake.stepped) == 2000)
+        assert host.fake.stepped == sent
+        assert host.fake.hellos == [(CLUSTER, TWO, ONE, server_id(2))]
+        stats = transport.stats(ONE)
+        assert (stats.connected, stats.sent_messages, stats.dropped_messages) == (True, 2000, 0)
+        assert stats.sent_bytes > sum(len(message.entries[0].data) for message in sent)
+    assert listener.unreachable == []
+
+
+async def test_a_large_entry_passes_in_a_frame_of_its_own(host: FakeHost, server: RpcServer) -> None:
+    async with dialling(at(server), Listener()) as transport:
+        transport.send([append(1, b"x" * (6 << 20)), append(2)])
+        await eventually(lambda: len(host.fake.stepped) == 2)
+    assert len(host.fake.stepped[0].entries[0].data) == 6 << 20
+
+
+async def test_a_heartbeat_overtakes_what_waits(host: FakeHost, server: RpcServer) -> None:
+    """Of 48 MiB of appends at most one frame leaves before the heartbeat that was sent last."""
+    async with dialling(at(server), Listener()) as transport:
+        await eventually(lambda: transport.stats(ONE).connected)
+        data = b"x" * (64 << 10)
+        transport.send([append(index, data) for index in range(1, 769)])
+        transport.send([heartbeat()])
+        await eventually(lambda: len(host.fake.stepped) == 769)
+    position = next(i for i, message in enumerate(host.fake.stepped) if message.type is MessageType.HEARTBEAT)
+    assert position <= 40
+
+
+async def test_a_heartbeat_has_room_in_a_full_queue() -> None:
+    listener = Listener()
+    with socket.socket() as silent:  # takes connections and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        async with dialling(f"127.0.0.1:{silent.getsockname()[1]}", listener) as transport:
+            transport.send([append(index) for index in range(1, BULK_MESSAGES_MAX + 11)])
+            stats = transport.stats(ONE)
+            assert stats.dropped_messages == 10
+            transport.send([heartbeat() for _ in range(URGENT_MESSAGES_MAX)])
+            assert stats.dropped_messages == 10
+            transport.send([heartbeat()] * 5)
+            assert stats.dropped_messages == 15
+            assert listener.unreachable == []  # never from within `send`
+            await eventually(lambda: listener.unreachable == [ONE])
+
+
+async def test_the_bulk_queue_is_bounded_in_bytes_and_takes_one_of_any_size() -> None:
+    listener = Listener()
+    options = PeerOptions(bulk_bytes_max=100_000)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        async with dialling(f"127.0.0.1:{silent.getsockname()[1]}", listener, options) as transport:
+            transport.send([append(1, b"x" * 200_000)])
+            assert transport.stats(ONE).dropped_messages == 0
+            transport.send([append(2)])
+            assert transport.stats(ONE).dropped_messages == 1
+
+
+async def test_it_reconnects_after_a_restart_of_the_server(host: FakeHost, server: RpcServer) -> None:
+    listener = Listener()
+    async with dialling(at(server), listener) as transport:
+        transport.send([heartbeat(1)])
+        await eventually(lambda: len(host.fake.stepped) == 1)
+        await server.stop(0.0)
+        await eventually(lambda: not transport.stats(ONE).connected)
+        await eventually(lambda: listener.unreachable != [])
+        again = await start_peer_server(host, at(server))
+        try:
+            await eventually(lambda: transport.stats(ONE).connected)
+            transport.send([heartbeat(2)])
+            await eventually(lambda: host.fake.stepped[-1].commit == 2)
+            assert transport.stats(ONE).reconnects >= 1
+        finally:
+            await again.stop(0.0)
+
+
+async def test_each_failed_attempt_is_told_once_and_empties_the_queue() -> None:
+    listener = Listener()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: refused
+        async with dialling(f"127.0.0.1:{closed.getsockname()[1]}", listener) as transport:
+            transport.send([heartbeat()] * 20)
+            stats = transport.stats(ONE)
+            await eventually(lambda: stats.reconnects >= 3)
+            assert stats.dropped_messages == 20
+            assert abs(len(listener.unreachable) - stats.reconnects) <= 1
+            assert "unavailable" in stats.last_error
+
+
+async def test_a_nudge_ends_the_pause(host: FakeHost, server: RpcServer) -> None:
+    await server.stop(0.0)
+    slow = PeerOptions(backoff_min_s=300.0, backoff_max_s=300.0)
+    listener = Listener()
+    async with dialling(at(server), listener, slow) as transport:
+        await eventually(lambda: listener.unreachable != [])
+        again = await start_peer_server(host, at(server))
+        await asyncio.sleep(0.05)
+        assert not transport.stats(ONE).connected
+        transport.nudge(ONE)
+        transport.nudge(TWO)  # unknown: ignored
+        await eventually(lambda: transport.stats(ONE).connected)
+        await again.stop(0.0)
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (WrongClusterError("another cluster"), "another cluster"),
+        (WrongIdentityError("a wiped disk"), "a wiped disk"),
+    ],
+)
+async def test_refusals_are_remembered_and_retried_slowly(
+    host: FakeHost, server: RpcServer, failure: Exception, reason: str
+) -> None:
+    host.fake.peer_failure = failure
+    listener = Listener()
+    async with dialling(at(server), listener, PeerOptions()) as transport:
+        await eventually(lambda: reason in transport.stats(ONE).last_error)
+        await asyncio.sleep(0.8)
+        assert len(host.fake.hellos) == 1  # the next attempt is at least a second away
+        assert listener.removed == []
+        host.fake.peer_failure = None
+        await eventually(lambda: transport.stats(ONE).connected)
+
+
+async def test_a_blank_daemon_is_retried_soon(host: FakeHost, server: RpcServer) -> None:
+    """It is about to take its identity: a leader must not keep it waiting."""
+    host.fake.peer_failure = BlankError()
+    async with dialling(at(server), Listener(), PeerOptions(refused_backoff_s=300.0)) as transport:
+        await eventually(lambda: len(host.fake.hellos) >= 3)
+        assert "belongs to no cluster" in transport.stats(ONE).last_error
+
+
+async def test_a_removed_replica_hears_it_once(host: FakeHost, server: RpcServer) -> None:
+    host.fake.peer_failure = RemovedError("replica 2 was removed for good")
+    listener = Listener()
+    async with dialling(at(server), listener) as transport:
+        await eventually(lambda: len(host.fake.hellos) >= 3)
+        assert listener.removed == [ONE]
+        assert "removed for good" in transport.stats(ONE).last_error
+
+
+@pytest.mark.parametrize(
+    ("hello", "expected", "why"),
+    [
+        (HELLO, server_id(9), "was meant"),
+        (LocalHello("d" * 32, TWO, server_id(2), "2" * 16, "0.1.0", ""), server_id(1), "belongs to cluster"),
+    ],
+)
+async def test_the_answer_to_a_hello_is_checked_too(
+    host: FakeHost, server: RpcServer, hello: LocalHello, expected: str, why: str
+) -> None:
+    async with dialling(at(server), Listener(), hello=hello, expected=expected) as transport:
+        transport.send([heartbeat()])
+        await eventually(lambda: why in transport.stats(ONE).last_error)
+        assert not transport.stats(ONE).connected
+    assert host.fake.stepped == []
+
+
+async def test_whatever_else_listens_there_is_no_peer() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(range(256)))
+        writer.close()
+
+    web = await asyncio.start_server(answer, "127.0.0.1", 0)
+    listener = Listener()
+    async with web, dialling(f"127.0.0.1:{web.sockets[0].getsockname()[1]}", listener) as transport:
+        await eventually(lambda: transport.stats(ONE).reconnects >= 2)
+        assert not transport.stats(ONE).connected
+
+
+async def test_a_new_address_is_dialled_at_once(host: FakeHost, server: RpcServer) -> None:
+    other = FakeHost()
+    second = await start_peer_server(other)
+    async with dialling(at(server), Listener()) as transport:
+        await eventually(lambda: transport.stats(ONE).connected)
+        transport.add_peer(ONE, at(server), server_id(1))  # nothing new
+        transport.add_peer(ONE, at(second), server_id(1))
+        transport.send([heartbeat()])
+        await eventually(lambda: len(other.fake.stepped) == 1)
+        assert host.fake.stepped == []
+        assert len(host.fake.hellos) == 1
+    await second.stop(0.0)
+
+
+async def test_messages_for_removed_and_unknown_peers_are_dropped(host: FakeHost, server: RpcServer) -> None:
+    async with dialling(at(server), Listener()) as transport:
+        await eventually(lambda: transport.stats(ONE).connected)
+        transport.remove_peer(ONE)
+        transport.remove_peer(ONE)
+        transport.send([heartbeat()])
+        assert transport.stats(ONE).sent_messages == 0
+
+
+async def test_a_message_that_may_not_travel_costs_only_itself(host: FakeHost, server: RpcServer) -> None:
+    async with dialling(at(server), Listener()) as transport:
+        transport.send([Message(MessageType.HUP, ONE, TWO, Term(3)), Message(MessageType.VOTE, ONE, LOCAL_APPEND), heartbeat(5)])
+        await eventually(lambda: [message.commit for message in host.fake.stepped] == [5])
+        assert transport.stats(ONE).dropped_messages == 2
+
+
+async def test_lingering_still_delivers(host: FakeHost, server: RpcServer) -> None:
+    async with dialling(at(server), Listener(), PeerOptions(linger_s=0.002)) as transport:
+        for index in range(1, 201):
+            transport.send([append(index)])
+            if index % 20 == 0:
+                await asyncio.sleep(0.001)
+        await eventually(lambda: len(host.fake.stepped) == 200)
+
+
+async def test_closing_is_quick_and_final() -> None:
+    listener = Listener()
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with dialling(address, listener) as transport:
+            await asyncio.sleep(0.1)
+            began = asyncio.get_running_loop().time()
+            await transport.close()
+            assert asyncio.get_running_loop().time() - began < 2.0
+            transport.add_peer(TWO, address, "")
+            transport.send([heartbeat()])
+            assert transport.stats(TWO).sent_messages == 0
+    names: list[Any] = [task.get_name() for task in asyncio.all_tasks()]
+    assert not [name for name in names if name.startswith("peer-")]
+
+
+async def test_a_connection_that_died_without_a_word_is_noticed(host: FakeHost, server: RpcServer) -> None:
+    """As when a cable is pulled: bytes go nowhere, nobody closes. Keepalive finds out within about an election timeout."""
+    forwarding = asyncio.Event()
+    forwarding.set()
+    tasks: list[asyncio.Task[None]] = []
+    writers: list[asyncio.StreamWriter] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await forwarding.wait()
+            writer.write(data)
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writers.extend((writer, far_writer))
+        tasks.extend(asyncio.create_task(pump(*pair)) for pair in ((reader, far_writer), (far_reader, writer)))
+
+    front = await asyncio.start_server(proxy, "127.0.0.1", 0)
+    listener = Listener()
+    async with dialling(f"127.0.0.1:{front.sockets[0].getsockname()[1]}", listener) as transport:
+        await eventually(lambda: transport.stats(ONE).connected)
+        forwarding.clear()
+        began = asyncio.get_running_loop().time()
+        await eventually(lambda: listener.unreachable != [])
+        assert asyncio.get_running_loop().time() - began < 8.0  # 1.5 s on an idle machine
+        forwarding.set()
+        await eventually(lambda: transport.stats(ONE).connected)
+    for task in tasks:
+        task.cancel()
+    for writer in writers:
+        writer.close()
+    front.close()
