@@ -1,0 +1,1 @@
+"""The driver that joins core, storage and transport into one replica."""

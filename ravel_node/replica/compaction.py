@@ -1,0 +1,34 @@
+"""How far the log may be dropped: pure policy.
+
+The applied state is on disk, so dropping log entries needs no snapshot; entries are kept only for followers that were away and
+would otherwise need one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ravel_node.raft import Index
+
+
+def compact_to(
+    *,
+    first: Index,
+    last: Index,
+    flushed: Index,
+    matches: Sequence[Index],
+    log_bytes: int,
+    retain_entries: int,
+    retain_bytes_max: int,
+) -> Index | None:
+    """The last index to drop, or None to drop nothing now.
+
+    `matches` are those of followers that answer. Nothing is dropped beyond `flushed`. At least `retain_entries` stay. A follower
+    that answers keeps what it still needs, until the log exceeds `retain_bytes_max`: then it will get a snapshot instead.
+    Dropping starts only once there is a tenth more than what must stay, so that it happens in few, larger steps.
+    """
+    target = min(flushed, last - retain_entries)
+    if log_bytes < retain_bytes_max:
+        target = min([target, *matches])
+    due = first + max(retain_entries // 10, 100)
+    return Index(target) if target >= due else None

@@ -1,0 +1,464 @@
+"""The one task that owns the RawNode.
+
+Each turn it feeds the core what has arrived (ticks, messages of peers, saves that became durable, proposals), takes what the core
+wants done, and routes it: messages to their peers, appends to the log's writer, committed entries to the state machine. It never
+awaits a save: storage writes are asynchronous (the answers that rest on a save travel with it and leave once it is durable), and
+what queues while one is under way becomes the next entry and the next transaction.
+
+It decides nothing about consensus. What it does decide: how commands are packed into entries, how much is applied in a turn, and
+that a leader whose disk hangs hands its leadership on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+
+from ravel_node.machine import envelope
+from ravel_node.machine.kv import KVMachine
+from ravel_node.raft import (
+    LOCAL_APPEND,
+    LOCAL_APPLY,
+    Entry,
+    EntryType,
+    HardState,
+    Message,
+    MessageType,
+    ProposalDroppedError,
+    RaftError,
+    RaftEvent,
+    RawNode,
+    ReplicaId,
+    Role,
+    SnapshotOutdated,
+    SoftState,
+    Term,
+    decode_conf_change,
+)
+from ravel_node.replica.errors import (
+    LeadershipLostError,
+    NotLeaderError,
+    ReadTimeoutError,
+    ReplicaBusyError,
+    ReplicaStoppedError,
+)
+from ravel_node.replica.inbox import Inbox, Proposal, Turn
+from ravel_node.replica.options import ReplicaOptions
+from ravel_node.replica.reads import Reads
+from ravel_node.replica.waiters import Waiters
+from ravel_node.storage.base import Save, Store
+
+_VOTE_REQUESTS: Final = frozenset({MessageType.VOTE, MessageType.PRE_VOTE})
+
+
+class Observer(Protocol):
+    """What the driver tells whoever counts and logs. Called on the loop; must not block or raise."""
+
+    def raft_event(self, event: RaftEvent) -> None: ...
+
+    def saved(self, seconds: float, saves: int, entries: int) -> None: ...
+
+    def applied(self, seconds: float, commands: int) -> None: ...
+
+    def committed(self, seconds: float) -> None:
+        """From the append of a batch on this leader to its application."""
+        ...
+
+
+class Router(Protocol):
+    """Where the driver sends what leaves the replica, and whom it tells what changed. All calls return at once."""
+
+    def send(self, messages: Sequence[Message]) -> None: ...
+
+    def send_snapshot(self, message: Message) -> None: ...
+
+    def snapshot_outdated(self) -> None:
+        """The newest snapshot is older than the membership of a replica that needs one."""
+        ...
+
+    def membership_changed(self) -> None:
+        """The machine's members or configuration are not what they were."""
+        ...
+
+    def role_changed(self, before: SoftState, after: SoftState) -> None: ...
+
+
+class Driver:
+    """Joins core, store, machine and network of one replica."""
+
+    def __init__(
+        self,
+        *,
+        replica_id: ReplicaId,
+        raw: RawNode,
+        store: Store,
+        machine: KVMachine,
+        router: Router,
+        observer: Observer,
+        options: ReplicaOptions,
+        clock: Callable[[], float],
+    ) -> None:
+        self.replica_id = replica_id
+        self._raw = raw
+        self._store = store
+        self._machine = machine
+        self._router = router
+        self._observer = observer
+        self._options = options
+        self._clock = clock
+        self.inbox = Inbox(
+            proposals_max=options.proposals_waiting_max,
+            proposals_bytes_max=options.proposals_waiting_bytes_max,
+            messages_max=options.messages_waiting_max,
+        )
+        self.waiters = Waiters()
+        self.reads = Reads(clock=clock, election_ticks=options.election_ticks, tick_s=options.tick_s)
+        self.soft = SoftState(raw.leader, raw.role)
+        self.term: Term = raw.term
+        self.leader_since = clock()
+        self.heard: dict[ReplicaId, float] = {}  # when each peer last sent us anything
+        self._saves: list[Message] = []  # STORAGE_APPEND messages that wait for the writer
+        self._save_wanted = asyncio.Event()
+        self._turned = asyncio.Event()
+        self._saving_since: float | None = None
+        self._to_apply: deque[Message | Entry] = deque()  # entries, each message's after it: its responses follow its last entry
+        self._ticks = 0
+        self._ticked_at = 0.0
+        self._mute_votes_ticks = options.election_ticks if raw.term else 0  # see _feed_messages; a newborn has promised nothing
+        self._members_seen: object = None
+        self._stalled = False
+
+    # --- the loop
+
+    async def run(self) -> None:
+        """Drive until cancelled. An exception is fatal for the replica: a broken invariant, a failed disk, an unknown command."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._drive(), name="driver")
+            tasks.create_task(self._write_log(), name="log-writer")
+            tasks.create_task(self._keep_time(), name="ticks")
+
+    async def _drive(self) -> None:
+        while True:
+            turn = await self.inbox.take()
+            self._feed(turn)
+            self._pump()
+            self._turned.set()
+
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.tick_s)
+            self.inbox.tick()
+
+    async def _write_log(self) -> None:
+        """Make saves durable, all that wait in one transaction; the answers that rest on them go back through the inbox."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._save_wanted.wait()
+            self._save_wanted.clear()
+            work, self._saves = self._saves, []
+            if not work:
+                continue
+            installs = any(message.snapshot is not None for message in work)
+            if installs:
+                self._apply(limit=None)  # what was committed before the snapshot goes into the old state first
+            began = loop.time()
+            self._saving_since = began
+            await self._store.save([_save_of(message) for message in work])
+            self._saving_since = None
+            self._observer.saved(loop.time() - began, len(work), sum(len(message.entries) for message in work))
+            if installs:
+                self._state_replaced()
+            for message in work:
+                self.inbox.complete(message.responses)
+
+    # --- feeding
+
+    def _feed(self, turn: Turn) -> None:
+        raw = self._raw
+        for message in turn.completed:
+            self._deliver(message)
+        if turn.messages:
+            self._feed_messages(turn.messages)
+        if turn.tick:
+            self._tick()
+        for call in turn.calls:
+            call(raw)
+        if self.reads.wanted:
+            self._ask_round()
+        if self.inbox.proposals:
+            self._propose()
+
+    def _feed_messages(self, messages: Sequence[Message]) -> None:
+        now = self._clock()
+        for message in messages:
+            self.heard[message.from_] = now
+            if self._mute_votes_ticks and message.type in _VOTE_REQUESTS:
+                # Before it restarted it may have promised a leader not to vote for others; that promise was in memory only.
+                continue
+            try:
+                self._raw.step(message)
+            except RaftError:
+                continue  # an answer of a removed peer, a forwarded proposal: refused, and nobody waits for it
+
+    def _tick(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._ticked_at < self._options.tick_s:
+            return  # leases rest on followers whose ticks are never closer together than one interval
+        self._ticked_at = now
+        self._ticks += 1
+        if self._mute_votes_ticks:
+            self._mute_votes_ticks -= 1
+        self._raw.tick()
+        if self._raw.is_leader:
+            self._watch_disk()
+            if self._ticks % self._options.heartbeat_ticks == 0:
+                self._ask_round()
+        self.reads.expire(
+            2 * self._options.election_timeout_s,
+            ReadTimeoutError("no majority confirmed this leader in time; the read was not served"),
+        )
+
+    def _watch_disk(self) -> None:
+        """A leader whose save hangs for longer than an election timeout lets another one lead."""
+        since = self._saving_since
+        if since is None:
+            self._stalled = False
+            return
+        timeout = self._options.election_timeout_s
+        waited = asyncio.get_running_loop().time() - since
+        if waited > timeout and not self._stalled:
+            self._stalled = True
+            if (heir := self.best_heir()) is not None:
+                self.begin_transfer(heir)
+        elif waited > 2 * timeout:
+            self._raw.step_down("its disk has not finished a save for two election timeouts")
+
+    def _ask_round(self) -> None:
+        raw = self._raw
+        if not raw.is_leader:
+            self.reads.fail_all(self.not_leader())
+            return
+        if (context := self.reads.begin_round(raw.term)) is not None:
+            raw.read_index(context)
+
+    def _propose(self) -> None:
+        """Pack waiting commands into entries. While a save is under way only full entries leave; the rest gathers."""
+        inbox, options = self.inbox, self._options
+        if (
+            (self._saving_since is not None or self._saves)
+            and inbox.proposals_count < options.batch_commands_max
+            and inbox.proposals_bytes < options.batch_bytes_max
+        ):
+            return
+        proposals = [proposal for proposal in inbox.take_proposals() if not proposal.future.done()]
+        if not self._raw.is_leader:
+            _fail(proposals, self.not_leader())
+            return
+        if self._store.congested:
+            _fail(proposals, ReplicaBusyError("the disk does not keep up with what was applied; nothing was done"))
+            return
+        batches = list(_batches(proposals, options.batch_commands_max, options.batch_bytes_max))
+        now = self._clock()
+        for position, batch in enumerate(batches):
+            try:
+                (at,) = self._raw.propose_many([envelope.payload([proposal.group for proposal in batch])])
+            except ProposalDroppedError:
+                left = [proposal for later in batches[position:] for proposal in later]
+                _fail(left, self._why_dropped())
+                return
+            self.waiters.add(at, batch, now)
+
+    # --- taking what the core wants done
+
+    def _pump(self) -> None:
+        raw = self._raw
+        while True:
+            while raw.has_ready():
+                ready = raw.ready()
+                self._tell(ready.events)
+                if ready.soft_state is not None:
+                    self._role_changed(ready.soft_state)
+                if raw.term != self.term:
+                    self.term = raw.term
+                    self.reads.end_lease()
+                if ready.messages:
+                    self._route(ready.messages)
+                if ready.read_states:
+                    self.reads.confirmed(ready.read_states, raw.term, self._store.applied.index)
+            if not self._apply(limit=self._options.apply_commands_max):
+                break
+        self._tell(raw.take_events())
+        self.reads.release(self._store.applied.index)
+
+    def _tell(self, events: Sequence[RaftEvent]) -> None:
+        for event in events:
+            self._observer.raft_event(event)
+            if isinstance(event, SnapshotOutdated):
+                self._router.snapshot_outdated()
+
+    def _route(self, messages: Sequence[Message]) -> None:
+        outgoing: list[Message] = []
+        for message in messages:
+            if message.to == LOCAL_APPEND:
+                self._saves.append(message)
+                self._save_wanted.set()
+            elif message.to == LOCAL_APPLY:
+                self._to_apply.extend(message.entries)
+                self._to_apply.append(message)
+            elif message.type is MessageType.SNAPSHOT:
+                self._router.send_snapshot(message)
+            else:
+                outgoing.append(message)
+        if outgoing:
+            self._router.send(outgoing)
+
+    def _deliver(self, message: Message) -> None:
+        """An answer that waited for a save or for applying: to ourselves, or to a peer."""
+        if message.to == self.replica_id:
+            self._raw.step(message)
+        else:
+            self._router.send((message,))
+
+    def _role_changed(self, after: SoftState) -> None:
+        before, self.soft = self.soft, after
+        if before.leader != after.leader:
+            self.leader_since = self._clock()
+        if before.role is Role.LEADER and after.role is not Role.LEADER:
+            self.waiters.fail_all(LeadershipLostError())
+        if after.role is not Role.LEADER:
+            self.reads.fail_all(self.not_leader())
+        self.reads.end_lease()
+        self._stalled = False
+        self._router.role_changed(before, after)
+
+    # --- applying
+
+    def _apply(self, limit: int | None) -> bool:
+        """Apply committed entries, about `limit` commands at most; True if the core has to be asked again."""
+        if not self._to_apply:
+            return False
+        queue, store, machine = self._to_apply, self._store, self._machine
+        began = asyncio.get_running_loop().time()
+        txn = store.txn()
+        commands = 0
+        answered = False
+        while queue and (limit is None or (commands < limit and not store.congested)):
+            item = queue.popleft()
+            if isinstance(item, Message):
+                for response in item.responses:
+                    self._deliver(response)
+                answered = True
+                continue
+            if item.type is EntryType.NORMAL:
+                outcomes = machine.apply(item.id, item.data, txn)
+                commands += len(outcomes) or 1
+                store.applied_to(item.id)
+                appended_at = self.waiters.applied(item.id, outcomes, self.not_leader)
+                if appended_at is not None:
+                    self._observer.committed(self._clock() - appended_at)
+            else:
+                self._apply_change(item)
+                commands += 1
+            txn = store.txn()
+        if machine.members is not self._members_seen:
+            self._members_seen = machine.members
+            self._router.membership_changed()
+        self._observer.applied(asyncio.get_running_loop().time() - began, commands)
+        if queue:
+            self.inbox.wake()  # the rest in a later turn, so that messages and ticks are not kept waiting
+        return answered
+
+    def _apply_change(self, entry: Entry) -> None:
+        change = decode_conf_change(entry)
+        conf_state = self._raw.apply_conf_change(change, entry.index)
+        self._machine.apply_membership(entry.id, conf_state, change.context, self._store.txn())
+        self._store.applied_to(entry.id)
+        self.reads.end_lease()
+        self.waiters.change_applied(entry.id, self.not_leader)
+        self._router.membership_changed()
+
+    def _state_replaced(self) -> None:
+        """A received snapshot has become the state."""
+        self._machine.open(self._store.reader())
+        self._members_seen = self._machine.members
+        self.reads.end_lease()
+        self._router.membership_changed()
+
+    # --- leadership
+
+    def begin_transfer(self, target: ReplicaId) -> None:
+        self.reads.bar_lease(self._raw.term)
+        self._raw.transfer_leader(target)
+
+    def best_heir(self, exclude: Sequence[ReplicaId] = ()) -> ReplicaId | None:
+        """The voter, other than this one and those excluded, that has the most of the log and was heard of lately."""
+        status = self._raw.status()
+        voters = set(status.membership.voters)
+        heirs = [
+            (progress.match, -peer)
+            for peer, progress in status.progress.items()
+            if peer != self.replica_id and peer in voters and peer not in exclude and progress.recent_active
+        ]
+        return ReplicaId(-max(heirs)[1]) if heirs else None
+
+    # --- the end
+
+    def fail_everything(self, error: ReplicaStoppedError) -> None:
+        """Nobody will be answered any more."""
+        _fail(self.inbox.take_proposals(), error)
+        self.waiters.fail_all(error)
+        self.reads.fail_all(error)
+
+    async def worked(self, timeout_s: float) -> None:
+        """Returns after the next turn, or when the time is up."""
+        self._turned.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._turned.wait()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits to be appended, committed or applied."""
+        return not self.inbox.proposals and not len(self.waiters)
+
+    # --- words
+
+    def not_leader(self) -> NotLeaderError:
+        leader = self._raw.leader
+        if leader == self.replica_id:
+            leader = ReplicaId(0)
+        record = self._machine.members.get(leader)
+        return NotLeaderError(leader, record.listen if record else "")
+
+    def _why_dropped(self) -> NotLeaderError | ReplicaBusyError:
+        if self._raw.is_leader and not self._raw.in_transfer:
+            return ReplicaBusyError("too much of the log waits for a majority; nothing was done, try again shortly")
+        return self.not_leader()
+
+
+def _save_of(message: Message) -> Save:
+    hard = HardState(message.term, message.vote, message.commit)
+    return Save(entries=message.entries, hard_state=hard if hard != HardState() else None, snapshot=message.snapshot)
+
+
+def _batches(proposals: Sequence[Proposal], commands_max: int, bytes_max: int) -> Sequence[Sequence[Proposal]]:
+    """Runs of proposals that fit into one entry; one that is larger alone gets an entry of its own."""
+    batches: list[list[Proposal]] = []
+    commands = size = 0
+    for proposal in proposals:
+        if not batches or commands + proposal.count > commands_max or size + len(proposal.group) > bytes_max:
+            batches.append([])
+            commands = size = 0
+        batches[-1].append(proposal)
+        commands += proposal.count
+        size += len(proposal.group)
+    return batches
+
+
+def _fail(proposals: Sequence[Proposal], error: Exception) -> None:
+    for proposal in proposals:
+        if not proposal.future.done():
+            proposal.future.set_exception(error)

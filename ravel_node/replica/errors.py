@@ -1,0 +1,124 @@
+"""What a replica refuses. Each is mapped to a status and a reason at the edge (server/errors.py)."""
+
+from __future__ import annotations
+
+from ravel_node.raft.types import ReplicaId
+
+
+class ReplicaError(Exception):
+    """A refusal, or an outcome that is not known. The message is one lower-case sentence with the values that matter."""
+
+
+class NotLeaderError(ReplicaError):
+    """This replica does not lead. `leader_id` is 0 and `leader_address` empty where no leader is known."""
+
+    def __init__(self, leader_id: ReplicaId, leader_address: str) -> None:
+        where = f"replica {leader_id} at {leader_address} leads" if leader_id else "no leader is known here"
+        super().__init__(f"this replica does not lead the cluster; {where}")
+        self.leader_id = leader_id
+        self.leader_address = leader_address
+
+
+class OutcomeUnknownError(ReplicaError):
+    """The command was handed to the log, but whether it will take effect cannot be said."""
+
+
+class LeadershipLostError(OutcomeUnknownError):
+    """Leadership ended between the append of a command and its answer."""
+
+    def __init__(self) -> None:
+        super().__init__("leadership was lost before the answer: the command may or may not take effect")
+
+
+class ReplicaBusyError(ReplicaError):
+    """Too much waits already; nothing was done."""
+
+
+class QuotaExceededError(ReplicaError):
+    """The store is as large as --db-size-max allows; reads and deletes go on."""
+
+
+class ReadTimeoutError(ReplicaError):
+    """A read waited longer than an election for a majority to confirm this leader."""
+
+
+class ReplicaStoppedError(ReplicaError):
+    """The replica is shutting down, or stopped itself; the message says why."""
+
+    def __init__(self, why: str = "the replica is shutting down", *, failed: bool = False) -> None:
+        super().__init__(why)
+        self.failed = failed
+
+
+class RemovedError(ReplicaError):
+    """This replica, or the one that dials, was removed from the cluster for good."""
+
+
+class BlankError(ReplicaError):
+    """This daemon belongs to no cluster yet."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this daemon belongs to no cluster yet: make one with `ravelctl bootstrap`, or take it into one with `ravelctl join`"
+        )
+
+
+class AlreadyMemberError(ReplicaError):
+    """A daemon takes an identity once. `cluster_id` and `replica_id` are the ones it has."""
+
+    def __init__(self, cluster_id: str, replica_id: ReplicaId) -> None:
+        super().__init__(f"this daemon is replica {replica_id} of cluster {cluster_id} already, and an identity is taken once")
+        self.cluster_id = cluster_id
+        self.replica_id = replica_id
+
+
+class WrongClusterError(ReplicaError):
+    """A peer of another cluster, or one that means another replica than this."""
+
+
+class WrongIdentityError(ReplicaError):
+    """The server behind a replica id is not the one that the cluster took in under it: a wiped disk, or a wrong address."""
+
+
+class MembershipError(ReplicaError):
+    """A change of membership or leadership that was refused; nothing was changed. `next_step` tells what to do instead."""
+
+    def __init__(self, why: str, next_step: str = "") -> None:
+        super().__init__(why)
+        self.next_step = next_step
+
+
+class UnsafeChangeError(MembershipError):
+    """The change would leave the cluster without a quorum."""
+
+
+class StaleViewError(MembershipError):
+    """Term or configuration have moved since the operator looked."""
+
+
+class ChangeInProgressError(MembershipError):
+    """Another membership change, or a transfer of leadership, is under way."""
+
+
+class UnknownMemberError(MembershipError):
+    """No member has that id."""
+
+
+class NameTakenError(MembershipError):
+    """Another member has that name."""
+
+
+class UnreachableMemberError(MembershipError):
+    """The leader cannot reach the joining server, or finds another one at its address."""
+
+
+class NotCaughtUpError(MembershipError):
+    """A learner is too far behind to become a voter."""
+
+
+class TransferFailedError(MembershipError):
+    """Leadership did not move to the chosen replica in time."""
+
+
+class UnsupportedVersionError(ReplicaError):
+    """A member does not yet know this kind of command; upgrade it first."""

@@ -1,0 +1,393 @@
+"""Who is in the cluster: the verdict on a change, and the steps of one.
+
+The verdict is the leader's, because only it knows which voters it hears and how far each log has come. It compares what the
+membership bears before and after: voters, quorum, live, caught up, and how many may fail. A change that would leave fewer live
+voters than a quorum is refused; so is one that was decided on a view that is no longer true.
+
+One change at a time. A joiner is a learner until it has caught up (thesis 4.2.1: a round of catching up took less than an
+election timeout); `auto_promote` stands in its replicated record, so that a new leader goes on where the old one stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from ravel_node.machine import envelope, members
+from ravel_node.machine.base import MemberRecord, Outcome
+from ravel_node.machine.base import Status as OutcomeStatus
+from ravel_node.raft import (
+    NO_REPLICA,
+    ChangeType,
+    ConfChangeV2,
+    ConfState,
+    EntryId,
+    Index,
+    ProposalDroppedError,
+    RawNode,
+    ReplicaId,
+    SingleChange,
+)
+from ravel_node.replica.errors import (
+    ChangeInProgressError,
+    MembershipError,
+    NameTakenError,
+    NotCaughtUpError,
+    NotLeaderError,
+    OutcomeUnknownError,
+    StaleViewError,
+    TransferFailedError,
+    UnknownMemberError,
+    UnreachableMemberError,
+    UnsafeChangeError,
+)
+from ravel_node.replica.status import Expectation, Member, Standing, Verdict
+from ravel_node.replica.waiters import ChangeApplied
+from ravel_node.transport.base import ProbeFailedError, Transport
+
+if TYPE_CHECKING:
+    from ravel_node.replica.replica import Replica
+
+PROBE_TIMEOUT_S: Final = 2.0
+"""How long a leader waits for a joining server to answer at its peer address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a leader knows of its voters and learners: pure input of the verdict."""
+
+    conf_state: ConfState
+    live: frozenset[ReplicaId]  # heard of within an election timeout; the leader itself always
+    caught_up: frozenset[ReplicaId]
+
+
+def standing(voters: Iterable[ReplicaId], learners: Iterable[ReplicaId], health: Health) -> Standing:
+    """What these voters bear, given who lives and who is caught up. Only caught-up voters count for what is tolerated."""
+    voters = tuple(sorted(voters))
+    quorum = len(voters) // 2 + 1
+    live = sum(voter in health.live for voter in voters)
+    caught_up = sum(voter in health.live and voter in health.caught_up for voter in voters)
+    return Standing(
+        voters=voters,
+        learners=tuple(sorted(learners)),
+        quorum=quorum,
+        live=live,
+        caught_up=caught_up,
+        tolerates=max(caught_up - quorum, 0) if live >= quorum else live - quorum,
+    )
+
+
+def judge(
+    health: Health,
+    *,
+    add_learners: Sequence[ReplicaId] = (),
+    promote: Sequence[ReplicaId] = (),
+    remove: Sequence[ReplicaId] = (),
+    seen: Expectation,
+) -> Verdict:
+    """The verdict on one change. Pure."""
+    voters, learners = set(health.conf_state.voters), set(health.conf_state.learners)
+    after_voters = (voters | set(promote)) - set(remove)
+    after_learners = (learners | set(add_learners)) - set(promote) - set(remove)
+    before = standing(voters, learners, health)
+    after = standing(after_voters, after_learners, health)
+    reason = next_step = ""
+    warnings: list[str] = []
+    if not after_voters:
+        reason = "it would remove the last voter, and with it the cluster's data"
+        next_step = "stop the daemon instead: its data directory keeps everything"
+    elif after.live < after.quorum:
+        reason = f"it would leave {after.live} live voters of {len(after_voters)}, and a quorum needs {after.quorum}"
+        next_step = "bring voters back first (`ravelctl status` shows which are down), or remove the dead ones before live ones"
+    elif behind := [voter for voter in promote if voter not in health.caught_up]:
+        reason = f"replica {behind[0]} has not caught up with the leader's log"
+        next_step = "wait until `ravelctl status` shows no lag for it, then promote it again"
+    elif len(after_voters) > 1 and after.tolerates < 1 and (promote or remove):
+        warnings.append(f"afterwards the cluster tolerates {max(after.tolerates, 0)} failures")
+    if len(after_voters) % 2 == 0 and after_voters != voters:
+        warnings.append(f"{len(after_voters)} voters tolerate no more failures than {len(after_voters) - 1}")
+    return Verdict(before, after, seen, reason, next_step, tuple(warnings))
+
+
+class CatchUp:
+    """Rounds of catching up, one replica each. A round ends when the follower holds what the leader's log held at its start."""
+
+    def __init__(self) -> None:
+        self._rounds: dict[ReplicaId, tuple[Index, float]] = {}  # the round's target and when it began
+        self._last_round_s: dict[ReplicaId, float] = {}
+
+    def observe(self, matches: Mapping[ReplicaId, Index], last: Index, now: float) -> None:
+        """Called every heartbeat with what each follower is known to hold."""
+        for peer, match in matches.items():
+            target, began = self._rounds.get(peer, (last, now))
+            if match >= target:
+                self._last_round_s[peer] = now - began
+                self._rounds[peer] = (last, now)
+            else:
+                self._rounds[peer] = (target, began)
+        for gone in self._rounds.keys() - matches.keys():
+            del self._rounds[gone]
+            self._last_round_s.pop(gone, None)
+
+    def caught_up(self, peer: ReplicaId, now: float, within_s: float) -> bool:
+        """Whether its last round took less than `within_s`, and the present one does too so far."""
+        last = self._last_round_s.get(peer)
+        return last is not None and last < within_s and now - self._rounds[peer][1] < within_s
+
+    def forget(self) -> None:
+        self._rounds.clear()
+        self._last_round_s.clear()
+
+
+class Changes:
+    """Carries out changes of membership and leadership on the leader, one at a time."""
+
+    def __init__(self, replica: Replica, transport: Transport) -> None:
+        self._replica = replica
+        self._transport = transport
+        self._busy_with = ""
+
+    # --- what operators and joining daemons ask for
+
+    async def add_member(
+        self, record: MemberRecord, *, dry_run: bool, expect: Expectation
+    ) -> tuple[MemberRecord | None, Verdict]:
+        """Take a server in as a learner. The same server asked again gets the same answer."""
+        self._check_view(expect)
+        known = self._replica.machine.member_by_server(record.server_id)
+        if known is not None and not known.removed and self._is_member(known.replica_id):
+            return known, self._judge()
+        for other in self._members():
+            if other.record.name == record.name:
+                raise NameTakenError(
+                    f"the name {record.name} belongs to replica {other.record.replica_id} at {other.record.listen}",
+                    "start the joining daemon with another --name",
+                )
+        await self._check_reachable(record)
+        self._check_view(expect)
+        verdict = self._judge(add_learners=[ReplicaId(0)])
+        if dry_run:
+            return None, verdict
+        with self._alone(f"adding {record.name}"):
+            outcome = await self._run(envelope.allocate_replica(record.server_id))
+            if outcome.status is not OutcomeStatus.OK:
+                raise MembershipError(
+                    outcome.value.decode(), "empty its data directory and start it again, so that it draws a new identity"
+                )
+            added = replace(record, replica_id=ReplicaId(outcome.revision), removed=False)
+            await self._change([SingleChange(ChangeType.ADD_LEARNER, added.replica_id)], [added])
+        return added, verdict
+
+    async def promote(self, ids: Sequence[ReplicaId], *, dry_run: bool, expect: Expectation) -> Verdict:
+        """Learners become voters, all in one (joint, where they are several) change."""
+        self._check_view(expect)
+        for replica_id in ids:
+            self._check_member(replica_id)
+        voters = self._replica.conf_state.voters
+        wanted = [replica_id for replica_id in ids if replica_id not in voters]
+        verdict = self._judge(promote=wanted)
+        if dry_run or not wanted:
+            return verdict
+        if not verdict.allowed:
+            error = NotCaughtUpError if "caught up" in verdict.reason else UnsafeChangeError
+            raise error(f"promotion refused: {verdict.reason}", verdict.next_step)
+        records = [replace(self._replica.machine.members[replica_id], auto_promote=False) for replica_id in wanted]
+        with self._alone(f"promoting {_ids(wanted)}"):
+            await self._change([SingleChange(ChangeType.ADD_VOTER, replica_id) for replica_id in wanted], records)
+        return verdict
+
+    async def remove(self, ids: Sequence[ReplicaId], *, dry_run: bool, expect: Expectation) -> Verdict:
+        """Take replicas out for good. A leader that is among them hands leadership over first and names the new leader."""
+        self._check_view(expect)
+        for replica_id in ids:
+            self._check_member(replica_id)
+        verdict = self._judge(remove=ids)
+        if dry_run:
+            return verdict
+        if not verdict.allowed:
+            raise UnsafeChangeError(f"removal refused: {verdict.reason}", verdict.next_step)
+        if self._replica.id in ids:
+            await self._hand_over(exclude=ids)
+            raise self._replica.not_leader()
+        with self._alone(f"removing {_ids(ids)}"):
+            await self._change([SingleChange(ChangeType.REMOVE, replica_id) for replica_id in ids], [])
+        return verdict
+
+    async def update_member(self, record: MemberRecord, *, expect: Expectation) -> Member:
+        """Replace a member's record: new addresses, name or version."""
+        self._check_view(expect)
+        member = self._check_member(record.replica_id)
+        kept = replace(record, auto_promote=member.record.auto_promote, removed=False)
+        if kept == member.record:
+            return member
+        outcome = await self._run(envelope.set_member(kept))
+        if outcome.status is not OutcomeStatus.OK:
+            raise MembershipError(f"the update was refused: {outcome.value.decode()}")
+        return self._check_member(record.replica_id)
+
+    async def transfer_leader(self, target: ReplicaId, *, dry_run: bool, expect: Expectation) -> Verdict:
+        """Hand leadership to `target`, or to the voter that has the most of the log. Returns once it leads."""
+        self._check_view(expect)
+        verdict = self._judge()
+        if target == self._replica.id:
+            return verdict
+        if target:
+            self._check_member(target)
+            if target not in self._replica.conf_state.voters:
+                raise UnsafeChangeError(
+                    f"replica {target} is a learner and cannot lead", f"promote it first: `ravelctl member promote {target}`"
+                )
+            if target not in self._replica.health().live:
+                raise UnsafeChangeError(f"replica {target} does not answer the leader", "`ravelctl status` shows who does")
+        if dry_run:
+            return verdict
+        await self._hand_over(target)
+        return verdict
+
+    # --- what the leader does by itself
+
+    async def promote_caught_up(self) -> None:
+        """Promote learners that asked for it and have caught up. Refusals are tried again later."""
+        wanted = [
+            member.record.replica_id
+            for member in self._members()
+            if member.record.auto_promote and member.record.replica_id in self._replica.conf_state.learners
+        ]
+        health = self._replica.health()
+        ready = [replica_id for replica_id in wanted if replica_id in health.caught_up and replica_id in health.live]
+        if ready and not self._busy_with:
+            try:
+                await self.promote(ready, dry_run=False, expect=Expectation())
+            except (MembershipError, NotLeaderError, OutcomeUnknownError):
+                return
+
+    # --- steps
+
+    async def _run(self, command: bytes) -> Outcome:
+        (outcome,) = await self._replica.propose(envelope.group([command]), 1, grows=False)
+        return outcome
+
+    async def _change(self, changes: Sequence[SingleChange], records: Sequence[MemberRecord]) -> None:
+        """Propose one membership change and wait until it is applied, and a joint configuration has been left."""
+        change = ConfChangeV2(tuple(changes), context=members.encode_context(records))
+        busy = ChangeInProgressError("another membership change is not applied yet; nothing was changed", "try again in a moment")
+        future: asyncio.Future[ChangeApplied] = asyncio.get_running_loop().create_future()
+
+        def propose(raw: RawNode) -> None:
+            at: EntryId | None = None
+            refused: MembershipError | NotLeaderError = busy
+            if not raw.is_leader:
+                refused = self._replica.not_leader()
+            elif not raw.conf_change_refusal(change):
+                with suppress(ProposalDroppedError):
+                    at = raw.propose_conf_change(change)
+            if at is not None:
+                self._replica.waiters.add_change(at, future)
+            elif not future.done():
+                future.set_exception(refused)
+
+        self._replica.call(propose)
+        if not (await future).effective:
+            raise busy
+        while self._replica.conf_state.voters_outgoing:
+            await self._replica.changed()
+            self._replica.check_leader()
+
+    async def _hand_over(self, target: ReplicaId = NO_REPLICA, exclude: Sequence[ReplicaId] = ()) -> None:
+        replica = self._replica
+        heir = target or replica.best_heir(exclude)
+        if heir is None:
+            raise UnsafeChangeError(
+                "no other voter answers the leader, so nobody can take over", "`ravelctl status` shows who does"
+            )
+        with self._alone(f"handing leadership to replica {heir}"):
+            deadline = asyncio.get_running_loop().time() + 2 * replica.options.election_timeout_s
+            replica.begin_transfer(heir)
+            while replica.leader_id in (replica.id, 0) or replica.is_leader:
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0 or (replica.is_leader and not replica.in_transfer and left < replica.options.election_timeout_s):
+                    raise TransferFailedError(
+                        f"replica {heir} did not take over within {2 * replica.options.election_timeout_s:.1f} s; "
+                        f"replica {replica.leader_id or 'nobody'} leads",
+                        "see whether it is reachable and caught up: `ravelctl status`",
+                    )
+                await replica.changed(timeout_s=min(left, 0.1))
+
+    async def _check_reachable(self, record: MemberRecord) -> None:
+        try:
+            answer = await self._transport.probe(record.peer, PROBE_TIMEOUT_S)
+        except ProbeFailedError as error:
+            raise UnreachableMemberError(
+                f"the leader cannot reach {record.name} at its peer address {record.peer}: {error}",
+                "check --peer-listen and --peer-advertise of the joining daemon, and what lies between",
+            ) from None
+        if answer.server_id != record.server_id:
+            raise UnreachableMemberError(
+                f"at peer address {record.peer} answers server {answer.server_id}, not the joining server {record.server_id}",
+                "check --peer-advertise of the joining daemon",
+            )
+
+    # --- checks
+
+    def _judge(
+        self,
+        *,
+        add_learners: Sequence[ReplicaId] = (),
+        promote: Sequence[ReplicaId] = (),
+        remove: Sequence[ReplicaId] = (),
+    ) -> Verdict:
+        return judge(self._replica.health(), add_learners=add_learners, promote=promote, remove=remove, seen=self._view())
+
+    def _view(self) -> Expectation:
+        return Expectation(self._replica.term, self._replica.machine.config_index)
+
+    def _check_view(self, expect: Expectation) -> None:
+        self._replica.check_leader()
+        now = self._view()
+        if expect.term and expect.term != now.term:
+            raise StaleViewError(
+                f"the change was decided in term {expect.term}, and now it is term {now.term}", "look again: `ravelctl status`"
+            )
+        if expect.config_index and expect.config_index != now.config_index:
+            raise StaleViewError(
+                f"the membership changed at index {now.config_index}, after the one at {expect.config_index} that was looked at",
+                "look again: `ravelctl member list`",
+            )
+
+    def _alone(self, what: str) -> _Alone:
+        if self._busy_with:
+            raise ChangeInProgressError(f"the leader is {self._busy_with}; one change at a time", "try again when it is done")
+        return _Alone(self, what)
+
+    def _members(self) -> Sequence[Member]:
+        return self._replica.members()
+
+    def _is_member(self, replica_id: ReplicaId) -> bool:
+        return any(member.record.replica_id == replica_id for member in self._members())
+
+    def _check_member(self, replica_id: ReplicaId) -> Member:
+        for member in self._members():
+            if member.record.replica_id == replica_id:
+                return member
+        raise UnknownMemberError(f"no member has the id {replica_id}", "`ravelctl member list` shows them")
+
+
+class _Alone:
+    """While it is entered, no other change begins."""
+
+    def __init__(self, changes: Changes, what: str) -> None:
+        self._changes = changes
+        self._what = what
+
+    def __enter__(self) -> None:
+        self._changes._busy_with = self._what
+
+    def __exit__(self, *_: object) -> None:
+        self._changes._busy_with = ""
+
+
+def _ids(ids: Sequence[ReplicaId]) -> str:
+    return "replicas " + ", ".join(map(str, ids)) if len(ids) > 1 else f"replica {ids[0]}"

@@ -1,0 +1,600 @@
+"""One replica: what servicers, the daemon and the transport see of it.
+
+`Replica` is the face of the driver: it refuses what cannot be done here, hands the rest to the inbox, and gives back futures. It
+owns what lies beside the core: the peers' addresses, catch-up rounds, compaction, snapshots under way, and the orderly end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from ravel_node.machine.base import MemberRecord, Outcome, Reader
+from ravel_node.machine.kv import KVMachine
+from ravel_node.machine.members import all_replicas
+from ravel_node.raft import (
+    ConfState,
+    EntryId,
+    Index,
+    Message,
+    RaftConfig,
+    RawNode,
+    ReplicaId,
+    Role,
+    SoftState,
+    Status,
+    StorageError,
+    Term,
+)
+from ravel_node.replica.compaction import compact_to
+from ravel_node.replica.driver import Driver, Observer
+from ravel_node.replica.errors import (
+    NotLeaderError,
+    QuotaExceededError,
+    RemovedError,
+    ReplicaStoppedError,
+    TransferFailedError,
+    UnsafeChangeError,
+    WrongClusterError,
+    WrongIdentityError,
+)
+from ravel_node.replica.inbox import Proposal
+from ravel_node.replica.membership import CatchUp, Changes, Health
+from ravel_node.replica.options import ReplicaOptions
+from ravel_node.replica.reads import ReadMode
+from ravel_node.replica.status import Alarm, Expectation, Member, MemberRole, PeerView, ReplicaStatus, Verdict
+from ravel_node.replica.waiters import Waiters
+from ravel_node.storage.base import StagedSnapshot, Store, StoreError, StoreFailedError
+from ravel_node.transport.base import LocalHello, OutgoingSnapshot, PeerStats, Transport
+
+if TYPE_CHECKING:
+    from random import Random
+
+HANDOVER_S: Final = 1.5
+"""How long an orderly stop waits for what is in flight, and then for another leader."""
+
+SNAPSHOT_RETRY_S: Final = 5.0
+"""How long after a failed build the next one is tried."""
+
+QUOTA_WARN: Final = 0.80
+QUOTA_CRITICAL: Final = 0.95
+
+
+def boot_clock() -> float:
+    """Seconds that go on while the machine sleeps, so that a lease never outlives a nap."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Replica:
+    """The seat of this server in one cluster. Everything runs on the event loop that called `start`."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        machine: KVMachine,
+        transport: Transport,
+        observer: Observer,
+        options: ReplicaOptions,
+        rng: Random,
+        boot_id: str,
+        version: str,
+        peer_address: str,
+        clock: Callable[[], float] = boot_clock,
+    ) -> None:
+        self.id: ReplicaId = store.identity.replica_id
+        self.options = options
+        self.machine = machine
+        self.boot_id = boot_id
+        self._version = version
+        self._peer_address = peer_address
+        self._store = store
+        self._transport = transport
+        self._clock = clock
+        self._started_at = clock()
+        machine.open(store.reader())
+        self._raw = RawNode(_raft_config(self.id, store, options), store, rng)
+        self._driver = Driver(
+            replica_id=self.id,
+            raw=self._raw,
+            store=store,
+            machine=machine,
+            router=self,
+            observer=observer,
+            options=options,
+            clock=clock,
+        )
+        self._changes = Changes(self, transport)
+        self._catch_up = CatchUp()
+        self._peers: dict[ReplicaId, str] = {}
+        self._sending: dict[ReplicaId, Index] = {}  # snapshots under way: peer -> index
+        self._changed: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._draining = False  # takes no proposals any more, but still votes and answers, so that leadership can move
+        self._stopping: ReplicaStoppedError | None = None
+        self._removed = store.identity.removed
+        self._removal_wanted = asyncio.Event()
+        self._snapshot_wanted = asyncio.Event()
+
+    # --- life
+
+    async def start(self) -> None:
+        """Begin to take part. A removed replica does not: it only answers what it is."""
+        self._removed = self._store.identity.removed
+        identity = self._store.identity
+        hello = LocalHello(identity.cluster_id, self.id, identity.server_id, self.boot_id, self._version, self._peer_address)
+        await self._transport.start(hello, self)
+        if self._removed:
+            return
+        self.membership_changed()
+        if self.conf_state == ConfState(voters=(self.id,)):
+            self._driver.inbox.call(lambda raw: raw.campaign())  # nobody else could vote or lead
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"replica-{self.id}")
+
+    async def wait(self) -> None:
+        """Raises what stopped the replica if it stopped itself; else never returns: one that was removed still answers so."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+        await asyncio.get_running_loop().create_future()
+
+    async def stop(self) -> None:
+        """Finish what is in flight, hand leadership over, end. Never removes anything; never takes longer than a few seconds."""
+        if self._task is not None and not self._task.done():
+            if self.is_leader:
+                await self._hand_over_and_drain()
+            self._stopping = self._stopping or ReplicaStoppedError()
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._stopping = self._stopping or ReplicaStoppedError()
+        self._driver.fail_everything(self._stopping)
+        await self._transport.close()
+
+    async def _hand_over_and_drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + HANDOVER_S
+        self._draining = True
+        while not self._driver.idle and loop.time() < deadline:
+            await self._driver.worked(deadline - loop.time())
+        try:
+            async with asyncio.timeout_at(deadline + HANDOVER_S):
+                await self._changes.transfer_leader(ReplicaId(0), dry_run=False, expect=Expectation())
+        except (TimeoutError, UnsafeChangeError, TransferFailedError, NotLeaderError):
+            return  # nobody can take over: the others will elect somebody, or there are no others
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._driver.run(), name="driver")
+                tasks.create_task(self._keep_house(), name="housekeeping")
+                tasks.create_task(self._leave_when_removed(), name="removal")
+                tasks.create_task(self._build_snapshots(), name="snapshots")
+        except ExceptionGroup as failures:
+            why = _first(failures)
+            if isinstance(why, _RemovedError):
+                return
+            self._stopping = ReplicaStoppedError(f"the replica stopped itself: {why}", failed=True)
+            self._driver.fail_everything(self._stopping)
+            raise why from None
+
+    # --- proposals and reads
+
+    async def propose(self, group: bytes, count: int, *, grows: bool) -> Sequence[Outcome]:
+        """Append one encoded group of `count` commands and return their outcomes once applied.
+
+        Raises NotLeaderError, ReplicaBusyError, QuotaExceededError and ReplicaStoppedError (nothing was done), or
+        OutcomeUnknownError. `grows` says that the group writes data, as deletes and housekeeping do not.
+        """
+        if self._stopping is not None:
+            raise self._stopping
+        if self._draining:
+            raise ReplicaStoppedError()
+        if not self._raw.is_leader:
+            raise self._driver.not_leader()
+        if grows and self._store.db_used_bytes >= self.options.db_size_max_bytes:
+            raise QuotaExceededError(
+                f"the store holds {self._store.db_used_bytes} bytes and --db-size-max is {self.options.db_size_max_bytes}; "
+                "reads and deletes go on: delete keys, or raise --db-size-max on every replica"
+            )
+        future: asyncio.Future[Sequence[Outcome]] = asyncio.get_running_loop().create_future()
+        self._driver.inbox.propose(Proposal(group, count, future))
+        return await future
+
+    def barrier_free(self, mode: ReadMode) -> bool:
+        """Whether a read of this mode may be served right now, without waiting. Reads the clock."""
+        if mode is ReadMode.LINEARIZABLE:
+            return self._driver.reads.lease_holds(self._store.applied.index)
+        return mode is ReadMode.STALE and self._stopping is None
+
+    async def read_barrier(self, mode: ReadMode) -> None:
+        """After it returned, `reader()` shows what `mode` promises until the caller's next await.
+
+        Raises NotLeaderError, ReadTimeoutError, ReplicaStoppedError.
+        """
+        if self._stopping is not None:
+            raise self._stopping
+        if self.barrier_free(mode):
+            return
+        if not self._raw.is_leader:
+            raise self._driver.not_leader()
+        waiting = self._driver.reads.wait()
+        self._driver.inbox.wake()
+        await waiting
+
+    def reader(self) -> Reader:
+        return self._store.reader()
+
+    # --- messages of peers
+
+    def step(self, messages: Sequence[Message]) -> None:
+        """Take messages of peers. Never blocks; may drop."""
+        if self._stopping is None and not self._removed:
+            self._driver.inbox.step(messages)
+
+    def check_peer(self, cluster_id: str, from_id: ReplicaId, to_id: ReplicaId, from_server_id: str) -> None:
+        """Whether a peer may talk to this replica. Raises WrongClusterError, RemovedError or WrongIdentityError."""
+        identity = self._store.identity
+        if cluster_id != identity.cluster_id:
+            raise WrongClusterError(
+                f"a replica of cluster {cluster_id} dialled a replica of cluster {identity.cluster_id}: check the addresses"
+            )
+        if to_id != self.id:
+            raise WrongClusterError(f"a peer looks for replica {to_id} here, and this is replica {self.id}: check the addresses")
+        record = self.machine.members.get(from_id)
+        if record is None:
+            return  # newer than what is applied here
+        if record.removed:
+            raise RemovedError(f"replica {from_id} was removed from cluster {identity.cluster_id} for good")
+        if record.server_id != from_server_id:
+            raise WrongIdentityError(
+                f"server {from_server_id} calls itself replica {from_id}, which is server {record.server_id}: "
+                "a wiped data directory cannot come back under its old id; remove that replica and join anew"
+            )
+
+    def introduce(self, peer: ReplicaId, address: str, server_id: str) -> None:
+        """A peer has dialled. One without state yet knows no address to answer to but this; the log will say the rest."""
+        if self.conf_state == ConfState() and address and self._peers.get(peer) != address:
+            self._peers[peer] = address
+            self._transport.add_peer(peer, address, server_id)
+
+    async def receive_snapshot(self, message: Message, header: bytes, size_bytes: int, sha256: bytes) -> StagedSnapshot:
+        """Begin, or go on, taking a snapshot that `message` announces; when it is finished the servicer steps the message."""
+        if self._stopping is not None:
+            raise self._stopping
+        self._driver.heard[message.from_] = self._clock()
+        return await self._store.receive(header, size_bytes, sha256)
+
+    # --- membership and leadership
+
+    async def add_member(
+        self, record: MemberRecord, *, dry_run: bool, expect: Expectation
+    ) -> tuple[MemberRecord | None, Verdict]:
+        return await self._changes.add_member(record, dry_run=dry_run, expect=expect)
+
+    async def promote(self, ids: Sequence[ReplicaId], *, dry_run: bool, expect: Expectation) -> Verdict:
+        return await self._changes.promote(ids, dry_run=dry_run, expect=expect)
+
+    async def remove(self, ids: Sequence[ReplicaId], *, dry_run: bool, expect: Expectation) -> Verdict:
+        return await self._changes.remove(ids, dry_run=dry_run, expect=expect)
+
+    async def update_member(self, record: MemberRecord, *, expect: Expectation) -> Member:
+        return await self._changes.update_member(record, expect=expect)
+
+    async def transfer_leader(self, target: ReplicaId, *, dry_run: bool, expect: Expectation) -> Verdict:
+        return await self._changes.transfer_leader(target, dry_run=dry_run, expect=expect)
+
+    # --- what Changes works with
+
+    @property
+    def waiters(self) -> Waiters:
+        return self._driver.waiters
+
+    def call(self, function: Callable[[RawNode], None]) -> None:
+        if self._stopping is not None and self._stopping.failed:
+            raise self._stopping
+        self._driver.inbox.call(function)
+
+    def begin_transfer(self, target: ReplicaId) -> None:
+        self.call(lambda _: self._driver.begin_transfer(target))
+
+    def best_heir(self, exclude: Sequence[ReplicaId] = ()) -> ReplicaId | None:
+        return self._driver.best_heir(exclude)
+
+    def not_leader(self) -> NotLeaderError:
+        return self._driver.not_leader()
+
+    def check_leader(self) -> None:
+        if not self._raw.is_leader:
+            raise self._driver.not_leader()
+
+    async def changed(self, timeout_s: float | None = None) -> None:
+        """Returns after the next change of role, leader or membership, or when the time is up."""
+        if self._changed is None or self._changed.done():
+            self._changed = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._changed], timeout=timeout_s)
+
+    def health(self) -> Health:
+        """Whom this leader hears, and who has caught up."""
+        now, timeout = self._clock(), self.options.election_timeout_s
+        others = [peer for peer in self._peers if now - self._driver.heard.get(peer, -timeout) < timeout]
+        caught_up = [peer for peer in others if self._catch_up.caught_up(peer, now, timeout)]
+        return Health(self.conf_state, frozenset([self.id, *others]), frozenset([self.id, *caught_up]))
+
+    # --- what the driver tells (Router)
+
+    def send(self, messages: Sequence[Message]) -> None:
+        self._transport.send(messages)
+
+    def send_snapshot(self, message: Message) -> None:
+        snapshot = message.snapshot
+        try:
+            if snapshot is None or message.to in self._sending:
+                raise StorageError("a snapshot is under way to this replica already")
+            file = self._store.open_snapshot(snapshot.index)
+        except StorageError:
+            self._driver.inbox.call(lambda raw: raw.report_snapshot(message.to, False))
+            return
+        self._sending[message.to] = snapshot.index
+        self._store.hold(snapshot.index)
+        header = file.header
+        self._transport.send_snapshot(
+            message, OutgoingSnapshot(file.path, file.header_bytes, header.size_bytes, bytes.fromhex(header.sha256))
+        )
+
+    def snapshot_outdated(self) -> None:
+        self._snapshot_wanted.set()
+
+    def membership_changed(self) -> None:
+        """Talk to exactly those who are in the configuration, at the addresses that the log says."""
+        conf_state, members = self.conf_state, self.machine.members
+        if conf_state == ConfState():
+            return  # nothing was applied yet: see `introduce`
+        wanted = {
+            replica_id: members[replica_id]
+            for replica_id in sorted(all_replicas(conf_state))
+            if replica_id != self.id and replica_id in members
+        }
+        for gone in self._peers.keys() - wanted.keys():
+            del self._peers[gone]
+            self._transport.remove_peer(gone)
+        for replica_id, record in wanted.items():
+            if self._peers.get(replica_id) != record.peer:
+                self._peers[replica_id] = record.peer
+                self._transport.add_peer(replica_id, record.peer, record.server_id)
+        own = members.get(self.id)
+        if own is not None and own.removed:
+            self._removal_wanted.set()
+        self._tell_change()
+
+    def role_changed(self, before: SoftState, after: SoftState) -> None:
+        if (before.role is Role.LEADER) != (after.role is Role.LEADER):
+            self._catch_up.forget()
+        self._tell_change()
+
+    def _tell_change(self) -> None:
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+
+    # --- what the transport tells (TransportListener)
+
+    def peer_unreachable(self, peer: ReplicaId) -> None:
+        self._driver.inbox.call(lambda raw: raw.report_unreachable(peer))
+
+    def snapshot_sent(self, peer: ReplicaId, delivered: bool) -> None:
+        if (index := self._sending.pop(peer, None)) is not None:
+            self._store.release(index)
+        self._driver.inbox.call(lambda raw: raw.report_snapshot(peer, delivered))
+
+    def removed_by_peer(self, peer: ReplicaId) -> None:
+        self._removal_wanted.set()
+
+    # --- by itself
+
+    async def _keep_house(self) -> None:
+        """Catch-up rounds every heartbeat, promotions, and now and then compaction."""
+        interval = self.options.heartbeat_ticks * self.options.tick_s
+        rounds = 0
+        while True:
+            await asyncio.sleep(interval)
+            rounds += 1
+            if self._raw.is_leader:
+                status = self._raw.status()
+                matches = {peer: progress.match for peer, progress in status.progress.items() if peer != self.id}
+                self._catch_up.observe(matches, self._raw.last_index, self._clock())
+                await self._changes.promote_caught_up()
+            if rounds % 10 == 0:
+                await self._compact()
+
+    async def _compact(self) -> None:
+        matches: list[Index] = []
+        if self._raw.is_leader:
+            matches = [p.match for peer, p in self._raw.status().progress.items() if peer != self.id and p.recent_active]
+        to = compact_to(
+            first=self._store.first_index(),
+            last=self._store.last_index(),
+            flushed=self._store.flushed.index,
+            matches=matches,
+            log_bytes=self._store.log_used_bytes,
+            retain_entries=self.options.log_retain_entries,
+            retain_bytes_max=self.options.log_retain_bytes_max,
+        )
+        if to is not None:
+            await self._store.compact(to)
+
+    async def _build_snapshots(self) -> None:
+        """Build a newer snapshot when one is asked for; a disk that is full is tried again after a while."""
+        while True:
+            await self._snapshot_wanted.wait()
+            try:
+                await self._store.build_snapshot()
+            except StoreFailedError:
+                raise
+            except StoreError:
+                await asyncio.sleep(SNAPSHOT_RETRY_S)
+            self._snapshot_wanted.clear()
+
+    async def _leave_when_removed(self) -> None:
+        """Once this replica learns that it was removed it says so to its disk, and stays out from then on."""
+        await self._removal_wanted.wait()
+        await self._store.mark_removed()
+        self._removed = True
+        self._stopping = ReplicaStoppedError(
+            f"replica {self.id} was removed from cluster {self._store.identity.cluster_id} for good; "
+            "its data directory can be deleted"
+        )
+        self._driver.fail_everything(self._stopping)
+        raise _RemovedError
+
+    # --- looking
+
+    @property
+    def is_leader(self) -> bool:
+        return self._raw.is_leader
+
+    @property
+    def in_transfer(self) -> bool:
+        return self._raw.in_transfer
+
+    @property
+    def leader_id(self) -> ReplicaId:
+        return self._raw.leader
+
+    @property
+    def term(self) -> Term:
+        return self._raw.term
+
+    @property
+    def applied(self) -> EntryId:
+        return self._store.applied
+
+    @property
+    def conf_state(self) -> ConfState:
+        return self.machine.conf_state
+
+    def members(self) -> list[Member]:
+        """Everyone in the configuration, by id."""
+        conf_state = self.conf_state
+        known = self.machine.members
+        return [
+            Member(known[replica_id], _role(replica_id, conf_state))
+            for replica_id in sorted(all_replicas(conf_state))
+            if replica_id in known
+        ]
+
+    @property
+    def ready(self) -> bool:
+        """It serves: it is a voter, knows a leader, has applied nearly all it knows to be committed, and is not stopping."""
+        return (
+            self._stopping is None
+            and not self._draining
+            and self._raw.leader != 0
+            and self.id in self.conf_state.voters
+            and self._raw.commit - self._store.applied.index <= self.options.log_retain_entries
+            and (self._raw.is_leader or self._since_leader_s() < self.options.election_timeout_s)
+        )
+
+    def _since_leader_s(self) -> float:
+        return self._clock() - self._driver.heard.get(self._raw.leader, self._started_at)
+
+    def status(self) -> ReplicaStatus:
+        raw, store, now = self._raw, self._store, self._clock()
+        core = raw.status()
+        leader = self.machine.members.get(raw.leader)
+        snapshots = store.snapshots()
+        return ReplicaStatus(
+            cluster_id=store.identity.cluster_id,
+            cluster_name=self.machine.cluster_name,
+            replica_id=self.id,
+            role=raw.role,
+            term=raw.term,
+            leader_id=raw.leader,
+            leader_address=leader.listen if leader else "",
+            first_index=store.first_index(),
+            last_index=raw.last_index,
+            commit_index=raw.commit,
+            applied_index=store.applied.index,
+            flushed_index=store.flushed.index,
+            revision=self.machine.revision,
+            config_index=Index(self.machine.config_index),
+            members=tuple(self.members()),
+            progress=tuple(self._peer_views(core, now)),
+            leader_age_s=now - self._driver.leader_since,
+            contact_age_s=0.0 if raw.is_leader else self._since_leader_s(),
+            db_used_bytes=store.db_used_bytes,
+            db_size_max_bytes=self.options.db_size_max_bytes,
+            log_used_bytes=store.log_used_bytes,
+            uptime_s=now - self._started_at,
+            boot_id=self.boot_id,
+            snapshot_index=Index(snapshots[0].header.index) if snapshots else Index(0),
+            ready=self.ready,
+            removed=self._removed,
+            lease_remaining_s=self._driver.reads.lease_remaining_s,
+            transferee_id=core.transferee,
+            election_timeout_s=self.options.election_timeout_s,
+            alarms=tuple(self._alarms()),
+        )
+
+    def _peer_views(self, core: Status, now: float) -> Iterable[PeerView]:
+        for peer, progress in core.progress.items():
+            if peer == self.id:
+                continue
+            stats = self._transport.stats(peer) if peer in self._peers else PeerStats()
+            heard = self._driver.heard.get(peer)
+            yield PeerView(
+                replica_id=peer,
+                state=int(progress.state),
+                match=progress.match,
+                next=progress.next,
+                paused=progress.paused,
+                recent_active=progress.recent_active,
+                inflight=progress.inflight_count,
+                inflight_max=self.options.inflight_messages_max,
+                contact_age_s=None if heard is None else now - heard,
+                snapshot_index=Index(stats.snapshot_index),
+                snapshot_sent_bytes=stats.snapshot_sent_bytes,
+                snapshot_size_bytes=stats.snapshot_size_bytes,
+            )
+
+    def _alarms(self) -> Iterable[Alarm]:
+        used, most = self._store.db_used_bytes, self.options.db_size_max_bytes
+        if used >= QUOTA_CRITICAL * most:
+            yield Alarm("RV302", f"the store holds {used} of {most} bytes; at --db-size-max writes are refused", self.id)
+        elif used >= QUOTA_WARN * most:
+            yield Alarm("RV301", f"the store holds {used} of {most} bytes", self.id)
+
+
+class _RemovedError(Exception):
+    """Ends the tasks of a replica that was taken out of its cluster."""
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
+
+
+def _raft_config(replica_id: ReplicaId, store: Store, options: ReplicaOptions) -> RaftConfig:
+    return RaftConfig(
+        id=replica_id,
+        election_ticks=options.election_ticks,
+        heartbeat_ticks=options.heartbeat_ticks,
+        applied=store.applied.index,
+        async_storage_writes=True,
+        message_bytes_max=options.append_message_bytes_max,
+        committed_bytes_max=options.committed_bytes_max,
+        uncommitted_bytes_max=options.uncommitted_bytes_max,
+        inflight_messages_max=options.inflight_messages_max,
+        inflight_bytes_max=options.inflight_bytes_max,
+        check_quorum=True,
+        pre_vote=True,
+        proposal_forwarding=False,
+        step_down_on_removal=True,
+    )
+
+
+def _role(replica_id: ReplicaId, conf_state: ConfState) -> MemberRole:
+    if replica_id in conf_state.voters:
+        return MemberRole.VOTER
+    if replica_id in conf_state.voters_outgoing and replica_id not in conf_state.learners_next:
+        return MemberRole.LEAVING
+    return MemberRole.LEARNER
