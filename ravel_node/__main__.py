@@ -1,0 +1,99 @@
+"""`ravel_node start`: read the command line, load the configuration, run the daemon.
+
+click, because `ravelctl` needs it anyway and it starts faster than argparse. Options are made from the settings, one each, and
+handed on as they were written: `settings.load` reads them, so that everything wrong with them is told at once.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import MISSING
+from typing import Any, Final
+
+import click
+
+from ravel_node import __version__
+from ravel_node.config import ConfigError
+from ravel_node.forms import ADDRESSES, BOOLEAN
+from ravel_node.settings import SETTINGS, Loaded, Setting, load
+
+USAGE_EXIT: Final = 2
+
+
+class _StartCommand(click.Command):
+    """Shows its many options under the headings of the configuration file's sections."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if record := param.get_help_record(ctx):
+                setting = SETTINGS.get(param.name or "")
+                heading = f"Options, section [{setting.section}] of the file" if setting and setting.section else "Options"
+                rows.setdefault(heading, []).append(record)
+        for heading, records in rows.items():
+            with formatter.section(heading):
+                formatter.write_dl(records, col_max=34)
+
+
+def _option(setting: Setting) -> click.Option:
+    if setting.form is BOOLEAN:
+        return click.Option([f"{setting.flag}/--no-{setting.flag[2:]}"], default=None, help=setting.help)
+    default = "" if setting.default in (MISSING, None, ()) else f" [{setting.form.show(setting.default)}]"
+    return click.Option(
+        [setting.flag],
+        metavar="|".join(setting.words) or setting.form.metavar,
+        multiple=setting.form is ADDRESSES,
+        help=setting.help + default,
+    )
+
+
+def _start(check_config: bool, **flags: Any) -> None:
+    """Run one server of a cluster.
+
+    Without an identity and without --join it waits, blank, for `ravelctl bootstrap` or `ravelctl join`. Each option can also be
+    set by a variable (--tick-ms: RAVEL_TICK_MS) and in the file that --config names; options are strongest, the file is weakest.
+    """
+    loaded = _load(flags)
+    if check_config:
+        click.echo(loaded.describe(), nl=False)
+        return
+    for note in loaded.notes:
+        click.echo(f"ravel_node: note: {note}", err=True)
+    from ravel_node.daemon import run  # the wire and the store take half a second to import; --help needs neither
+
+    sys.exit(run(loaded.config))
+
+
+def _load(flags: dict[str, Any]) -> Loaded:
+    try:
+        return load(flags, os.environ, hostname=socket.gethostname())
+    except ConfigError as error:
+        count = len(error.problems)
+        heading = "a problem" if count == 1 else f"{count} problems"
+        click.echo(f"ravel_node: {heading} in the configuration:", err=True)
+        for problem in error.problems:
+            click.echo(f"  {problem}", err=True)
+        sys.exit(USAGE_EXIT)
+
+
+def command() -> click.Group:
+    """The command line of the daemon."""
+    own = [
+        click.Option(["--config"], metavar="FILE", help="a TOML file with settings (variable RAVEL_CONFIG)"),
+        click.Option(["--check-config"], is_flag=True, help="print the configuration with the origin of each value, and end"),
+    ]
+    params: list[click.Parameter] = [*own, *(_option(setting) for setting in SETTINGS.values())]
+    start = _StartCommand("start", callback=_start, params=params, help=_start.__doc__)
+    group = click.Group("ravel_node", commands=[start], help="The daemon of ravel, a replicated key-value store.")
+    return click.version_option(__version__, prog_name="ravel_node", message="%(prog)s %(version)s")(group)
+
+
+def main() -> None:
+    """The command `ravel_node`. Exits 0 after an orderly end, 1 if the daemon stopped itself, 2 for wrong usage."""
+    command().main(prog_name="ravel_node")
+
+
+if __name__ == "__main__":
+    main()

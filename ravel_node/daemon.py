@@ -1,0 +1,412 @@
+"""The composition root: the only file that builds stores, transports, replicas and servers, and joins them.
+
+A daemon has one data directory and at most one replica. It starts *blank* until it takes an identity, once: by `bootstrap` (it
+becomes the first voter of a new cluster) or by `join` (a leader takes it in as a learner). From then on every start is the same:
+open the store, start the replica, serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from random import SystemRandom
+from typing import Final
+
+import structlog
+
+from ravel_node import __version__
+from ravel_node.config import ServerConfig
+from ravel_node.logs import event_line, setup_logging
+from ravel_node.machine import members
+from ravel_node.machine.base import MemberRecord, Txn
+from ravel_node.machine.envelope import FORMAT
+from ravel_node.machine.kv import KVMachine
+from ravel_node.metrics import Metrics, MetricsServer
+from ravel_node.raft import ConfState, HardState, Index, InvariantError, RaftEvent, ReplicaId, Snapshot, Term
+from ravel_node.replica.errors import AlreadyMemberError, BlankError, MembershipError, ReplicaStoppedError
+from ravel_node.replica.options import ReplicaOptions
+from ravel_node.replica.replica import Replica
+from ravel_node.replica.status import Expectation
+from ravel_node.server.app import ServerOptions, build_client_server, build_peer_server
+from ravel_node.server.cluster import member_from_proto, record_from_proto, server_to_proto, verdict_from_proto
+from ravel_node.server.errors import ForwardedError
+from ravel_node.server.host import Joined
+from ravel_node.server.limits import Limits
+from ravel_node.storage.base import Identity, Store, StoreError
+from ravel_node.storage.store import StoreOptions, open_store
+from ravel_node.transport.grpc_transport import GrpcTransport
+from ravelctl.client import ClusterClient, RavelError
+
+BIRTH: Final = Snapshot(Index(1), Term(1), ConfState(voters=(ReplicaId(1),)))
+"""Where every cluster's log begins: its first member, at index 1 of term 1."""
+
+STOP_GRACE_S: Final = 1.0
+JOIN_RETRY_S: Final = 1.0
+
+log = structlog.get_logger("ravel_node")
+
+
+def run(config: ServerConfig) -> int:
+    """Run a daemon until it is told to stop. Returns the exit status: 0 after an orderly end, 1 if it stopped itself."""
+    setup_logging(config.logging)
+    return _event_loop_run(Daemon(config))
+
+
+def _event_loop_run(daemon: Daemon) -> int:
+    if sys.platform == "win32":
+        return asyncio.run(daemon.run())
+    import uvloop
+
+    return uvloop.run(daemon.run())
+
+
+class Daemon:
+    """One server. Implements `ravel_node.server.host.Host`."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.boot_id = os.urandom(8).hex()
+        self.version = __version__
+        self._started_at = time.monotonic()
+        self._machine = KVMachine()
+        self._metrics = Metrics()
+        self._transport = GrpcTransport()
+        self._store: Store | None = None
+        self._replica: Replica | None = None
+        self._taking_identity = False
+        self._stop = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._stack = AsyncExitStack()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._spawned: list[asyncio.Task[None]] = []
+
+    # --- life
+
+    async def run(self) -> int:
+        """Start, serve, and end in order. Problems that a person can mend are told in one sentence."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        try:
+            async with self._stack, asyncio.TaskGroup() as self._tasks:
+                await self._start()
+                await self._stop.wait()
+                await self._shut_down()
+        except* (StoreError, OSError, MembershipError) as problems:
+            self._failure = self._failure or problems.exceptions[0]
+        if self._failure is not None:
+            log.error("daemon.stopped_itself", why=str(self._failure), kind=type(self._failure).__name__)
+            return 1
+        log.info("daemon.stopped")
+        return 0
+
+    def _signalled(self, number: int) -> None:
+        if self._stop.is_set():
+            log.warning("daemon.exits_at_once", signal=signal.Signals(number).name)
+            os._exit(0 if self._failure is None else 1)
+        log.info("daemon.stopping", signal=signal.Signals(number).name)
+        self._stop.set()
+
+    async def _start(self) -> None:
+        config = self.config
+        self._store = await open_store(config.data_dir, _store_options(config))
+        self._stack.push_async_callback(self._store.close)
+        await self._serve()
+        log.info(
+            "daemon.started",
+            version=self.version,
+            server_id=self.identity.server_id,
+            cluster_id=self.identity.cluster_id or "none",
+            replica_id=self.identity.replica_id,
+            listen=str(config.listen),
+            peer_listen=str(config.peer_listen),
+            data_dir=str(config.data_dir),
+        )
+        if not self.identity.blank:
+            await self._start_replica()
+        elif config.join:
+            self._spawn(self._join_until_taken([str(address) for address in config.join]))
+        else:
+            log.info(
+                "daemon.blank",
+                next_step=f"ravelctl bootstrap {config.advertise}, or ravelctl join {config.advertise} --via MEMBER",
+            )
+
+    async def _serve(self) -> None:
+        config = self.config
+        limits = Limits(
+            value_bytes_max=config.limits.value_bytes_max,
+            request_bytes_max=config.limits.request_bytes_max,
+            session_requests_max=config.limits.session_requests_max,
+        )
+        calls_max = config.limits.streams_max
+        clients = ServerOptions(listen=str(config.listen), limits=limits, calls_max=calls_max)
+        peers = ServerOptions(listen=str(config.peer_listen), limits=limits, calls_max=calls_max)
+        for server in (
+            build_client_server(self, clients, self._fatal),
+            build_peer_server(self, peers, self._fatal, on_peer=self._peer_dialled),
+        ):
+            await server.start()
+            self._stack.push_async_callback(server.stop, STOP_GRACE_S)
+        if config.metrics_listen is not None:
+            metrics_server = MetricsServer(
+                config.metrics_listen, self._metrics.registry, healthy=lambda: self._failure is None, ready=self._ready
+            )
+            await metrics_server.start()
+            self._stack.push_async_callback(metrics_server.close)
+
+    async def _shut_down(self) -> None:
+        if self._replica is not None:
+            await self._replica.stop()
+        for task in self._spawned:
+            task.cancel()
+
+    # --- the replica
+
+    async def _start_replica(self) -> None:
+        config = self.config
+        self._replica = Replica(
+            store=self.store,
+            machine=self._machine,
+            transport=self._transport,
+            observer=_Observer(self._metrics),
+            options=_replica_options(config),
+            rng=SystemRandom(),
+            boot_id=self.boot_id,
+            version=self.version,
+            peer_address=str(config.peer_advertise),
+        )
+        self._metrics.watch(self._replica.status)
+        await self._replica.start()
+        self._spawn(self._watch_replica(self._replica))
+        self._spawn(self._tell_new_addresses(self._replica))
+
+    def _peer_dialled(self, peer: ReplicaId, address: str, server_id: str) -> None:
+        """A peer that could reach us can probably be reached again; and a replica with no state yet learns here who leads it."""
+        self._transport.nudge(peer)
+        if self._replica is not None:
+            self._replica.introduce(peer, address, server_id)
+
+    async def _watch_replica(self, replica: Replica) -> None:
+        try:
+            await replica.wait()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._fatal(error)
+
+    def _fatal(self, error: BaseException) -> None:
+        """The replica cannot go on: say why, and end."""
+        if self._failure is None and not self._stop.is_set():
+            self._failure = error
+            if isinstance(error, InvariantError):
+                log.critical("daemon.broken_invariant", exc_info=error)
+            self._stop.set()
+
+    async def _tell_new_addresses(self, replica: Replica) -> None:
+        """If this server was started with other addresses, another name or version than its cluster knows, tell the leader."""
+        while not self._stop.is_set():
+            await asyncio.sleep(0.2)
+            known = self._machine.members.get(replica.id)
+            if known is None:
+                continue
+            wanted = replace(self.server, auto_promote=known.auto_promote)
+            if known == wanted or known.removed:
+                return
+            try:
+                if replica.is_leader:
+                    await replica.update_member(wanted, expect=Expectation())
+                else:
+                    # A leader that still dials the old address is not heard here: any member is asked who leads.
+                    others = [member.record.listen for member in replica.members() if member.record.replica_id != replica.id]
+                    async with ClusterClient(others) as client:
+                        await client.update_member(replica.id, server_to_proto(wanted))
+                log.info("daemon.member_updated", listen=wanted.listen, peer=wanted.peer, version=wanted.version)
+            except (RavelError, MembershipError) as error:
+                log.warning("daemon.member_update_failed", why=str(error))
+                await asyncio.sleep(JOIN_RETRY_S)
+
+    # --- taking an identity
+
+    async def bootstrap(self, cluster_id: str, cluster_name: str) -> MemberRecord:
+        if not self.identity.blank:
+            if self.identity.cluster_id == cluster_id and self.identity.replica_id == BIRTH.conf_state.voters[0]:
+                return self.server
+            raise AlreadyMemberError(self.identity.cluster_id, self.identity.replica_id)
+        first = replace(self.server, replica_id=BIRTH.conf_state.voters[0])
+
+        def write_state(txn: Txn) -> None:
+            members.bootstrap_state(
+                txn, cluster_name=cluster_name, member=first, conf_state=BIRTH.conf_state, config_index=BIRTH.index
+            )
+
+        identity = replace(
+            self.identity, cluster_id=cluster_id, cluster_name=cluster_name, replica_id=first.replica_id, name=first.name
+        )
+        with self._identity_taker():
+            await self.store.bootstrap(identity, BIRTH, HardState(BIRTH.term, ReplicaId(0), BIRTH.index), write_state)
+            await self._start_replica()
+        log.info("daemon.bootstrapped", cluster_id=cluster_id, cluster_name=cluster_name)
+        return first
+
+    async def join(self, via: Sequence[str], *, promote: bool, dry_run: bool) -> Joined:
+        if not self.identity.blank:
+            raise AlreadyMemberError(self.identity.cluster_id, self.identity.replica_id)
+        with self._identity_taker():
+            try:
+                async with ClusterClient(list(via)) as client:
+                    answer = await client.add_member(server_to_proto(self.server), auto_promote=promote, dry_run=dry_run)
+            except RavelError as error:
+                raise ForwardedError(error.message, error.reason, error.metadata) from None
+            verdict = verdict_from_proto(answer.verdict)
+            if dry_run:
+                return Joined(None, (), verdict)
+            member = record_from_proto(answer.replica)
+            await self.store.set_identity(
+                replace(
+                    self.identity,
+                    cluster_id=answer.header.cluster_id,
+                    cluster_name=answer.cluster_name,
+                    replica_id=member.replica_id,
+                    name=member.name,
+                )
+            )
+            await self._start_replica()
+        log.info("daemon.joined", cluster_id=self.identity.cluster_id, replica_id=member.replica_id)
+        return Joined(member, tuple(member_from_proto(known) for known in answer.members), verdict)
+
+    async def _join_until_taken(self, via: Sequence[str]) -> None:
+        while self.identity.blank:
+            try:
+                await self.join(via, promote=True, dry_run=False)
+            except AlreadyMemberError:
+                return
+            except (ForwardedError, MembershipError) as error:
+                log.warning("daemon.join_failed", via=",".join(via), why=str(error))
+                await asyncio.sleep(JOIN_RETRY_S)
+
+    def _identity_taker(self) -> _IdentityTaker:
+        if self._taking_identity:
+            raise MembershipError("this daemon is taking an identity already; one request at a time", "try again in a moment")
+        return _IdentityTaker(self)
+
+    # --- what servicers see (Host)
+
+    @property
+    def replica(self) -> Replica:
+        if self._replica is None:
+            raise ReplicaStoppedError() if self._stop.is_set() else BlankError()
+        return self._replica
+
+    @property
+    def machine(self) -> KVMachine:
+        return self._machine
+
+    @property
+    def store(self) -> Store:
+        if self._store is None:
+            raise ReplicaStoppedError("the daemon has not opened its store yet")
+        return self._store
+
+    @property
+    def identity(self) -> Identity:
+        return self.store.identity
+
+    @property
+    def server(self) -> MemberRecord:
+        config = self.config
+        return MemberRecord(
+            replica_id=self.identity.replica_id,
+            server_id=self.identity.server_id,
+            name=config.name,
+            version=self.version,
+            format=FORMAT,
+            listen=str(config.advertise),
+            peer=str(config.peer_advertise),
+            listen_bind=str(config.listen),
+            peer_bind=str(config.peer_listen),
+        )
+
+    @property
+    def uptime_s(self) -> float:
+        return time.monotonic() - self._started_at
+
+    def _ready(self) -> tuple[bool, str]:
+        if self._replica is None:
+            return False, "blank: belongs to no cluster yet"
+        return (
+            self._replica.ready,
+            f"role {self._replica.status().role.name.lower()}, leader {self._replica.leader_id or 'unknown'}",
+        )
+
+    # --- tasks
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        if self._tasks is None:
+            raise InvariantError("a task was started before the daemon")
+        self._spawned.append(self._tasks.create_task(work))
+
+
+class _IdentityTaker:
+    """While it is entered, no other request gives this daemon an identity."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def __enter__(self) -> None:
+        self._daemon._taking_identity = True
+
+    def __exit__(self, *_: object) -> None:
+        self._daemon._taking_identity = False
+
+
+class _Observer:
+    """Turns what the driver tells into metrics and log lines."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def raft_event(self, event: RaftEvent) -> None:
+        event_line(log, event)
+
+    def saved(self, seconds: float, saves: int, entries: int) -> None:
+        self._metrics.saved(seconds, saves, entries)
+
+    def applied(self, seconds: float, commands: int) -> None:
+        self._metrics.applied(seconds, commands)
+
+    def committed(self, seconds: float) -> None:
+        self._metrics.committed(seconds)
+
+
+def _store_options(config: ServerConfig) -> StoreOptions:
+    storage = config.storage
+    return StoreOptions(
+        segment_bytes_max=storage.segment_bytes_max,
+        unflushed_bytes_max=storage.unflushed_bytes_max,
+        log_retain_bytes_max=storage.log_retain_bytes_max,
+        snapshots_kept=storage.snapshots_kept,
+    )
+
+
+def _replica_options(config: ServerConfig) -> ReplicaOptions:
+    timing, limits, storage, batching = config.timing, config.limits, config.storage, config.batching
+    return ReplicaOptions(
+        tick_s=timing.tick_s,
+        heartbeat_ticks=timing.heartbeat_ticks,
+        election_ticks=timing.election_ticks,
+        batch_commands_max=batching.batch_commands_max,
+        batch_bytes_max=batching.batch_bytes_max,
+        apply_commands_max=batching.apply_commands_max,
+        proposals_waiting_max=limits.proposals_waiting_max,
+        proposals_waiting_bytes_max=limits.proposals_waiting_bytes_max,
+        log_retain_entries=storage.log_retain_entries,
+        log_retain_bytes_max=storage.log_retain_bytes_max,
+        db_size_max_bytes=storage.db_size_max,
+    )
