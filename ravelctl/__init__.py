@@ -1,0 +1,1 @@
+"""The operator's toolkit, and the client library that it stands on (ravelctl.client)."""

@@ -1,0 +1,108 @@
+"""The client library of ravel.
+
+    async with RavelClient(["127.0.0.1:7400", "127.0.0.1:7410"]) as client:
+        await client.put(b"k", b"v")
+
+Names load when they are first used, so that a program which only catches errors never loads grpc.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from ravelctl.client.errors import (
+    AlreadyMemberError,
+    BlankError,
+    BusyError,
+    ClosedError,
+    CompactedError,
+    DeadlineError,
+    InternalError,
+    InvalidArgumentError,
+    LocalReason,
+    NoLeaderError,
+    NotFoundError,
+    NotLeaderError,
+    OutcomeUnknownError,
+    QuotaExceededError,
+    RavelError,
+    RefusedError,
+    RemovedError,
+    SessionExpiredError,
+    StoppedError,
+    UnreachableError,
+    UnsupportedVersionError,
+    WrongServerError,
+)
+from ravelctl.client.retry import RetryPolicy
+from ravelctl.client.types import (
+    Condition,
+    Consistency,
+    Delete,
+    DeleteResult,
+    KeyValue,
+    Operation,
+    Put,
+    PutResult,
+    SwapResult,
+    WriteResult,
+)
+from ravelpb.errors import Reason
+
+if TYPE_CHECKING:
+    from ravelctl.client.client import RavelClient
+    from ravelctl.client.cluster import ClusterClient
+    from ravelctl.client.inspect import InspectClient
+
+__all__ = [
+    "AlreadyMemberError",
+    "BlankError",
+    "BusyError",
+    "ClosedError",
+    "ClusterClient",
+    "CompactedError",
+    "Condition",
+    "Consistency",
+    "DeadlineError",
+    "Delete",
+    "DeleteResult",
+    "InspectClient",
+    "InternalError",
+    "InvalidArgumentError",
+    "KeyValue",
+    "LocalReason",
+    "NoLeaderError",
+    "NotFoundError",
+    "NotLeaderError",
+    "Operation",
+    "OutcomeUnknownError",
+    "Put",
+    "PutResult",
+    "QuotaExceededError",
+    "RavelClient",
+    "RavelError",
+    "Reason",
+    "RefusedError",
+    "RemovedError",
+    "RetryPolicy",
+    "SessionExpiredError",
+    "StoppedError",
+    "SwapResult",
+    "UnreachableError",
+    "UnsupportedVersionError",
+    "WriteResult",
+    "WrongServerError",
+]
+
+_LOADED_ON_USE: Final = {
+    "RavelClient": "ravelctl.client.client",
+    "ClusterClient": "ravelctl.client.cluster",
+    "InspectClient": "ravelctl.client.inspect",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LOADED_ON_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LOADED_ON_USE[name]), name)

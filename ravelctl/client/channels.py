@@ -1,0 +1,236 @@
+"""A channel for each endpoint, and what is known about who leads.
+
+`Channels` is the one place that knows addresses: the lanes, scans and operators' calls of a client share it, so that what one of
+them learns about the leader serves all. Used on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import grpc
+from grpc import aio
+
+from ravelctl.client.errors import (
+    BlankError,
+    BusyError,
+    DeadlineError,
+    InvalidArgumentError,
+    NoLeaderError,
+    NotLeaderError,
+    RavelError,
+    RemovedError,
+    StoppedError,
+    UnreachableError,
+)
+from ravelctl.client.retry import RetryPolicy
+
+ChannelFactory = Callable[[str], aio.Channel]
+"""Makes the channel to one endpoint ("host:port"): the place for credentials."""
+
+ENDPOINTS_MAX: Final = 64
+"""Endpoints that a client keeps, learned ones included."""
+
+CHANNEL_OPTIONS: Final = (
+    # An answer is as large as the values it holds, which the server bounds by what it lets be asked at once.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # The client repeats calls by itself and must know for each whether it can have reached a server.
+    ("grpc.enable_retries", 0),
+    # A channel that was dropped because its server hung must not come back with the same connection.
+    ("grpc.use_local_subchannel_pool", 1),
+    # Back-off is the client's own (RetryPolicy); the second one also bounds an attempt to connect.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # A connection that died without a word (a host that lost its power) is found out even while nothing is asked of it.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    # Clusters are dialled directly: a proxy for web pages in the environment is not meant for them.
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+def plain_channel(endpoint: str) -> aio.Channel:
+    """The channel that is made unless the client was given a factory: without TLS."""
+    return aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
+
+
+DOES_NOT_LEAD: Final = (NotLeaderError, NoLeaderError, BlankError, RemovedError, StoppedError)
+"""Errors after which the leader is to be looked for elsewhere."""
+
+
+class HangingError(UnreachableError):
+    """The endpoint is connected and takes requests, but answers nothing."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(f"{endpoint} is connected but does not answer", next_step="see `ravelctl status`")
+
+
+def retry_after_s(error: RavelError) -> float:
+    """How long the server asked to wait; 0 if it did not."""
+    return error.retry_after_s if isinstance(error, BusyError) else 0.0
+
+
+class Channels:
+    """Endpoints, their channels, the leader as last heard, and who is suspected to be dead or to hang."""
+
+    def __init__(self, endpoints: Sequence[str], *, retry: RetryPolicy, factory: ChannelFactory | None = None) -> None:
+        """Raises InvalidArgumentError for an endpoint that is not "host:port"."""
+        for endpoint in endpoints:
+            _check_endpoint(endpoint)
+        self.leader: str | None = None
+        self._endpoints = list(dict.fromkeys(endpoints))
+        self._retry = retry
+        self._factory = factory or plain_channel
+        self._channels: dict[str, aio.Channel] = {}
+        self._suspect_until: dict[str, float] = {}
+        self._turn = 0
+
+    @property
+    def endpoints(self) -> Sequence[str]:
+        """The given ones and the learned ones, in the order in which they became known."""
+        return tuple(self._endpoints)
+
+    def choose(self) -> str:
+        """Whom to ask what the leader answers: the leader if it is known and not suspected, else one after the other."""
+        if self.leader is not None and not self._suspected(self.leader):
+            return self.leader
+        return self.choose_any()
+
+    def choose_any(self) -> str:
+        """The next endpoint in turn that is not suspected; if all are, the one whose suspicion ends first."""
+        if not self._endpoints:
+            raise no_endpoints()
+        for _ in self._endpoints:
+            endpoint = self._endpoints[self._turn % len(self._endpoints)]
+            self._turn += 1
+            if not self._suspected(endpoint):
+                return endpoint
+        return min(self._endpoints, key=lambda endpoint: self._suspect_until.get(endpoint, 0.0))
+
+    def learn(self, endpoint: str) -> None:
+        """One more address of a member."""
+        if endpoint not in self._endpoints and len(self._endpoints) < ENDPOINTS_MAX:
+            self._endpoints.append(endpoint)
+
+    def served(self, endpoint: str, *, leads: bool = True) -> None:
+        """This endpoint did what was asked; `leads`: and only a leader can."""
+        self._suspect_until.pop(endpoint, None)
+        if leads:
+            self.leader = endpoint
+
+    async def failed(self, endpoint: str, error: RavelError, *, attempt: int) -> bool:
+        """Take in why this endpoint did not do it; `attempt` counts failures in a row. True: it named a leader worth asking at once."""
+        if isinstance(error, HangingError):
+            # Whatever else waits on this connection would wait in vain; it may even be dead without knowing.
+            self._suspect(endpoint, self._retry.suspicion_s)
+            await self._drop(endpoint)
+        elif isinstance(error, UnreachableError) and attempt > 1:
+            # A stream that broke once tells little: if the daemon is dead, dialling it will tell.
+            self._suspect(endpoint, self._retry.backoff_max_s)
+        if self.leader == endpoint and isinstance(error, DOES_NOT_LEAD):
+            self.leader = None
+        if not isinstance(error, NotLeaderError) or error.leader_address in ("", endpoint):
+            return False
+        with suppress(InvalidArgumentError):
+            _check_endpoint(error.leader_address)
+            self.learn(error.leader_address)
+            if not self._suspected(error.leader_address):
+                self.leader = error.leader_address
+                return True
+        return False
+
+    async def ready(self, endpoint: str, timeout_s: float | None = None) -> aio.Channel:
+        """The connected channel to an endpoint. Raises UnreachableError; then nothing was sent."""
+        limit_s = self._retry.connect_timeout_s if timeout_s is None else min(timeout_s, self._retry.connect_timeout_s)
+        channel = self._channels.get(endpoint)
+        if channel is None:
+            channel = self._channels[endpoint] = self._factory(endpoint)
+        why = f"no connection within {limit_s:.3g} s"
+        try:
+            async with asyncio.timeout(limit_s):
+                while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+                    if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
+                        why = "the connection was refused or failed"
+                        break
+                    await channel.wait_for_state_change(state)
+                else:
+                    return channel
+        except (TimeoutError, aio.UsageError):
+            pass
+        # The next attempt starts with a fresh channel instead of in gRPC's own back-off.
+        await self._drop(endpoint, channel)
+        self._suspect(endpoint, self._retry.backoff_max_s)
+        raise UnreachableError(f"{endpoint} cannot be reached: {why}", next_step="check the address, and that its daemon runs")
+
+    async def close(self) -> None:
+        """Close every channel; calls on them end."""
+        channels, self._channels = self._channels, {}
+        await asyncio.gather(*(channel.close() for channel in channels.values()))
+
+    async def _drop(self, endpoint: str, channel: aio.Channel | None = None) -> None:
+        """Close the endpoint's channel; with `channel`, only if it still is that one."""
+        if channel is None or self._channels.get(endpoint) is channel:
+            channel = self._channels.pop(endpoint, None)
+        if channel is not None:
+            await channel.close()
+
+    def _suspect(self, endpoint: str, for_s: float) -> None:
+        self._suspect_until[endpoint] = asyncio.get_running_loop().time() + for_s
+
+    def _suspected(self, endpoint: str) -> bool:
+        until = self._suspect_until.get(endpoint)
+        return until is not None and asyncio.get_running_loop().time() < until
+
+
+class Obstacles:
+    """Why each endpoint did not do it: what a call tells when its time has run out."""
+
+    def __init__(self) -> None:
+        self._by_endpoint: dict[str, RavelError] = {}
+
+    def note(self, endpoint: str, error: RavelError) -> None:
+        self._by_endpoint.pop(endpoint, None)  # so that the newest stands last
+        self._by_endpoint[endpoint] = error
+
+    def clear(self) -> None:
+        self._by_endpoint.clear()
+
+    def deadline_error(self, timeout_s: float | None = None) -> RavelError:
+        """The error of a call that did nothing until its time ran out.
+
+        A server that answered tells more than one that cannot be reached, so the newest answer wins.
+        """
+        within = "in time" if timeout_s is None else f"within {timeout_s:.3g} s"
+        found = list(self._by_endpoint.items())
+        answers = [error for _, error in found if not isinstance(error, UnreachableError)]
+        if not found:
+            return DeadlineError(f"the cluster did not answer {within}", next_step="see `ravelctl status`, or allow more time")
+        if not answers:
+            listed = ", ".join(endpoint for endpoint, _ in found)
+            word = "endpoint" if len(found) == 1 else "endpoints"
+            return UnreachableError(
+                f"no daemon answered {within} ({word} {listed}): {found[-1][1].message}",
+                next_step="check the addresses, and that the daemons run",
+            )
+        last = answers[-1]
+        if isinstance(last, (NotLeaderError, NoLeaderError)):
+            return NoLeaderError(
+                f"no leader was found {within}: {last.message}", metadata=last.metadata, next_step="see `ravelctl status`"
+            )
+        message = f"gave up {within}: {last.message}"
+        return type(last)(message, reason=last.reason, metadata=last.metadata, next_step=last.next_step)
+
+
+def no_endpoints() -> InvalidArgumentError:
+    return InvalidArgumentError("the client was given no endpoints", next_step='give at least one "host:port"')
+
+
+def _check_endpoint(endpoint: str) -> None:
+    host, _, port = endpoint.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise InvalidArgumentError(f'endpoint {endpoint!r} is not "host:port"', next_step="write it as 127.0.0.1:7400")

@@ -1,0 +1,200 @@
+"""ClusterClient: what operators, and daemons that join, ask of a cluster. Answers are the protobuf messages of cluster.proto."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from grpc import aio
+
+from ravelctl.client.channels import ChannelFactory, Channels, no_endpoints
+from ravelctl.client.errors import RavelError
+from ravelctl.client.following import ask_leader, ask_one
+from ravelctl.client.retry import RetryPolicy
+from ravelpb.v1.cluster_pb2 import (
+    AddMemberRequest,
+    AddMemberResponse,
+    BootstrapRequest,
+    BootstrapResponse,
+    ChangeResponse,
+    Expectation,
+    JoinRequest,
+    JoinResponse,
+    LeaveRequest,
+    PromoteRequest,
+    StatusRequest,
+    StatusResponse,
+    TransferLeaderRequest,
+    TransferLeaderResponse,
+    UpdateRequest,
+    UpdateResponse,
+)
+from ravelpb.v1.cluster_pb2_grpc import ClusterStub
+from ravelpb.v1.common_pb2 import ServerRef
+
+if TYPE_CHECKING:
+    from ravelpb.v1.cluster_pb2_grpc import ClusterAsyncStub
+
+T = TypeVar("T")
+
+
+class ClusterClient:
+    """`status`, `bootstrap` and `join` ask the one daemon they name; the changes follow the leader from any endpoint.
+
+    Every call takes `timeout_s`, or the client's own if it is None. All errors are RavelError. A change that was refused raises
+    RefusedError and nothing changed; with `dry_run` the verdict is in the answer instead and nothing is changed either way. A
+    change whose answer was lost raises OutcomeUnknownError. `expect` is what the operator saw when deciding (`Verdict.seen`,
+    say): the change is refused when the cluster has moved on since.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        timeout_s: float = 5.0,
+        retry: RetryPolicy | None = None,
+        channel_factory: ChannelFactory | None = None,
+    ) -> None:
+        """`endpoints` are client addresses ("host:port") of some members; the others are learned. Nothing is dialled yet."""
+        self._timeout_s = timeout_s
+        self._retry = retry or RetryPolicy()
+        self._channels = Channels(endpoints, retry=self._retry, factory=channel_factory)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def status(self, endpoint: str, *, timeout_s: float | None = None) -> StatusResponse:
+        """How this daemon sees itself and, if it leads, the others. Raises UnreachableError, or DeadlineError if it hangs."""
+        return await self._ask_one(endpoint, lambda stub: stub.Status(StatusRequest()), timeout_s)
+
+    async def statuses(self, *, timeout_s: float | None = None) -> dict[str, StatusResponse | RavelError]:
+        """The status of every endpoint and of every further member they tell of, asked at once, by address.
+
+        A member that was reached under one address is not asked again under another. `timeout_s` is for each.
+        """
+        found: dict[str, StatusResponse | RavelError] = {}
+        asked = list(self._channels.endpoints)
+        if not asked:
+            raise no_endpoints()
+        while asked:
+            found |= zip(asked, await asyncio.gather(*(self._status_or_error(one, timeout_s) for one in asked)), strict=True)
+            answers = [answer for answer in found.values() if isinstance(answer, StatusResponse)]
+            reached = {answer.server.server_id for answer in answers}
+            told = {
+                member.server.addresses.listen: None
+                for answer in answers
+                for member in answer.members
+                if member.server.addresses.listen and member.server.server_id not in reached
+            }
+            asked = [endpoint for endpoint in told if endpoint not in found]
+        return found
+
+    async def bootstrap(
+        self, endpoint: str, cluster_id: str, cluster_name: str, *, timeout_s: float | None = None
+    ) -> BootstrapResponse:
+        """Make this blank daemon the first voter of a new cluster; repeated with the same `cluster_id` it is the same answer.
+
+        `cluster_id` is 32 lower-case hex digits that the caller draws. Raises AlreadyMemberError.
+        """
+        request = BootstrapRequest(cluster_id=cluster_id, cluster_name=cluster_name)
+        return await self._ask_one(endpoint, lambda stub: stub.Bootstrap(request), timeout_s, changes=True)
+
+    async def join(
+        self, endpoint: str, via: Sequence[str], *, promote: bool = True, dry_run: bool = False, timeout_s: float = 60.0
+    ) -> JoinResponse:
+        """Tell this blank daemon to join the cluster behind the addresses `via`; repeated it is the same answer.
+
+        It comes in as a learner; with `promote` the leader makes it a voter once it has caught up, which is not waited for.
+        """
+        request = JoinRequest(via=via, no_promote=not promote, dry_run=dry_run)
+        return await self._ask_one(endpoint, lambda stub: stub.Join(request), timeout_s, changes=not dry_run)
+
+    async def add_member(
+        self,
+        server: ServerRef,
+        *,
+        auto_promote: bool = True,
+        dry_run: bool = False,
+        expect: Expectation | None = None,
+        timeout_s: float | None = None,
+    ) -> AddMemberResponse:
+        """Ask the leader to take this server in as a learner: what a joining daemon calls.
+
+        For one server id the answer is always the same, so the call is repeated until it is answered.
+        """
+        request = AddMemberRequest(server=server, auto_promote=auto_promote, dry_run=dry_run, expect=expect)
+        return await self._ask_leader(lambda stub: stub.AddMember(request), timeout_s, repeatable=True)
+
+    async def promote(
+        self,
+        replica_ids: Sequence[int],
+        *,
+        dry_run: bool = False,
+        expect: Expectation | None = None,
+        timeout_s: float | None = None,
+    ) -> ChangeResponse:
+        """Make these learners voters, all in one change."""
+        request = PromoteRequest(replica_ids=replica_ids, dry_run=dry_run, expect=expect)
+        return await self._ask_leader(lambda stub: stub.Promote(request), timeout_s, repeatable=dry_run)
+
+    async def leave(
+        self,
+        replica_ids: Sequence[int],
+        *,
+        dry_run: bool = False,
+        expect: Expectation | None = None,
+        timeout_s: float | None = None,
+    ) -> ChangeResponse:
+        """Take these replicas out for good, all in one change."""
+        request = LeaveRequest(replica_ids=replica_ids, dry_run=dry_run, expect=expect)
+        return await self._ask_leader(lambda stub: stub.Leave(request), timeout_s, repeatable=dry_run)
+
+    async def update_member(
+        self, replica_id: int, server: ServerRef, *, expect: Expectation | None = None, timeout_s: float | None = None
+    ) -> UpdateResponse:
+        """Replace a member's record: addresses, name, version; `server.server_id` must be its own."""
+        request = UpdateRequest(replica_id=replica_id, server=server, expect=expect)
+        return await self._ask_leader(lambda stub: stub.Update(request), timeout_s, repeatable=False)
+
+    async def transfer_leader(
+        self,
+        replica_id: int = 0,
+        *,
+        dry_run: bool = False,
+        expect: Expectation | None = None,
+        timeout_s: float | None = None,
+    ) -> TransferLeaderResponse:
+        """Hand leadership to this voter; 0: to the most caught-up one."""
+        request = TransferLeaderRequest(replica_id=replica_id, dry_run=dry_run, expect=expect)
+        return await self._ask_leader(lambda stub: stub.TransferLeader(request), timeout_s, repeatable=dry_run)
+
+    async def close(self) -> None:
+        """Close the connections; calls under way end in UnreachableError or OutcomeUnknownError."""
+        await self._channels.close()
+
+    async def _status_or_error(self, endpoint: str, timeout_s: float | None) -> StatusResponse | RavelError:
+        try:
+            return await self.status(endpoint, timeout_s=timeout_s)
+        except RavelError as error:
+            return error
+
+    async def _ask_one(
+        self, endpoint: str, call: Callable[[ClusterAsyncStub], Awaitable[T]], timeout_s: float | None, *, changes: bool = False
+    ) -> T:
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        return await ask_one(self._channels, endpoint, _with_stub(call), timeout_s=limit_s, changes=changes)
+
+    async def _ask_leader(
+        self, call: Callable[[ClusterAsyncStub], Awaitable[T]], timeout_s: float | None, *, repeatable: bool
+    ) -> T:
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        return await ask_leader(self._channels, self._retry, _with_stub(call), timeout_s=limit_s, repeatable=repeatable)
+
+
+def _with_stub(call: Callable[[ClusterAsyncStub], Awaitable[T]]) -> Callable[[aio.Channel], Awaitable[T]]:
+    return lambda channel: call(ClusterStub(channel))

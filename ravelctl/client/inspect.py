@@ -1,0 +1,97 @@
+"""InspectClient: a look inside one replica. Answers are the protobuf messages of inspect.proto."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from grpc import aio
+
+from ravelctl.client.channels import ChannelFactory, Channels
+from ravelctl.client.following import ask_one, stream_from
+from ravelctl.client.retry import RetryPolicy
+from ravelpb.v1.inspect_pb2 import (
+    FetchSnapshotRequest,
+    FetchSnapshotResponse,
+    ListSnapshotsRequest,
+    ListSnapshotsResponse,
+    ReadLogRequest,
+    ReadLogResponse,
+    SaveSnapshotRequest,
+    SaveSnapshotResponse,
+    StoreStatsRequest,
+    StoreStatsResponse,
+)
+from ravelpb.v1.inspect_pb2_grpc import InspectStub
+
+if TYPE_CHECKING:
+    from ravelpb.v1.inspect_pb2_grpc import InspectAsyncStub
+
+T = TypeVar("T")
+
+
+class InspectClient:
+    """Every call asks the one endpoint it names, leader or not, and is not repeated.
+
+    All errors are RavelError: UnreachableError, DeadlineError if the daemon hangs, NotFoundError, CompactedError, BlankError, ...
+    """
+
+    def __init__(
+        self, *, timeout_s: float = 5.0, retry: RetryPolicy | None = None, channel_factory: ChannelFactory | None = None
+    ) -> None:
+        """`timeout_s` is for a whole call, and on a stream for each message."""
+        self._timeout_s = timeout_s
+        self._channels = Channels((), retry=retry or RetryPolicy(), factory=channel_factory)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def read_log(
+        self, endpoint: str, *, from_index: int = 0, limit: int = 0, tail: bool = False, with_data: bool = False
+    ) -> AsyncGenerator[ReadLogResponse, None]:
+        """Entries of the log from `from_index` on (0: from the first one there is), or with `tail` the last `limit` ones.
+
+        `limit` 0: 1,000. `with_data`: also the payloads. Raises CompactedError if the log no longer reaches back that far.
+        """
+        request = ReadLogRequest(from_index=from_index, limit=limit, tail=tail, with_data=with_data)
+        async with aclosing(self._stream(endpoint, lambda stub: stub.ReadLog(request))) as messages:
+            async for message in messages:
+                yield message
+
+    async def snapshots(self, endpoint: str) -> ListSnapshotsResponse:
+        """The snapshot files of this replica, newest first."""
+        return await self._ask(endpoint, lambda stub: stub.ListSnapshots(ListSnapshotsRequest()))
+
+    async def save_snapshot(self, endpoint: str, *, timeout_s: float = 600.0) -> SaveSnapshotResponse:
+        """Build a snapshot file of what is applied now, unless the newest one is as new, and wait until it is verified."""
+        return await self._ask(endpoint, lambda stub: stub.SaveSnapshot(SaveSnapshotRequest()), timeout_s)
+
+    async def fetch_snapshot(self, endpoint: str, name: str, offset: int = 0) -> AsyncGenerator[FetchSnapshotResponse, None]:
+        """The bytes of one snapshot file from `offset` on; header and size are in the first message. Raises NotFoundError."""
+        request = FetchSnapshotRequest(name=name, offset=offset)
+        async with aclosing(self._stream(endpoint, lambda stub: stub.FetchSnapshot(request))) as messages:
+            async for message in messages:
+                yield message
+
+    async def store_stats(self, endpoint: str) -> StoreStatsResponse:
+        """Sizes of the replica's LMDB environments, and what is applied but not flushed."""
+        return await self._ask(endpoint, lambda stub: stub.StoreStats(StoreStatsRequest()))
+
+    async def close(self) -> None:
+        """Close the connections; calls under way end in UnreachableError."""
+        await self._channels.close()
+
+    async def _ask(self, endpoint: str, call: Callable[[InspectAsyncStub], Awaitable[T]], timeout_s: float | None = None) -> T:
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        return await ask_one(self._channels, endpoint, lambda channel: call(InspectStub(channel)), timeout_s=limit_s)
+
+    def _stream(self, endpoint: str, call: Callable[[InspectAsyncStub], Any]) -> AsyncGenerator[Any, None]:
+        def open_stream(channel: aio.Channel) -> Any:
+            return call(InspectStub(channel))
+
+        return stream_from(self._channels, endpoint, open_stream, timeout_s=self._timeout_s)
