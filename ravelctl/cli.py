@@ -1,0 +1,119 @@
+"""`ravelctl`: the root of the commands, and how a run ends.
+
+A command joins the tree by one line in `COMMANDS`; its module offers `command` and is imported only when it is named.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Final
+
+import click
+
+from ravelctl.app import App
+from ravelctl.command import LazyGroup
+from ravelctl.errors import CommandError
+from ravelctl.exit_codes import ExitCode
+
+PROGRAM: Final = "ravelctl"
+COMPLETE_VARIABLE: Final = "_RAVELCTL_COMPLETE"
+
+COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "bootstrap": ("ravelctl.commands.bootstrap", "Turn blank daemons into a new cluster."),
+    "join": ("ravelctl.commands.join", "Take a blank daemon into a cluster."),
+    "leave": ("ravelctl.commands.leave", "Take a replica out for good."),
+    "status": ("ravelctl.commands.status", "Show how the cluster does, at one look."),
+    "member": ("ravelctl.commands.member", "List, promote, remove and update members."),
+    "leader": ("ravelctl.commands.leader", "Show or transfer leadership."),
+    "log": ("ravelctl.commands.log", "Show a replica's log."),
+    "snapshot": ("ravelctl.commands.snapshot", "Save, list and inspect snapshots."),
+    "kv": ("ravelctl.commands.kv", "Get, put, delete, swap and list keys."),
+    "playground": ("ravelctl.commands.playground", "Run a real cluster on this machine."),
+    "bench": ("ravelctl.commands.bench", "Put load on a live cluster and measure it."),
+    "completion": ("ravelctl.commands.completion", "Print a shell's completion script."),
+    "version": ("ravelctl.commands.version", "Print the version."),
+}
+
+root = LazyGroup(
+    PROGRAM,
+    lazy=COMMANDS,
+    help="Operate ravel, a fault-tolerant replicated key-value store.\n\nFlags beat RAVELCTL_* variables, which beat defaults.",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (`sys.argv` by default) and return the exit code. Prints; never exits."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    app = App()
+    try:
+        if instruction := os.environ.get(COMPLETE_VARIABLE):
+            from ravelctl.completion import complete
+
+            return complete(root, instruction)
+        with root.make_context(PROGRAM, words, obj=app) as ctx:
+            code = root.invoke(ctx)
+        sys.stdout.flush()
+        return int(code)
+    except CommandError as error:
+        return _report(error, app, words)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return ExitCode.USAGE
+    except click.UsageError as error:
+        return _report(_from_click(error), app, words)
+    except (KeyboardInterrupt, click.Abort):
+        return _report(CommandError("interrupted", code=ExitCode.INTERRUPTED), app, words)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, as `| head` does.
+        from ravelctl.output import leave_stdout
+
+        leave_stdout()
+        return ExitCode.DONE
+    finally:
+        app.close()
+
+
+def _from_click(error: click.UsageError) -> CommandError:
+    sentence = error.format_message().strip().removesuffix(".")
+    path = error.ctx.command_path if error.ctx else PROGRAM
+    return CommandError(sentence[:1].lower() + sentence[1:], code=ExitCode.USAGE, next_step=f"see `{path} --help`")
+
+
+def _report(error: CommandError, app: App, words: Sequence[str]) -> ExitCode:
+    """Tell an error on stderr: as JSON where JSON was asked for, else as a sentence and what to do next."""
+    if _wants_json(app, words):
+        from ravelctl.output import API_VERSION, json_text
+
+        told = {
+            "apiVersion": API_VERSION,
+            "kind": "Error",
+            "message": error.message,
+            "next_step": error.next_step,
+            "reason": error.reason,
+            "exit_code": int(error.code),
+            "metadata": error.metadata,
+        }
+        print(json_text(told), file=sys.stderr)
+        return error.code
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.next_step:
+        print(f"next: {error.next_step}", file=sys.stderr)
+    if app.given.get("verbose"):
+        values = "".join(f" {name}={value}" for name, value in sorted(error.metadata.items()))
+        print(f"reason: {error.reason}{values}", file=sys.stderr)
+    return error.code
+
+
+def _wants_json(app: App, words: Sequence[str]) -> bool:
+    """Whether errors are for a program. A line that could not be parsed is searched for the words that say so."""
+    if "output" in app.given:
+        return bool(app.given["output"] == "json")
+    pairs = pairwise(words)
+    return any(word in {"-ojson", "-o=json", "--output=json"} for word in words) or any(
+        flag in {"-o", "--output"} and value == "json" for flag, value in pairs
+    )

@@ -1,0 +1,276 @@
+"""The frame of every command: options that all of them take, lazy groups, and what happens to the value a command returns.
+
+A command is a function that takes an `App` and its own arguments and returns a `View`, or a coroutine of one: then its words are
+checked before an event loop is loaded. Nothing here, and nothing that a command's module imports at its top, may import grpc, rich,
+yaml or asyncio: `--help`, errors and Tab never pay for them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from enum import Enum, auto
+from importlib import import_module
+from types import CoroutineType
+from typing import Any, Final, cast
+
+import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
+
+from ravelctl.app import App
+from ravelctl.config import Color, Consistency, Output, duration_s, endpoint, endpoint_list
+from ravelctl.errors import CommandError, usage_error
+from ravelctl.exit_codes import ExitCode
+from ravelctl.output import View, emit
+
+ENVIRONMENT_PREFIX: Final = "RAVELCTL_"
+_WATCH_KEY: Final = "ravelctl.watch_s"
+_CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+Work = Coroutine[Any, Any, View]
+"""What a command returns that has checked its words and has yet to dial."""
+
+pass_app = click.make_pass_decorator(App)
+
+
+class Effect(Enum):
+    """What a command does to the world, and so what --dry-run means to it."""
+
+    READS = auto()  # --dry-run changes nothing about it
+    PLANS = auto()  # --dry-run stops it before the change
+    CHANGES = auto()  # it cannot tell beforehand: --dry-run is refused rather than ignored
+
+
+# --- types of values
+
+
+class DurationType(click.ParamType[float]):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, float):
+            return value
+        try:
+            return duration_s(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class EndpointType(click.ParamType[str]):
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return endpoint(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class EndpointsType(click.ParamType[tuple[str, ...]]):
+    name = "address[,address]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return endpoint_list(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION: Final = DurationType()
+ENDPOINT: Final = EndpointType()
+ENDPOINTS: Final = EndpointsType()
+
+
+# --- options that every command takes, before and after its name
+
+
+def _joined(value: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(address for group in value for address in group))
+
+
+_PARSED: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "endpoints": _joined,
+    "output": Output,
+    "consistency": Consistency,
+    "color": Color,
+}
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    """Keep what was said. Groups are parsed before their commands, so that the later word wins."""
+    name = str(param.name)
+    if ctx.get_parameter_source(name) in {ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT}:
+        ctx.ensure_object(App).given[name] = _PARSED.get(name, lambda same: same)(value)
+
+
+class GlobalOption(click.Option):
+    """An option of all commands. Its variable is read once, at the root."""
+
+    def __init__(self, name: str, *flags: str, root: bool, **rest: Any) -> None:
+        variable = ENVIRONMENT_PREFIX + flags[-1].lstrip("-").upper().replace("-", "_") if root else None
+        super().__init__([name, *flags], envvar=variable, expose_value=False, callback=_remember, **rest)
+
+
+def global_options(*, root: bool) -> list[click.Parameter]:
+    """Fresh option objects; those of the root also read `RAVELCTL_*`."""
+
+    def option(name: str, *flags: str, **rest: Any) -> GlobalOption:
+        return GlobalOption(name, *flags, root=root, **rest)
+
+    def choice(kind: type[Output] | type[Consistency] | type[Color]) -> click.Choice[str]:
+        return click.Choice([str(member.value) for member in kind])
+
+    return [
+        option("endpoints", "-e", "--endpoints", type=ENDPOINTS, multiple=True, help="Where the cluster is reached."),
+        option("timeout_s", "--timeout", type=DURATION, help="How long to wait: 500ms, 2s, 1m."),
+        option("output", "-o", "--output", type=choice(Output), help="How to print."),
+        option("consistency", "--consistency", type=choice(Consistency), help="What a read may show."),
+        option("dry_run", "--dry-run", is_flag=True, help="Show what would be done, and stop."),
+        option("yes", "-y", "--yes", is_flag=True, help="Do not ask."),
+        option("quiet", "-q", "--quiet", is_flag=True, help="No prose and no progress on stderr."),
+        option("verbose", "-v", "--verbose", is_flag=True, help="Say more about errors."),
+        option("color", "--color", type=choice(Color), help="When to colour; NO_COLOR is heeded."),
+    ]
+
+
+def _remember_watch(ctx: click.Context, param: click.Parameter, value: float | None) -> None:
+    if value is not None:
+        ctx.meta[_WATCH_KEY] = value
+
+
+def _watch_option() -> click.Option:
+    return click.Option(
+        ["--watch"], type=DURATION, is_flag=False, flag_value="2s", expose_value=False, callback=_remember_watch,
+        help="Repeat, every 2s or as told with --watch=DURATION.",
+    )  # fmt: skip
+
+
+# --- commands and groups
+
+
+class _Frame(click.Command):
+    """What commands and groups share: the options of all, and a help that shows them apart."""
+
+    is_root = False
+
+    def __init__(self, name: str | None, **rest: Any) -> None:
+        rest["context_settings"] = {**_CONTEXT, **(rest.get("context_settings") or {})}
+        super().__init__(name, **rest)
+        self.params += global_options(root=self.is_root)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
+        own = [p for p in self.get_params(ctx) if isinstance(p, click.Option) and not isinstance(p, GlobalOption)]
+        shared = [p for p in self.get_params(ctx) if isinstance(p, GlobalOption)]
+        if rows := [row for p in own if (row := p.get_help_record(ctx))]:
+            with formatter.section("Options"):
+                formatter.write_dl(rows)
+        if self.is_root:
+            with formatter.section("Options of every command, before or after its name"):
+                formatter.write_dl([row for p in shared if (row := p.get_help_record(ctx))])
+        else:
+            names = ", ".join(p.opts[-1] for p in shared)
+            formatter.write_paragraph()
+            formatter.write_text(f"Also {names}: see `ravelctl --help`.")
+
+
+class RavelCommand(_Frame):
+    """A command whose function returns a `View`. `watchable` ones take --watch."""
+
+    def __init__(self, name: str | None, *, effect: Effect = Effect.READS, watchable: bool = False, **rest: Any) -> None:
+        super().__init__(name, **rest)
+        self.effect = effect
+        if watchable:
+            self.params.insert(0, _watch_option())
+
+    def invoke(self, ctx: click.Context) -> ExitCode:
+        app = ctx.ensure_object(App)
+        if self.effect is Effect.CHANGES and app.settings.dry_run:
+            raise usage_error(f"{ctx.command_path} cannot tell beforehand what it would do", "leave out --dry-run")
+        every_s = ctx.meta.get(_WATCH_KEY)
+        if every_s is None:
+            return _show(app, self._view(ctx, app))
+        while True:
+            self._look_again(ctx, app)
+            time.sleep(every_s)
+
+    def _view(self, ctx: click.Context, app: App) -> View:
+        found = super().invoke(ctx)
+        if isinstance(found, CoroutineType):
+            from ravelctl import dial
+
+            found = dial.run(app, found)
+        return cast(View, found)
+
+    def _look_again(self, ctx: click.Context, app: App) -> None:
+        """One look of many: a failed one is told, and the next is taken all the same."""
+        try:
+            view = self._view(ctx, app)
+        except CommandError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            if sys.stdout.isatty():
+                sys.stdout.write("\x1b[H\x1b[J")
+            _show(app, view, one_line=True)
+
+
+def _show(app: App, view: View, *, one_line: bool = False) -> ExitCode:
+    emit(view, app.settings, sys.stdout, one_line=one_line)
+    for note in view.notes:
+        app.say(note)
+    return view.code
+
+
+_NOWHERE: Final = click.Command(None, add_help_option=False)
+
+
+class RavelGroup(_Frame, click.Group):
+    """A noun with its verbs."""
+
+    command_class = RavelCommand
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name.startswith("-") or name in self.list_commands(ctx):
+            return super().resolve_command(ctx, args)
+        if ctx.resilient_parsing:
+            return name, _NOWHERE, []  # Tab after a wrong word: there is nothing to offer
+        raise usage_error(f"{ctx.command_path} has no command {name!r}", self._suggestion(ctx, name))
+
+    def _suggestion(self, ctx: click.Context, name: str) -> str:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, self.list_commands(ctx), n=1)
+        return f"did you mean `{ctx.command_path} {near[0]}`?" if near else f"see `{ctx.command_path} --help`"
+
+
+class LazyGroup(RavelGroup):
+    """The root: its commands are modules, imported when one is named. Their short helps are known without."""
+
+    is_root = True
+
+    def __init__(self, name: str | None, *, lazy: Mapping[str, tuple[str, str]], **rest: Any) -> None:
+        super().__init__(name, **rest)
+        self._lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._lazy:
+            return None
+        module, _ = self._lazy[cmd_name]
+        return cast(click.Command, import_module(module).command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, short) for name, (_, short) in self._lazy.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        named = [CompletionItem(n, help=short) for n, (_, short) in self._lazy.items() if n.startswith(incomplete)]
+        return named + click.Command.shell_complete(self, ctx, incomplete)

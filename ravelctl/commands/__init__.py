@@ -1,0 +1,1 @@
+"""The commands of ravelctl: one file a noun, each imported when it is named."""

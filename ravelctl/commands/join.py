@@ -1,0 +1,32 @@
+"""`ravelctl join`."""
+
+from __future__ import annotations
+
+import click
+
+from ravelctl.app import App
+from ravelctl.command import ENDPOINT, ENDPOINTS, Effect, RavelCommand, Work, pass_app
+from ravelctl.errors import usage_error
+from ravelctl.output import View
+
+
+@click.command("join", cls=RavelCommand, effect=Effect.PLANS)
+@click.argument("address", type=ENDPOINT)
+@click.option("--via", type=ENDPOINTS, help="Members of the cluster. [default: --endpoints]")
+@click.option("--no-promote", is_flag=True, help="Stay a learner until promoted with `member promote`.")
+@click.option("--wait/--no-wait", default=True, help="Wait until it has caught up and votes.", show_default=True)
+@pass_app
+def command(app: App, address: str, via: tuple[str, ...] | None, no_promote: bool, wait: bool) -> Work:
+    """Take the blank daemon at ADDRESS into a cluster.
+
+    It joins as a learner and becomes a voter by itself once it has caught up.
+    """
+    if via is None and not app.settings.endpoints_given:
+        raise usage_error("join needs to know the cluster", "name one of its members with --via")
+    return _join(app, address, via or app.settings.endpoints, not no_promote, wait)
+
+
+async def _join(app: App, address: str, via: tuple[str, ...], promote: bool, wait: bool) -> View:
+    from ravelctl.founding import join
+
+    return await join(app, address, via, promote=promote, wait=wait)

@@ -1,0 +1,22 @@
+"""`ravelctl leave`."""
+
+from __future__ import annotations
+
+import click
+
+from ravelctl.app import App
+from ravelctl.command import Effect, RavelCommand, pass_app
+from ravelctl.output import View
+
+
+@click.command("leave", cls=RavelCommand, effect=Effect.PLANS)
+@click.argument("replica")
+@pass_app
+async def command(app: App, replica: str) -> View:
+    """Take REPLICA, a name or an id, out of the cluster for good.
+
+    Its data directory stays as it is, but never takes part again.
+    """
+    from ravelctl.membership import remove
+
+    return await remove(app, [replica])

@@ -1,0 +1,104 @@
+"""`ravelctl member`: who is in the cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ravelctl.app import App
+from ravelctl.command import ENDPOINT, Effect, RavelGroup, Work, pass_app
+from ravelctl.errors import usage_error
+from ravelctl.output import Table, View, columns
+
+if TYPE_CHECKING:
+    from ravelpb.v1.cluster_pb2 import Member
+
+
+@click.group("member", cls=RavelGroup)
+def command() -> None:
+    """List, promote, remove and update members."""
+
+
+@command.command("list", watchable=True)
+@pass_app
+async def list_members(app: App) -> View:
+    """List the members of the cluster."""
+    from ravelctl import dial
+    from ravelctl.membership import cluster_status, member_data, member_table
+
+    async with dial.cluster(app) as client:
+        status = await cluster_status(app, client)
+    return View(
+        kind="MemberList",
+        data={"cluster_id": status.header.cluster_id, "members": [member_data(m) for m in status.members]},
+        body=member_table(status.members, status.leader_id),
+        names=tuple(m.server.name for m in status.members),
+    )
+
+
+@command.command("promote", effect=Effect.PLANS)
+@click.argument("replica", nargs=-1, required=True)
+@pass_app
+async def promote(app: App, replica: tuple[str, ...]) -> View:
+    """Make learners voters, all in one change. REPLICA is a name or an id."""
+    from ravelctl import membership
+
+    return await membership.promote(app, replica)
+
+
+@command.command("remove", effect=Effect.PLANS)
+@click.argument("replica", nargs=-1, required=True)
+@pass_app
+async def remove(app: App, replica: tuple[str, ...]) -> View:
+    """Take replicas out for good, all in one change. REPLICA is a name or an id."""
+    from ravelctl import membership
+
+    return await membership.remove(app, replica)
+
+
+@command.command("update", effect=Effect.PLANS)
+@click.argument("replica")
+@click.option("--listen", type=ENDPOINT, help="Its new address for clients.")
+@click.option("--peer", type=ENDPOINT, help="Its new address for other replicas.")
+@click.option("--name", help="Its new name.")
+@pass_app
+def update(app: App, replica: str, listen: str | None, peer: str | None, name: str | None) -> Work:
+    """Change the recorded addresses or the name of REPLICA, a name or an id."""
+    if listen is None and peer is None and name is None:
+        raise usage_error(f"nothing to change about {replica!r}", "give --listen, --peer or --name")
+    return _update(app, replica, listen, peer, name)
+
+
+async def _update(app: App, replica: str, listen: str | None, peer: str | None, name: str | None) -> View:
+    from ravelctl import dial
+    from ravelctl.membership import cluster_status, member_data
+    from ravelctl.overview import find_member
+    from ravelpb.v1 import cluster_pb2 as pb
+
+    async with dial.cluster(app) as client:
+        status = await cluster_status(app, client, need_leader=True)
+        before = find_member(status.members, replica)
+        after = pb.Member()
+        after.CopyFrom(before)
+        after.server.name = name or before.server.name
+        after.server.addresses.listen = listen or before.server.addresses.listen
+        after.server.addresses.peer = peer or before.server.addresses.peer
+        dry = app.settings.dry_run
+        if not dry:
+            expect = pb.Expectation(term=status.header.term, config_index=status.config_index)
+            after = (await client.update_member(before.replica_id, after.server, expect=expect)).member
+    return View(
+        kind="MemberUpdate",
+        data={"before": member_data(before), "after": member_data(after), "changed": not dry},
+        body=_difference(before, after),
+        names=(after.server.name,),
+        notes=("dry run: nothing was changed",) if dry else (),
+    )
+
+
+def _difference(before: Member, after: Member) -> Table:
+    def row(label: str, member: Member) -> tuple[str, ...]:
+        return (label, str(member.replica_id), member.server.name, member.server.addresses.listen, member.server.addresses.peer)
+
+    return Table(columns=columns("", "ID", "NAME", "CLIENTS", "PEERS"), rows=(row("before", before), row("after", after)))

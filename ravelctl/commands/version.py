@@ -1,0 +1,29 @@
+"""`ravelctl version`."""
+
+from __future__ import annotations
+
+import platform
+from typing import Final
+
+import click
+
+from ravelctl.app import App
+from ravelctl.command import RavelCommand, pass_app
+from ravelctl.output import API_VERSION, View
+
+DISTRIBUTION: Final = "ravel-kv"
+
+
+@click.command("version", cls=RavelCommand)
+@pass_app
+def command(app: App) -> View:
+    """Print the version of ravelctl, and of what it runs on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        own = version(DISTRIBUTION)
+    except PackageNotFoundError:
+        own = "unknown"  # a tree that was never installed
+    python = platform.python_version()
+    data = {"ravelctl": own, "python": python, "click": version("click"), "protocol": "ravel.v1", "output": API_VERSION}
+    return View(kind="Version", data=data, body=f"ravelctl {own} (python {python}, protocol ravel.v1)", names=(own,))

@@ -1,0 +1,134 @@
+"""Where commands meet the network: clients made from the settings, and the client's errors as a command's.
+
+This module loads asyncio, and its functions grpc: commands import it inside their functions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ravelctl.app import App, Progress
+from ravelctl.client.errors import LocalReason, RavelError
+from ravelctl.errors import CommandError
+from ravelctl.exit_codes import EXIT_OF, ExitCode
+from ravelpb.errors import Reason
+
+if TYPE_CHECKING:
+    from ravelctl.client import ClusterClient, InspectClient, RavelClient
+
+T = TypeVar("T")
+
+POLL_EVERY_S: Final = 0.1
+"""Between two looks at a cluster that is waited for."""
+
+_LOCAL_EXIT: Final = {LocalReason.UNREACHABLE: ExitCode.UNREACHABLE, LocalReason.CLOSED: ExitCode.FAILED}
+
+
+def keys(app: App) -> RavelClient:
+    """The key-value client, without a session: a script of ten thousand commands would push those of long-lived programs out.
+
+    So a write whose fate is unknown is not repeated, but told (exit 6).
+    """
+    from ravelctl.client import RavelClient
+
+    return RavelClient(app.settings.endpoints, timeout_s=app.settings.call_timeout_s, exactly_once=False)
+
+
+def cluster(app: App, endpoints: tuple[str, ...] | None = None) -> ClusterClient:
+    """The client for membership, at these endpoints or at those of the settings."""
+    from ravelctl.client import ClusterClient
+
+    return ClusterClient(endpoints or app.settings.endpoints, timeout_s=app.settings.call_timeout_s)
+
+
+def inspect(app: App) -> InspectClient:
+    from ravelctl.client import InspectClient
+
+    return InspectClient(timeout_s=app.settings.call_timeout_s)
+
+
+def run(app: App, work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work on the run's one loop: grpc cannot move to another. What the client raises ends the command."""
+    runner = app.runner = app.runner or asyncio.Runner()
+    try:
+        return runner.run(work)
+    except RavelError as error:
+        raise command_error(error, app) from error
+
+
+def command_error(error: RavelError, app: App) -> CommandError:
+    """The same sentence, with the exit code of its reason and a next step where the server gave none."""
+    return CommandError(
+        error.message,
+        code=exit_code(error),
+        next_step=error.next_step or _next_step(error, app),
+        reason=str(error.reason),
+        metadata=error.metadata,
+    )
+
+
+def exit_code(error: RavelError) -> ExitCode:
+    if isinstance(error.reason, Reason):
+        return EXIT_OF[error.reason]
+    return _LOCAL_EXIT[error.reason]
+
+
+def _next_step(error: RavelError, app: App) -> str:
+    asked = ",".join(app.settings.endpoints)
+    steps = {
+        LocalReason.UNREACHABLE: f"check that a daemon listens at {asked}, or name others with --endpoints",
+        Reason.OUTCOME_UNKNOWN: "read the key before you write it again",
+        Reason.SESSION_EXPIRED: "read the key before you write it again",
+        Reason.NO_LEADER: "look with `ravelctl status`: a majority of the voters must be up",
+        Reason.NOT_LEADER: "look with `ravelctl status`",
+        Reason.TIMEOUT: "look with `ravelctl status`, or give it longer with --timeout",
+        Reason.BLANK: "make a cluster with `ravelctl bootstrap`, or take the daemon into one with `ravelctl join`",
+        Reason.BUSY: "try again in a moment",
+        Reason.QUOTA_EXCEEDED: "delete keys, or raise --db-size-max of the daemons",
+        Reason.STALE_VIEW: "look again and repeat the command",
+        Reason.CHANGE_IN_PROGRESS: "wait until `ravelctl member list` shows the change done, then repeat the command",
+        Reason.UNKNOWN_MEMBER: "see `ravelctl member list`",
+        Reason.REQUEST_TOO_LARGE: "send less at once",
+        Reason.NOT_FOUND: "see `ravelctl snapshot list`",
+    }
+    return steps.get(error.reason, "")
+
+
+class Wait:
+    """The patience of one command: all that it waits for shares one time limit."""
+
+    def __init__(self, timeout_s: float, progress: Progress) -> None:
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._progress = progress
+
+    async def until(self, look: Callable[[], Awaitable[T | str]], what: str) -> T:
+        """Look until there is a value; a text says how far it is. Unreachable daemons and lost leaders count as not yet.
+
+        Raises CommandError with exit code 124 when the time has run out, naming how far it was.
+        """
+        while True:
+            try:
+                found = await look()
+            except (RavelError, CommandError) as error:
+                code = error.code if isinstance(error, CommandError) else exit_code(error)
+                if code not in _PASSING:
+                    raise
+                found = error.message
+            if not isinstance(found, str):
+                return found
+            self._progress.update(found)
+            if time.monotonic() >= self._deadline:
+                raise CommandError(
+                    f"{what} did not come about within {self._timeout_s:g}s: {found}",
+                    code=ExitCode.TIMED_OUT,
+                    next_step="it may still go on: look with `ravelctl status`; repeating the command goes on where it stands",
+                )
+            await asyncio.sleep(POLL_EVERY_S)
+
+
+_PASSING: Final = {ExitCode.UNREACHABLE, ExitCode.NO_LEADER}
+"""What may cure itself while a cluster gets going."""

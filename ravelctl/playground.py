@@ -1,0 +1,306 @@
+"""A real cluster on this machine: daemons as processes of their own, remembered in a folder. Nothing is faked.
+
+    DIR/playground.json    the cluster and its replicas: ports, process ids
+    DIR/n1/                the data directory of n1
+    DIR/n1.log             what its daemon printed
+
+A process id alone names nobody: it may have been given to another program since. So the moment the process started is kept beside
+it, and a process is signalled only if both still agree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from ravelctl.errors import CommandError, usage_error
+from ravelctl.exit_codes import ExitCode
+
+STATE_FILE: Final = "playground.json"
+FORMAT: Final = 1
+REPLICAS_MAX: Final = 9
+HOST: Final = "127.0.0.1"
+# Below the range from which Linux draws ports of outgoing connections: what is free while a replica is down stays free.
+PORT_MIN, PORT_MAX = 17400, 31998
+TERM_WAIT_S: Final = 10.0
+KILL_WAIT_S: Final = 5.0
+_POLL_S: Final = 0.05
+_LOG_TAIL_LINES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process, known by its id and the moment it started (in the system's own words)."""
+
+    pid: int
+    started: str
+
+    @property
+    def alive(self) -> bool:
+        return started_at(self.pid) == self.started
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    name: str
+    replica_id: int  # 0: not in the cluster yet
+    listen: str
+    peer_listen: str
+    data_dir: str
+    log: str
+    process: Process | None
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.alive
+
+
+@dataclass(frozen=True, slots=True)
+class Playground:
+    folder: Path
+    cluster_id: str
+    cluster_name: str
+    replicas: tuple[Replica, ...]
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        return tuple(replica.listen for replica in self.replicas)
+
+    def find(self, name: str) -> Replica:
+        """Raises CommandError (2) that lists the names there are."""
+        for replica in self.replicas:
+            if replica.name == name:
+                return replica
+        there = ", ".join(replica.name for replica in self.replicas)
+        raise usage_error(f"the playground in {self.folder} has no replica {name!r}; there are {there}", "name one of them")
+
+    def with_replica(self, changed: Replica) -> Playground:
+        return replace(self, replicas=tuple(changed if r.name == changed.name else r for r in self.replicas))
+
+
+def default_folder() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "ravel" / "playground"
+
+
+# --- the state file
+
+
+def load(folder: Path) -> Playground | None:
+    """None: there is no playground in this folder. Raises CommandError (8) for a file that cannot be read."""
+    path = folder / STATE_FILE
+    try:
+        raw = json.loads(path.read_text())
+        if raw["format"] != FORMAT:
+            raise ValueError(f"format {raw['format']}, this program reads {FORMAT}")
+        replicas = tuple(_replica(fields) for fields in raw["replicas"])
+        return Playground(folder, raw["cluster_id"], raw["cluster_name"], replicas)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CommandError(
+            f"{path} is no playground's: {error}", code=ExitCode.DAMAGED, next_step="remove the folder by hand"
+        ) from error
+
+
+def _replica(fields: dict[str, Any]) -> Replica:
+    process = fields.pop("process")
+    return Replica(**fields, process=Process(**process) if process else None)
+
+
+def require(folder: Path) -> Playground:
+    """Raises CommandError (1) where there is none."""
+    if (found := load(folder)) is None:
+        raise CommandError(f"there is no playground in {folder}", next_step="start one with `ravelctl playground up`")
+    return found
+
+
+def save(playground: Playground) -> None:
+    """Written beside, synced, then renamed."""
+    replicas = [asdict(replica) for replica in playground.replicas]
+    fields = {
+        "format": FORMAT,
+        "cluster_id": playground.cluster_id,
+        "cluster_name": playground.cluster_name,
+        "replicas": replicas,
+    }
+    path = playground.folder / STATE_FILE
+    beside = path.with_suffix(".json.part")
+    with beside.open("w") as stream:
+        json.dump(fields, stream, indent=2)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(path)
+
+
+def plan(folder: Path, count: int, cluster_name: str) -> Playground:
+    """A new playground of `count` replicas with free ports; nothing is started. Makes the folder."""
+    folder = folder.absolute()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if strange := next((name for name in (f"n{number}" for number in range(1, count + 1)) if (folder / name).exists()), None):
+        raise usage_error(
+            f"{folder / strange} is there, but {folder / STATE_FILE} is not", "remove it, or name another folder with --dir"
+        )
+    ports = free_ports()
+    replicas = tuple(
+        Replica(
+            name=f"n{number}",
+            replica_id=0,
+            listen=f"{HOST}:{(pair := next(ports))[0]}",
+            peer_listen=f"{HOST}:{pair[1]}",
+            data_dir=str(folder / f"n{number}"),
+            log=str(folder / f"n{number}.log"),
+            process=None,
+        )
+        for number in range(1, count + 1)
+    )
+    return Playground(folder, "", cluster_name, replicas)
+
+
+def free_ports() -> Iterator[tuple[int, int]]:
+    """Pairs of neighbouring ports that nobody has bound at this moment, each pair once."""
+    pairs = list(range(PORT_MIN, PORT_MAX, 2))
+    random.shuffle(pairs)
+    for port in pairs:
+        if _is_free(port) and _is_free(port + 1):
+            yield port, port + 1
+    raise CommandError(f"no two neighbouring ports between {PORT_MIN} and {PORT_MAX} are free on {HOST}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+# --- processes
+
+
+def started_at(pid: int) -> str:
+    """When this process started, in words that only compare; empty: there is none, or it has ended and was not yet collected."""
+    if Path("/proc/self/stat").exists():
+        return _started_by_proc(pid)
+    return _started_by_ps(pid)
+
+
+def _started_by_proc(pid: int) -> str:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    # The name, in parentheses, may hold blanks and parentheses; state is the first field after it, start time the twentieth.
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return "" if fields[0] in {"Z", "X"} else fields[19]
+
+
+def _started_by_ps(pid: int) -> str:
+    """Where there is no /proc."""
+    told = subprocess.run(
+        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout.split(None, 1)
+    return "" if len(told) < 2 or told[0].startswith("Z") else told[1].strip()
+
+
+def start(replica: Replica) -> Replica:
+    """Start its daemon, in a session of its own, so that it outlives this program and no Ctrl-C of ours reaches it."""
+    command = [
+        sys.executable,
+        *("-m", "ravel_node", "start"),
+        *("--data-dir", replica.data_dir),
+        *("--listen", replica.listen),
+        *("--peer-listen", replica.peer_listen),
+        *("--name", replica.name),
+    ]
+    with Path(replica.log).open("ab") as log:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=Path(replica.log).parent,
+            env=_environment(),
+        )
+    return replace(replica, process=Process(child.pid, started_at(child.pid)))
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without settings of other daemons, and with this program's own import path, which need not be installed."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAVEL_")}
+    return kept | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def check_running(replica: Replica) -> None:
+    """Raises CommandError (1) with the last lines of its log if the daemon has ended."""
+    if replica.alive:
+        return
+    lines = Path(replica.log).read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+    raise CommandError(
+        f"the daemon of {replica.name} has ended; its log ends with: {' / '.join(lines) or 'nothing'}",
+        next_step=f"read {replica.log}",
+    )
+
+
+def kill(replica: Replica) -> None:
+    """SIGKILL, as a crash. Raises CommandError (1) if it does not run."""
+    if not replica.alive:
+        raise CommandError(f"{replica.name} does not run", next_step=f"start it with `ravelctl playground start {replica.name}`")
+    _signal(replica, signal.SIGKILL)
+    if left := _wait_gone([replica], KILL_WAIT_S):
+        raise CommandError(f"{left[0].name} did not end within {KILL_WAIT_S:g}s of SIGKILL", next_step="look at its process")
+
+
+def stop(replicas: Sequence[Replica]) -> list[str]:
+    """SIGTERM all that run, SIGKILL those that have not ended in time; returns the names of the latter."""
+    running = [replica for replica in replicas if replica.alive]
+    for replica in running:
+        _signal(replica, signal.SIGTERM)
+    stubborn = _wait_gone(running, TERM_WAIT_S)
+    for replica in stubborn:
+        _signal(replica, signal.SIGKILL)
+    _wait_gone(stubborn, KILL_WAIT_S)
+    return [replica.name for replica in stubborn]
+
+
+def _signal(replica: Replica, number: signal.Signals) -> None:
+    """Only to the very process that was started: its id and the moment of its start must agree."""
+    if replica.process is not None and replica.process.alive:
+        try:
+            os.kill(replica.process.pid, number)
+        except ProcessLookupError:
+            return  # it ended just now
+
+
+def _wait_gone(replicas: Sequence[Replica], wait_s: float) -> list[Replica]:
+    """Those that still run when the time is up."""
+    deadline = time.monotonic() + wait_s
+    while (left := [replica for replica in replicas if replica.alive]) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return left
+
+
+def purge(playground: Playground) -> None:
+    """Remove what the playground made, and the folder if nothing else is in it."""
+    for replica in playground.replicas:
+        shutil.rmtree(replica.data_dir, ignore_errors=True)
+        Path(replica.log).unlink(missing_ok=True)
+    (playground.folder / STATE_FILE).unlink(missing_ok=True)
+    try:
+        playground.folder.rmdir()
+    except OSError:
+        return  # something of the operator's is in it

@@ -1,0 +1,139 @@
+"""The frame: how options are taken, how errors are told, what happens to the output."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+
+import pytest
+
+from ravelctl.cli import COMMANDS, root
+from ravelctl.command import RavelCommand, RavelGroup
+from tests.ravelctl.conftest import Ctl
+from tests.ravelctl.fake import FakeCluster
+
+
+def _all_paths() -> list[tuple[str, ...]]:
+    paths: list[tuple[str, ...]] = []
+    for name, (module, _) in COMMANDS.items():
+        command = import_module(module).command
+        paths.append((name,))
+        if isinstance(command, RavelGroup):
+            paths += [(name, verb) for verb in command.commands]
+    return paths
+
+
+def test_the_tree_is_what_the_issue_asks_for() -> None:
+    leaves = {" ".join(path) for path in _all_paths()}
+    assert leaves == {
+        "bootstrap", "join", "leave", "status", "version", "bench", "completion",
+        "member", "member list", "member promote", "member remove", "member update",
+        "leader", "leader show", "leader transfer", "log", "log show",
+        "snapshot", "snapshot save", "snapshot list", "snapshot inspect",
+        "kv", "kv get", "kv put", "kv del", "kv cas", "kv list",
+        "playground", "playground up", "playground kill", "playground start", "playground down",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", _all_paths(), ids=" ".join)
+def test_every_command_has_help_that_says_what_it_does(ctl: Ctl, path: tuple[str, ...]) -> None:
+    ran = ctl(*path, "--help")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith(f"Usage: ravelctl {' '.join(path)} ")
+    assert ctl(*path, "-h").out == ran.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_short_helps_are_those_of_the_modules(name: str) -> None:
+    """They are written down twice so that --help need not load the modules."""
+    module, short = COMMANDS[name]
+    command = import_module(module).command
+    assert isinstance(command, RavelCommand | RavelGroup)
+    assert command.name == name
+    assert len(short) <= 60
+    assert short.endswith(".")
+
+
+def test_root_help_lists_every_command_once(ctl: Ctl) -> None:
+    out = ctl("--help").out
+    for name in COMMANDS:
+        assert len(re.findall(rf"^  {name}  ", out, flags=re.M)) == 1
+
+
+def test_without_a_command_help_goes_to_stderr(ctl: Ctl) -> None:
+    ran = ctl()
+    assert (ran.code, ran.out, ran.err.startswith("Usage: ravelctl")) == (2, "", True)
+
+
+@pytest.mark.parametrize(
+    ("words", "next_step"),
+    [
+        (["statsu"], "did you mean `ravelctl status`?"),
+        (["kv", "gte"], "did you mean `ravelctl kv get`?"),
+        (["zzz"], "see `ravelctl --help`"),
+        (["kv", "get"], "see `ravelctl kv get --help`"),
+        (["status", "--foo"], "see `ravelctl status --help`"),
+        (["--timeout", "soon", "status"], "see `ravelctl --help`"),
+        (["-e", "http://x", "status"], "see `ravelctl --help`"),
+        (["status", "-o", "xml"], "see `ravelctl status --help`"),
+        (["kv", "cas", "k", "v", "--revision", "-1"], "see `ravelctl kv cas --help`"),
+    ],
+)
+def test_wrong_usage_exits_2_and_says_what_to_do(ctl: Ctl, words: list[str], next_step: str) -> None:
+    ran = ctl(*words)
+    assert (ran.code, ran.out) == (2, "")
+    first, second = ran.err.splitlines()
+    assert re.match(r"error: [^A-Z]", first)
+    assert second == f"next: {next_step}"
+
+
+@pytest.mark.parametrize("words", [["-o", "json", "nope"], ["nope", "--output=json"], ["status", "-ojson", "--foo"]])
+def test_errors_are_json_where_json_is_asked_for(ctl: Ctl, words: list[str]) -> None:
+    ran = ctl(*words)
+    assert (ran.code, ran.out) == (2, "")
+    told = ran.error
+    assert (told["apiVersion"], told["kind"], told["exit_code"], told["reason"]) == ("ravel/v1", "Error", 2, "USAGE")
+    assert told["message"]
+    assert told["next_step"]
+
+
+def test_options_hold_before_and_after_the_command_and_the_later_wins(ctl: Ctl, cluster: FakeCluster) -> None:
+    (address,) = cluster.found(1)
+    plain = ctl("member", "list", "-e", address, "-o", "name").out
+    assert plain == "n1\n"
+    assert ctl("-e", address, "-o", "name", "member", "list").out == plain
+    assert ctl("-e", address, "member", "-o", "name", "list").out == plain
+    assert ctl("-e", "127.0.0.1:1", "-o", "json", "member", "list", "-e", address, "-o", "name").out == plain
+
+
+def test_a_variable_fills_what_no_flag_says(ctl: Ctl, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    (address,) = cluster.found(1)
+    monkeypatch.setenv("RAVELCTL_ENDPOINTS", f"127.0.0.1:1,{address}")
+    monkeypatch.setenv("RAVELCTL_OUTPUT", "name")
+    assert ctl("member", "list").out == "n1\n"
+    assert ctl("member", "list", "-o", "json").json["kind"] == "MemberList"
+    monkeypatch.setenv("RAVELCTL_TIMEOUT", "soon")
+    assert ctl("member", "list").code == 2
+
+
+def test_verbose_tells_the_reason_and_its_values(ctl: Ctl, cluster: FakeCluster) -> None:
+    first, *_ = cluster.found(3, leader=0)
+    ran = ctl("leave", "n1", "--yes", "-v", "-e", first)
+    assert (ran.code, ran.err.splitlines()[-1]) == (4, "reason: NO_LEADER")
+
+
+def test_quiet_leaves_errors_and_data(ctl: Ctl, cluster: FakeCluster) -> None:
+    first, *_ = cluster.found(3)
+    ran = ctl("leave", "n3", "--yes", "-q", "-e", first)
+    assert (ran.code, ran.out, ran.err) == (0, "removed n3 (3)\n", "")
+    assert ctl("leave", "n9", "--yes", "-q", "-e", first).err.startswith("error: ")
+
+
+def test_version(ctl: Ctl) -> None:
+    assert re.fullmatch(r"ravelctl \S+ \(python 3\.\d+\.\d+, protocol ravel\.v1\)\n", ctl("version").out)
+    assert ctl("version", "-o", "json").json["protocol"] == "ravel.v1"
+    assert ctl("version", "-o", "yaml").out.startswith("---\napiVersion: ravel/v1\nkind: Version\n")
+
+
+def test_the_root_knows_no_command_it_cannot_load() -> None:
+    assert all(import_module(module).command is root.get_command(None, name) for name, (module, _) in COMMANDS.items())  # type: ignore[arg-type]

@@ -1,0 +1,190 @@
+"""Processes of the playground, with a stand-in for the daemon: it listens to signals and to nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ravelctl import playground as grounds
+from ravelctl.errors import CommandError
+from tests.ravelctl.conftest import Ctl
+
+STAND_IN = """
+import os, signal, sys, time
+if os.environ.get("STAND_IN") == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.environ.get("STAND_IN") == "fails":
+    sys.exit("the address 127.0.0.1:1 is in use")
+print("started", *sys.argv[1:], flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.fixture
+def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[grounds.Playground]:
+    """Two replicas, not started. Whatever a test has started is killed after it."""
+    package = tmp_path / "path" / "ravel_node"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(str(package.parent))
+    begun: list[grounds.Replica] = []
+    really_start = grounds.start
+
+    def start(replica: grounds.Replica) -> grounds.Replica:
+        begun.append(really_start(replica))
+        return begun[-1]
+
+    monkeypatch.setattr(grounds, "start", start)
+    yield grounds.plan(tmp_path / "ground", 2, "test")
+    for replica in begun:
+        if replica.process is not None and replica.process.alive:
+            os.kill(replica.process.pid, signal.SIGKILL)
+
+
+def _wait_for_log(replica: grounds.Replica, word: str) -> None:
+    deadline = time.monotonic() + 30
+    while word not in Path(replica.log).read_text():
+        assert time.monotonic() < deadline, Path(replica.log).read_text()
+        time.sleep(0.02)
+
+
+def test_a_plan_has_neighbouring_ports_that_are_its_own(ground: grounds.Playground) -> None:
+    ports = [int(address.rpartition(":")[2]) for r in ground.replicas for address in (r.listen, r.peer_listen)]
+    assert ports[1] == ports[0] + 1
+    assert len(set(ports)) == 4
+    assert all(grounds.PORT_MIN <= port <= grounds.PORT_MAX for port in ports)
+    assert [r.name for r in ground.replicas] == ["n1", "n2"]
+
+
+def test_it_is_remembered(ground: grounds.Playground) -> None:
+    grounds.save(ground)
+    assert grounds.load(ground.folder) == ground
+    assert grounds.load(ground.folder / "elsewhere") is None
+    for wrong in ("", "[]", "{}", '{"format": 2}'):
+        (ground.folder / grounds.STATE_FILE).write_text(wrong)
+        with pytest.raises(CommandError) as raised:
+            grounds.load(ground.folder)
+        assert raised.value.code == 8
+
+
+def test_daemons_start_with_their_flags_and_end_in_order(ground: grounds.Playground) -> None:
+    first, second = (grounds.start(replica) for replica in ground.replicas)
+    assert first.alive
+    assert second.alive
+    _wait_for_log(first, "started")
+    assert (
+        f"--data-dir {first.data_dir} --listen {first.listen} --peer-listen {first.peer_listen} --name n1"
+        in Path(first.log).read_text()
+    )
+    assert grounds.stop([first, second]) == []
+    assert not first.alive
+    assert not second.alive
+
+
+def test_kill_is_a_crash(ground: grounds.Playground) -> None:
+    replica = grounds.start(ground.replicas[0])
+    grounds.kill(replica)
+    assert not replica.alive
+    with pytest.raises(CommandError, match="n1 does not run"):
+        grounds.kill(replica)
+
+
+def test_one_that_does_not_stop_is_killed(ground: grounds.Playground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAND_IN", "stubborn")
+    monkeypatch.setattr(grounds, "TERM_WAIT_S", 0.5)
+    replica = grounds.start(ground.replicas[0])
+    _wait_for_log(replica, "started")
+    assert grounds.stop([replica]) == ["n1"]
+    assert not replica.alive
+
+
+def test_a_process_that_took_over_the_id_is_never_signalled(ground: grounds.Playground) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"]) as other:
+        try:
+            foreign = replace(ground.replicas[0], process=grounds.Process(other.pid, "some other moment"))
+            assert not foreign.alive
+            assert grounds.stop([foreign]) == []
+            with pytest.raises(CommandError):
+                grounds.kill(foreign)
+            time.sleep(0.2)
+            assert other.poll() is None
+        finally:
+            other.kill()
+
+
+def test_both_ways_to_tell_when_a_process_started_agree_on_who_lives() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"]) as child:
+        assert grounds._started_by_ps(child.pid) == grounds._started_by_ps(child.pid) != ""
+        assert grounds.started_at(child.pid) == grounds.started_at(child.pid) != ""
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has collected it
+        assert grounds.started_at(child.pid) == ""
+        assert grounds._started_by_ps(child.pid) == ""
+    assert grounds.started_at(child.pid) == ""
+
+
+def test_a_daemon_that_ends_at_once_is_told_with_its_last_words(
+    ground: grounds.Playground, monkeypatch: pytest.MonkeyPatch, ctl: Ctl
+) -> None:
+    monkeypatch.setenv("STAND_IN", "fails")
+    grounds.save(ground)
+    ran = ctl("playground", "up", "--dir", ground.folder, "--timeout", "20s")
+    assert ran.code == 1
+    assert "the daemon of n1 has ended; its log ends with: the address 127.0.0.1:1 is in use" in ran.err
+
+
+def test_down_keeps_the_data_and_purge_removes_only_what_is_ours(ground: grounds.Playground, ctl: Ctl) -> None:
+    running = ground.with_replica(grounds.start(ground.replicas[0]))
+    grounds.save(running)
+    Path(ground.replicas[0].data_dir).mkdir()
+    ran = ctl("playground", "down", "--dir", ground.folder, "-o", "json")
+    assert (ran.code, ran.json["stopped"], ran.json["purged"]) == (0, ["n1"], False)
+    assert Path(ground.replicas[0].data_dir).is_dir()
+    (ground.folder / "mine.txt").touch()
+    again = ctl("playground", "down", "--purge", "--dir", ground.folder)
+    assert (again.code, again.out) == (0, f"nothing was running; removed {ground.folder}\n")
+    assert [path.name for path in ground.folder.iterdir()] == ["mine.txt"]
+    assert ctl("playground", "down", "--dir", ground.folder).code == 1
+
+
+def test_wrong_usage(ground: grounds.Playground, ctl: Ctl) -> None:
+    assert ctl("playground", "kill", "n1", "--dir", ground.folder / "none").code == 1
+    grounds.save(ground)
+    unknown = ctl("playground", "kill", "n7", "--dir", ground.folder)
+    assert (unknown.code, "there are n1, n2" in unknown.err) == (2, True)
+    more = ctl("playground", "up", "--replicas", 5, "--dir", ground.folder)
+    assert (more.code, "has 2 replicas, not 5" in more.err) == (2, True)
+    (ground.folder / grounds.STATE_FILE).unlink()
+    (ground.folder / "n1").mkdir()
+    stale = ctl("playground", "up", "--dir", ground.folder)
+    assert (stale.code, "remove it" in stale.err) == (2, True)
+
+
+@pytest.mark.e2e
+def test_a_real_cluster_comes_up_loses_a_replica_and_goes_down(tmp_path: Path, ctl: Ctl) -> None:
+    where = tmp_path / "ground"
+    try:
+        up = ctl("playground", "up", "--replicas", 3, "--dir", where, "--detach", "-o", "json")
+        assert up.code == 0, up.err
+        assert [(r["name"], r["id"]) for r in up.json["replicas"]] == [("n1", "1"), ("n2", "2"), ("n3", "3")]
+        endpoints = ",".join(up.json["endpoints"])
+        assert ctl("kv", "put", "k", "v", "-e", endpoints).code == 0
+        killed = ctl("playground", "kill", "leader", "--dir", where, "-o", "json")
+        assert killed.code == 0
+        assert ctl("kv", "get", "k", "-e", endpoints, "--timeout", "20s").out == "v\n"
+        assert ctl("playground", "start", killed.json["name"], "--dir", where).code == 0
+        assert ctl("playground", "up", "--dir", where).code == 0
+    finally:
+        down = ctl("playground", "down", "--purge", "--dir", where)
+    assert (down.code, where.exists()) == (0, False)
+    assert json.loads(up.out)["cluster_name"] == "playground"
