@@ -1,1 +1,1 @@
-"""The operator's toolkit, and the client library that it stands on (ravelctl.client)."""
+"""ravelctl: the client library, the commands and the screens of ravel. Runs where LMDB is not installed."""

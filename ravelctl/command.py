@@ -1,8 +1,8 @@
 """The frame of every command: options that all of them take, lazy groups, and what happens to the value a command returns.
 
 A command is a function that takes an `App` and its own arguments and returns a `View`, or a coroutine of one: then its words are
-checked before an event loop is loaded. Nothing here, and nothing that a command's module imports at its top, may import grpc, rich,
-yaml or asyncio: `--help`, errors and Tab never pay for them.
+checked before an event loop is loaded. Nothing here, and nothing that a command's module imports at its top, may import
+grpc, rich, yaml or asyncio: `--help`, errors and Tab never pay for them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum, auto
 from importlib import import_module
 from types import CoroutineType
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import click
 from click.core import ParameterSource
@@ -23,13 +23,15 @@ from ravelctl.app import App
 from ravelctl.config import Color, Consistency, Output, duration_s, endpoint, endpoint_list
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
-from ravelctl.output import View, emit
+
+if TYPE_CHECKING:
+    from ravelctl.output import View
 
 ENVIRONMENT_PREFIX: Final = "RAVELCTL_"
 _WATCH_KEY: Final = "ravelctl.watch_s"
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
-Work = Coroutine[Any, Any, View]
+Work: TypeAlias = "Coroutine[Any, Any, View]"
 """What a command returns that has checked its words and has yet to dial."""
 
 pass_app = click.make_pass_decorator(App)
@@ -205,7 +207,7 @@ class RavelCommand(_Frame):
             from ravelctl import dial
 
             found = dial.run(app, found)
-        return cast(View, found)
+        return cast("View", found)
 
     def _look_again(self, ctx: click.Context, app: App) -> None:
         """One look of many: a failed one is told, and the next is taken all the same."""
@@ -220,6 +222,8 @@ class RavelCommand(_Frame):
 
 
 def _show(app: App, view: View, *, one_line: bool = False) -> ExitCode:
+    from ravelctl.output import emit
+
     emit(view, app.settings, sys.stdout, one_line=one_line)
     for note in view.notes:
         app.say(note)

@@ -217,15 +217,16 @@ async def join(app: App, address: str, via: Sequence[str], *, promote: bool, wai
     async with dial.cluster(app, tuple(via)) as client:
         status = await cluster_status(app, client, via, need_leader=True)
         newcomer = await client.status(address)
+        members = [*status.members, pb.Member(server=newcomer.server)]  # it has no id yet
         name, title = newcomer.server.name, f"join {newcomer.server.name} to cluster {status.cluster_name}"
         if newcomer.blank:
             verdict = (await client.join(address, via, promote=promote, dry_run=True)).verdict
             if not verdict.allowed:
-                app.say(verdict_text(verdict, status.members))
+                app.say(verdict_text(verdict, members))
                 raise refusal(title, verdict)
             if app.settings.dry_run:
-                return verdict_view(title, verdict, status.members)
-            app.say(f"{title}\n{verdict_text(verdict, status.members)}")
+                return verdict_view(title, verdict, members)
+            app.say(f"{title}\n{verdict_text(verdict, members)}")
             replica_id = (await client.join(address, via, promote=promote)).replica.replica_id
         elif newcomer.header.cluster_id != status.header.cluster_id:
             raise _refused(

@@ -10,7 +10,7 @@ from ravelctl.app import App
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
 from ravelctl.output import U64, Table, View, columns
-from ravelctl.overview import chief, find_member, require_answer, survey
+from ravelctl.overview import chief, find_member, heard, require_answer, survey
 from ravelctl.preflight import preflight
 from ravelpb.v1 import cluster_pb2 as pb
 
@@ -59,7 +59,7 @@ async def remove(app: App, words: Sequence[str]) -> View:
         async def judge() -> pb.Verdict:
             return (await client.leave(ids, dry_run=True)).verdict
 
-        verdict, dry = await preflight(app, title, judge, status.members, question=f"{title}? Their ids are never used again.")
+        verdict, dry = await preflight(app, title, judge, status.members, question=f"{title}? An id is never used twice.")
         if dry:
             return dry
         done = await client.leave(ids, expect=verdict.seen, timeout_s=_change_timeout_s(app))
@@ -165,4 +165,4 @@ def distance(status: pb.StatusResponse, replica_id: int) -> str:
 def caught_up(status: pb.StatusResponse, replica_id: int) -> bool:
     """Whether the leader replicates to it, and it holds all that is committed."""
     peer = next((p for p in status.progress if p.replica_id == replica_id), None)
-    return peer is not None and peer.recent_active and peer.state == pb.REPLICATE and peer.match >= status.commit_index
+    return peer is not None and heard(status, peer) and peer.state == pb.REPLICATE and peer.match >= status.commit_index

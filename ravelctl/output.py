@@ -7,15 +7,16 @@ text without colour, boxes or anything that depends on a terminal, so that it is
 from __future__ import annotations
 
 import sys
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from datetime import UTC, datetime
 from enum import Enum
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from ravelctl.config import Color, Output, Settings
 from ravelctl.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 API_VERSION: Final = "ravel/v1"
 ABSENT: Final = "-"
@@ -165,6 +166,8 @@ def plain_mapping(values: Mapping[str, Any]) -> dict[str, Any]:
             try:
                 plain[name] = value.decode()
             except UnicodeDecodeError:
+                from base64 import b64encode
+
                 plain[name] = b64encode(value).decode()
                 plain[f"{name}_encoding"] = "base64"
         else:
@@ -173,6 +176,8 @@ def plain_mapping(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    from datetime import datetime
+
     if isinstance(value, U64):
         return str(int(value))
     if isinstance(value, Enum):
@@ -206,6 +211,8 @@ def _yaml_text(value: Any) -> str:
 
 def rfc3339(moment: datetime) -> str:
     """In UTC, to the second, or to the millisecond where there is one."""
+    from datetime import UTC
+
     utc = moment.astimezone(UTC)
     return utc.isoformat(timespec="milliseconds" if utc.microsecond else "seconds").replace("+00:00", "Z")
 

@@ -203,8 +203,16 @@ def _health(leads: bool, quorum_lives: bool, worry: bool) -> Health:
     return Health.DEGRADED if worry else Health.HEALTHY
 
 
+def heard(status: pb.StatusResponse, peer: pb.PeerProgress) -> bool:
+    """Whether the leader has heard a peer within an election timeout.
+
+    `recent_active` alone is false for a moment after each of the leader's own checks, until the next answer.
+    """
+    return peer.recent_active or (peer.contacted and peer.contact_age_ms <= status.election_timeout_ms)
+
+
 def _live(voter: int, status: pb.StatusResponse, progress: Mapping[int, pb.PeerProgress]) -> bool:
-    return voter == status.header.replica_id or (voter in progress and progress[voter].recent_active)
+    return voter == status.header.replica_id or (voter in progress and heard(status, progress[voter]))
 
 
 def _caught_up(voter: int, status: pb.StatusResponse, progress: Mapping[int, pb.PeerProgress]) -> bool:
@@ -291,7 +299,7 @@ def _worries(status: pb.StatusResponse, progress: Mapping[int, pb.PeerProgress],
     voters = {member.replica_id for member in status.members if member.role == pb.VOTER}
     for peer in status.progress:
         name = name_of(status.members, peer.replica_id)
-        if not peer.recent_active:
+        if not heard(status, peer):
             since = f"for {age_text(peer.contact_age_ms / 1000)}" if peer.contacted else "since it leads"
             worries.append(f"the leader has not heard {name} {since}")
         elif peer.replica_id not in voters:
@@ -313,7 +321,7 @@ def _remarks(status: pb.StatusResponse, answers: Answers) -> tuple[str, ...]:
     remarks += [
         _installing(name_of(status.members, peer.replica_id), peer)
         for peer in status.progress
-        if peer.state == pb.SNAPSHOT and peer.recent_active and peer.replica_id not in voters
+        if peer.state == pb.SNAPSHOT and heard(status, peer) and peer.replica_id not in voters
     ]
     if any(member.role == pb.LEAVING for member in status.members):
         remarks.append("a change of membership is under way")

@@ -124,7 +124,7 @@ class Channels:
             self.leader = endpoint
 
     async def failed(self, endpoint: str, error: RavelError, *, attempt: int) -> bool:
-        """Take in why this endpoint did not do it; `attempt` counts failures in a row. True: it named a leader worth asking at once."""
+        """Take in why this endpoint did not do it; `attempt` counts failures in a row. True: it named a leader to ask at once."""
         if isinstance(error, HangingError):
             # Whatever else waits on this connection would wait in vain; it may even be dead without knowing.
             self._suspect(endpoint, self._retry.suspicion_s)
@@ -196,6 +196,9 @@ class Obstacles:
     def note(self, endpoint: str, error: RavelError) -> None:
         self._by_endpoint.pop(endpoint, None)  # so that the newest stands last
         self._by_endpoint[endpoint] = error
+
+    def __bool__(self) -> bool:
+        return bool(self._by_endpoint)
 
     def clear(self) -> None:
         self._by_endpoint.clear()

@@ -156,8 +156,8 @@ class RavelClient:
     ) -> AsyncGenerator[KeyValue, None]:
         """The keys with start <= key < end that begin with `prefix`, in byte order; `limit` 0: all of them.
 
-        They come in pages of `page_keys_max`, each the state at one point in time; between pages the cluster goes on, and when the
-        leader moves the scan goes on after the last key that was seen. `timeout_s` is the time for one page.
+        They come in pages of `page_keys_max`, each the state at one point in time; between pages the cluster goes on, and when
+        the leader moves the scan goes on after the last key that was seen. `timeout_s` is the time for one page.
         """
         request = scan_request(
             prefix=prefix,

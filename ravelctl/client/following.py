@@ -26,6 +26,9 @@ T = TypeVar("T")
 ATTEMPT_SHARE: Final = 0.5
 """The share of the time left that one attempt may take, if there can be another."""
 
+LAST_SHARE: Final = 0.2
+"""The share of the time, at its end, in which no repetition is begun: it would only turn "no leader" into "unknown"."""
+
 
 async def ask_leader(
     channels: Channels,
@@ -42,7 +45,7 @@ async def ask_leader(
     deadline = asyncio.get_running_loop().time() + timeout_s
     obstacles = Obstacles()
     attempt = 0
-    while (left_s := deadline - asyncio.get_running_loop().time()) > 0:
+    while (left_s := deadline - asyncio.get_running_loop().time()) > (LAST_SHARE * timeout_s if attempt else 0.0):
         endpoint = channels.choose()
         limit_s = max(left_s * ATTEMPT_SHARE, min(left_s, retry.progress_timeout_s)) if repeatable else left_s
         try:

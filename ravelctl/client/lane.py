@@ -65,7 +65,8 @@ REQUEST_BYTES_MAX: Final = (4 << 20) - 1024
 """Bytes of one command: the server's 4 MiB a request, less what frames it."""
 
 IN_FLIGHT_MAX: Final = 4
-"""Requests without an answer on a stream. More make smaller batches, which cost servers more than they gain (measured)."""
+"""Requests without an answer on a stream. Callers who act together fill one request whatever this is (1 to 16 measured alike); of
+scattered ones a larger bound would make more and smaller requests, and a request costs both ends far more than a command."""
 
 WAITING_MAX: Final = 65_536
 """Calls that wait to be sent. One more gets BusyError."""
@@ -76,8 +77,12 @@ EXPIRY_GRAIN_S: Final = 0.02
 BYTES_PER_S_MIN: Final = 1 << 20
 """The slowest network that is not taken for a hanging server: large requests get this much more time."""
 
-Call = tuple["asyncio.Future[Any]", Command, int, float]
-"""Future of the answer message, command, its size in bytes, deadline on the loop's clock."""
+LAST_MOMENT_S: Final = 0.1
+"""While something is in the way, a call is not sent any more so shortly before its deadline (or in the last quarter of its time,
+if that is shorter): a write that can hardly be answered would only turn "no leader" into "unknown"."""
+
+Call = tuple["asyncio.Future[Any]", Command, int, float, float]
+"""Future of the answer message, command, its size in bytes, deadline, when its last moment begins; times on the loop's clock."""
 
 Stream = aio.StreamStreamCall[SessionRequest, SessionResponse]
 
@@ -147,7 +152,7 @@ class Lane:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         deadline = loop.time() + timeout_s
-        self._waiting.append((future, command, size_bytes, deadline))
+        self._waiting.append((future, command, size_bytes, deadline, deadline - min(LAST_MOMENT_S, timeout_s / 4)))
         if deadline < self._alarm_at:
             self._set_alarm(deadline)
         if not self._wake.is_set():
@@ -270,24 +275,32 @@ class Lane:
 
     def _next_batch(self) -> Batch | None:
         """What goes out next: first what was out before, then what waits, up to the bounds of a request and of the session."""
-        while self._again:
-            first, *rest = self._live_runs(self._again.popleft()) or (None,)
-            if first is not None:
-                self._again.extendleft(reversed(rest))
-                return first
+        latest = asyncio.get_running_loop().time() if self._obstacles else 0.0
+        for _ in range(len(self._again)):
+            batch = self._again.popleft()
+            if not batch.uncertain and any(call[4] < latest for call in batch.calls if not call[0].done()):
+                self._again.append(batch)
+            elif runs := self._live_runs(batch):
+                self._again.extendleft(reversed(runs[1:]))
+                return runs[0]
         once = self._kind is LaneKind.WRITES_ONCE
         room = min(COMMANDS_MAX, self._window.room) if once else COMMANDS_MAX
         calls: list[Call] = []
+        too_late: list[Call] = []
         size_bytes = 0
         while self._waiting and len(calls) < room:
-            if self._waiting[0][0].done():
-                self._waiting.popleft()
-                continue
-            size_bytes += self._waiting[0][2]
-            if calls and size_bytes > self._batch_bytes:
-                size_bytes -= self._waiting[0][2]
+            call = self._waiting[0]
+            if calls and size_bytes + call[2] > self._batch_bytes:
                 break
-            calls.append(self._waiting.popleft())
+            self._waiting.popleft()
+            if call[0].done():
+                continue
+            if call[4] < latest:
+                too_late.append(call)
+                continue
+            calls.append(call)
+            size_bytes += call[2]
+        self._waiting.extendleft(reversed(too_late))
         if not calls:
             return None
         if not once:
@@ -432,6 +445,7 @@ class Lane:
                 soonest = min(soonest, call[3])
             else:
                 call[0].set_exception(_unknown() if uncertain else self._obstacles.deadline_error())
+        self._wake.set()  # what stood beside a call in its last moment may go now
         # Also those that were given up by their callers must not count against the bound.
         self._waiting = deque(call for call in self._waiting if not call[0].done())
         self._set_alarm(max(soonest, now + EXPIRY_GRAIN_S))

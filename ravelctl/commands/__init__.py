@@ -1,1 +1,1 @@
-"""The commands of ravelctl: one file a noun, each imported when it is named."""
+"""The commands, one module a noun. Each offers `command` and is imported when it is named (`ravelctl.cli.COMMANDS`)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import IO, Any, Final
 
 import click
@@ -184,7 +183,7 @@ def _content(value: bytes | None, file: str | None) -> bytes:
         raise usage_error("the value is given either as an argument or with --file", "`-` as the argument reads it from stdin")
     try:
         if file is not None:
-            with Path(file).open("rb") as stream:
+            with open(file, "rb") as stream:
                 return _bounded(stream, file)
         if value == b"-":
             return _bounded(sys.stdin.buffer, "stdin")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -14,6 +12,8 @@ from ravelctl.errors import CommandError, usage_error
 from ravelctl.output import ABSENT, U64, Table, View, columns, count_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ravelctl.client import ClusterClient
     from ravelctl.dial import Wait
     from ravelctl.playground import Playground, Replica
@@ -80,6 +80,8 @@ def _started(app: App, ground: Playground, replica: Replica) -> Playground:
 
 async def _founded(app: App, ground: Playground) -> Playground:
     """Wait until all daemons answer, make them one cluster, and remember who they are in it."""
+    from dataclasses import replace
+
     from ravelctl import dial
     from ravelctl import playground as grounds
     from ravelctl.founding import found
@@ -199,6 +201,8 @@ def down(app: App, folder: str | None, purge: bool) -> View:
 
 
 def _folder(folder: str | None) -> Path:
+    from pathlib import Path
+
     from ravelctl.playground import default_folder
 
     return Path(folder).absolute() if folder else default_folder()

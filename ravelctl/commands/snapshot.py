@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -40,6 +38,8 @@ def save(app: App, file: str, replica: str | None) -> Work:
 
     The data comes from any replica that answers. A download that breaks off leaves FILE.part; the next one goes on from there.
     """
+    from pathlib import Path
+
     folder = Path(file).absolute().parent
     if not folder.is_dir():
         raise usage_error(f"there is no folder {folder}", "make it, or name another with --file")
@@ -47,6 +47,8 @@ def save(app: App, file: str, replica: str | None) -> Work:
 
 
 async def _save(app: App, file: str, replica: str | None) -> View:
+    from pathlib import Path
+
     from ravelctl import dial
     from ravelctl.snapshot_file import PartFile
     from ravelctl.sources import source
@@ -166,6 +168,8 @@ def _info_data(info: SnapshotInfo) -> dict[str, Any]:
 @pass_app
 def inspect(app: App, file: str) -> View:
     """Tell what a saved FILE holds, and verify its checksum. Exits 8 if it is damaged. Nothing is dialled."""
+    from pathlib import Path
+
     from ravelctl.snapshot_file import SnapshotDamagedError, check
 
     try:
@@ -210,4 +214,6 @@ def _header_data(header: SnapshotHeader) -> dict[str, Any]:
 
 
 def _moment(ms: int) -> str:
+    from datetime import UTC, datetime
+
     return rfc3339(datetime.fromtimestamp(ms // 1000, UTC)) if ms else ABSENT

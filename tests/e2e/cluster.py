@@ -197,6 +197,15 @@ class Cluster:
 
         await until(f"{server.name} has applied {target}", reached, within_s)
 
+    async def unheard(self, count: int = 1, within_s: float = START_S) -> None:
+        """Wait until the leader has not heard so many other members for longer than an election timeout."""
+
+        async def silent() -> bool:
+            status = await self.status(await self.leader())
+            return sum(p.contact_age_ms > status.election_timeout_ms or not p.contacted for p in status.progress) >= count
+
+        await until(f"the leader does not hear {count} members", silent, within_s)
+
     def stop_all(self) -> None:
         for server in self.servers.values():
             if server.running:

@@ -196,6 +196,7 @@ class FakeDaemon(ClusterServicer, InspectServicer, KVServicer):
             config_index=c.config_index,
             members=c.members.values(),
             progress=[p for n, p in c.progress.items() if n != self.number] if leads else [],
+            election_timeout_ms=800,
             leader_age_ms=(3 * 60 + 12) * 60_000,
             db_used_bytes=212 * MIB,
             db_size_max_bytes=4096 * MIB,
@@ -218,7 +219,7 @@ class FakeDaemon(ClusterServicer, InspectServicer, KVServicer):
     def Join(self, request: pb.JoinRequest, context: grpc.ServicerContext) -> pb.JoinResponse:
         c = self.cluster
         roles = {number: int(member.role) for number, member in c.members.items()}
-        verdict = c.verdict({**roles, self.number: int(pb.LEARNER)})
+        verdict = c.verdict({**roles, 0: int(pb.LEARNER)})  # it has no id yet
         replica = ReplicaRef(replica_id=self.number, server=self.server_ref)
         if not request.dry_run:
             c.asked.append(request)

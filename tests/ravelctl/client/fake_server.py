@@ -46,11 +46,11 @@ class Fault(Enum):
     SHUTTING_DOWN = "refuse because of a shutdown"
 
 
-class Expired(Exception):
+class ExpiredError(Exception):
     """The session is not known."""
 
 
-class Forgotten(Exception):
+class ForgottenError(Exception):
     """The sequence lies below what was acknowledged."""
 
 
@@ -94,20 +94,20 @@ class FakeCluster:
             return self._apply(command)
         try:
             return self._apply_once(request.once, request.once.sequence + i, command)
-        except Expired:
+        except ExpiredError:
             return error_result(Reason.SESSION_EXPIRED, "the session is not known")
-        except Forgotten:
+        except ForgottenError:
             return error_result(Reason.OUTCOME_UNKNOWN, "its answer is gone")
 
     def _apply_once(self, once: common_pb2.Once, sequence: int, command: kv_pb2.Command) -> kv_pb2.Result:
         session = self.sessions.get(once.client_id)
         if session is None:
-            raise Expired
+            raise ExpiredError
         if once.acked_below > session.acked_below:
             session.acked_below = once.acked_below
             session.results = {s: r for s, r in session.results.items() if s >= once.acked_below}
         if sequence < session.acked_below:
-            raise Forgotten
+            raise ForgottenError
         if sequence not in session.results:
             session.results[sequence] = self._apply(command)
         if len(session.results) > WINDOW_MAX or sequence - session.acked_below >= WINDOW_MAX:

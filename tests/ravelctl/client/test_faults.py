@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -20,7 +20,7 @@ from ravelctl.client import (
 )
 from ravelpb.errors import Reason
 from ravelpb.v1 import kv_pb2
-from tests.ravelctl.client.fake_server import Fault, FakeCluster, fake_cluster, make_status, scripted
+from tests.ravelctl.client.fake_server import FakeCluster, Fault, fake_cluster, make_status, scripted
 
 IMPATIENT = RetryPolicy(backoff_min_s=0.002, backoff_max_s=0.02, progress_timeout_s=0.15, suspicion_s=0.03)
 """Finds a hanging server at once. On a busy machine it finds some that do not hang: that must only cost time."""
@@ -106,18 +106,16 @@ async def test_the_answers_of_what_is_out_are_never_acknowledged(cluster: FakeCl
     cluster.script = lambda request: rng.choice([Fault.NONE, Fault.NONE, Fault.SWAP, Fault.SLOW, Fault.UNKNOWN_DONE])
     answered: set[int] = set()
 
-    def watch(
-        run: Callable[[kv_pb2.SessionRequest], list[kv_pb2.Result]],
-    ) -> Callable[[kv_pb2.SessionRequest], list[kv_pb2.Result]]:
-        def watched(request: kv_pb2.SessionRequest) -> list[kv_pb2.Result]:
-            # What a request acknowledges was answered before it: the client cannot know of answers that were never made.
-            assert answered >= set(range(1, request.once.acked_below))
-            answered.update(request.once.sequence + i for i in range(len(request.commands)))
-            return run(request)
+    honest = cluster.run
 
-        return watched
+    def run(request: kv_pb2.SessionRequest) -> list[kv_pb2.Result]:
+        # What a request acknowledges was answered before it: the client cannot know of answers that were never made.
+        if not answered >= set(range(1, request.once.acked_below)):
+            cluster.violations.append(f"{request.once} acknowledges too much")
+        answered.update(request.once.sequence + i for i in range(len(request.commands)))
+        return honest(request)
 
-    cluster.run = watch(cluster.run)  # type: ignore[method-assign]
+    cluster.run = run  # type: ignore[method-assign]
     async with client_of(cluster) as client:
         for _ in range(10):
             await asyncio.gather(*(client.put(b"k%d" % i, b"v") for i in range(200)))
@@ -138,8 +136,12 @@ async def test_a_repeated_write_that_meets_an_expired_session_is_unknown(cluster
         await client.put(b"k", b"v1")
 
         def lose_and_expire(request: kv_pb2.SessionRequest) -> Fault:
-            cluster.script = lambda request: cluster.expire_sessions() or Fault.NONE
+            cluster.script = expire
             return Fault.LOSE_ANSWER
+
+        def expire(request: kv_pb2.SessionRequest) -> Fault:
+            cluster.expire_sessions()
+            return Fault.NONE
 
         cluster.script = lose_and_expire
         with pytest.raises(OutcomeUnknownError) as told:
@@ -278,7 +280,7 @@ async def test_no_write_is_told_wrongly_under_random_faults(cluster: FakeCluster
     async def write(worker: int, client: RavelClient) -> None:
         key = b"key-%d" % worker
         possible: set[bytes | None] = {None}
-        for i in range(10):
+        for i in range(8):
             value = b"%d-%d" % (worker, i)
             try:
                 await client.put(key, value, timeout_s=rng.choice([0.02, 0.3, 10]))
@@ -313,7 +315,7 @@ async def test_no_write_is_told_wrongly_under_random_faults(cluster: FakeCluster
     allowed = {"done": {1}, "unknown": {0, 1}}
     wrong = {v: (how, cluster.applied[v]) for v, how in told.items() if cluster.applied[v] not in allowed.get(how, {0})}
     assert wrong == {}
-    assert len(told) == 16 * 10
+    assert len(told) == 16 * 8
     assert cluster.violations == []
     if exactly_once:
-        assert sum(how == "done" for how in told.values()) > 16 * 10 / 4
+        assert sum(how == "done" for how in told.values()) > 16 * 8 / 4

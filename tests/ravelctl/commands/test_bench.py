@@ -12,7 +12,7 @@ from tests.ravelctl.fake import FakeCluster
 @pytest.mark.parametrize("mix", ["put", "get", "mixed"])
 def test_a_short_run(ctl: Ctl, cluster: FakeCluster, mix: str, pipeline: int) -> None:
     first, *_ = cluster.found(2, leader=2)
-    words = ["--clients", 4, "--pipeline", pipeline, "--value-size", 8, "--seconds", "300ms", "--keys", 20, "--mix", mix]
+    words = ["--clients", 4, "--pipeline", pipeline, "--value-size", 8, "--seconds", "600ms", "--keys", 20, "--mix", mix]
     ran = ctl("bench", *words, "-e", first, "-o", "json")
     assert ran.code == 0, ran.err
     told = ran.json

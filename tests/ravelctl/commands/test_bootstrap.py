@@ -49,7 +49,7 @@ def test_a_learner_that_is_behind_is_waited_for(ctl: Ctl, cluster: FakeCluster) 
     addresses = cluster.found(1) + cluster.grow(1)
     cluster.seat(cluster.daemons[1], pb.LEARNER)
     cluster.progress[2].match = 48000
-    ran = ctl("bootstrap", *addresses, "--timeout", "700ms")
+    ran = ctl("bootstrap", *addresses, "--timeout", "2s")
     assert (ran.code, "n2 is 210 entries behind" in ran.err) == (124, True)
     assert not any(isinstance(asked, pb.PromoteRequest) for asked in cluster.asked)
 

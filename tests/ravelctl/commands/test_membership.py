@@ -120,6 +120,7 @@ def test_join_and_wait(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
     ran = ctl("join", new, "--via", at)
     assert (ran.code, ran.out) == (0, "n4 is replica 4 of cluster orders, a voter\n")
     assert ran.err.startswith("join n4 to cluster orders\n        VOTERS")
+    assert "after   n1,n2,n3  n4        2" in ran.err
     (request,) = cluster.asked
     assert (list(request.via), request.no_promote) == ([at], False)
     again = ctl("join", new, "--via", at)
@@ -138,9 +139,9 @@ def test_a_join_that_does_not_come_about_in_time_says_how_far_it_is(ctl: Ctl, at
     (new,) = cluster.grow(1)
     cluster.seat(cluster.daemons[3], pb.LEARNER)
     cluster.progress[4].match = 48000
-    ran = ctl("join", new, "--via", at, "--timeout", "700ms")
+    ran = ctl("join", new, "--via", at, "--timeout", "2s")
     assert ran.code == 124
-    assert "catching up did not come about within 0.7s: n4 is a learner, 210 entries behind" in ran.err
+    assert "catching up did not come about within 2s: n4 is a learner, 210 entries behind" in ran.err
 
 
 def test_join_is_refused_for_a_member_of_another_cluster(ctl: Ctl, at: str, cluster: FakeCluster) -> None:

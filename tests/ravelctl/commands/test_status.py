@@ -73,6 +73,10 @@ def test_a_leader_that_hears_nobody_has_no_quorum(ctl: Ctl, cluster: FakeCluster
     first, *_ = cluster.found(3)
     for number in (2, 3):
         cluster.progress[number].recent_active = False
+    # Just after the leader has begun a new round of counting, nobody is active yet: that alone says nothing.
+    assert ctl("status", "-e", first).code == 0
+    for number in (2, 3):
+        cluster.progress[number].contact_age_ms = 900
     ran = ctl("status", "-e", first)
     assert (ran.code, "NO QUORUM" in ran.out, "has no quorum" in ran.out) == (4, True, True)
 
@@ -116,7 +120,7 @@ def test_a_learner_that_catches_up_is_no_fault(ctl: Ctl, cluster: FakeCluster) -
     cluster.progress[4].state, cluster.progress[4].match, cluster.progress[4].snapshot_index = pb.SNAPSHOT, 0, 48000
     ran = ctl("status", "-e", first)
     assert (ran.code, "n4 is installing snapshot 48000" in ran.out) == (0, True)
-    cluster.progress[4].recent_active = False
+    cluster.progress[4].recent_active = cluster.progress[4].contacted = False
     assert ctl("status", "-e", first).code == 7
 
 

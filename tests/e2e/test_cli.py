@@ -1,0 +1,160 @@
+"""ravelctl against real daemons: what an operator types, what is printed, with which exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.cluster import Cluster, running_cluster, until
+
+pytestmark = pytest.mark.e2e
+
+
+class Ran:
+    """What one run of a command left."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
+        self.status = done.returncode
+        self.out = done.stdout
+        self.err = done.stderr
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+async def ravelctl(cluster: Cluster, *arguments: str, stdin: str = "", **environment: str) -> Ran:
+    command = [sys.executable, "-m", "ravelctl", *arguments]
+    env = {**os.environ, "RAVELCTL_ENDPOINTS": ",".join(cluster.endpoints), **environment}
+    done = await asyncio.to_thread(
+        subprocess.run, command, input=stdin, capture_output=True, text=True, timeout=60, env=env, check=False
+    )
+    return Ran(done)
+
+
+async def test_an_operators_day(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    try:
+        servers = [cluster.add(name) for name in ("n1", "n2", "n3")]
+        for server in servers:
+            server.start()
+        for server in servers:
+            await cluster.answering(server)
+
+        blank = await ravelctl(cluster, "kv", "get", "k")
+        assert blank.status != 0
+        assert "bootstrap" in blank.err
+
+        founded = await ravelctl(cluster, "bootstrap", *cluster.endpoints, "--name", "orders", "--yes")
+        assert founded.status == 0, founded.err
+        again = await ravelctl(cluster, "bootstrap", *cluster.endpoints, "--name", "orders", "--yes")
+        assert again.status == 0, again.err
+
+        status = await ravelctl(cluster, "status", "-o", "json")
+        assert status.status == 0
+        assert status.json()["cluster_name"] == "orders"
+        assert [replica["name"] for replica in status.json()["replicas"]] == ["n1", "n2", "n3"]
+
+        assert (await ravelctl(cluster, "kv", "put", "orders/17", "shipped")).status == 0
+        assert (await ravelctl(cluster, "kv", "get", "orders/17")).out == "shipped\n"
+        assert (await ravelctl(cluster, "kv", "put", "orders/18", "-", stdin="from stdin")).status == 0
+        got = (await ravelctl(cluster, "kv", "get", "orders/18", "-o", "json")).json()
+        assert got["value"] == "from stdin"
+        swapped = await ravelctl(cluster, "kv", "cas", "orders/18", "new", "--revision", got["revision"])
+        assert swapped.status == 0, swapped.err
+        stale = await ravelctl(cluster, "kv", "cas", "orders/18", "newer", "--revision", got["revision"])
+        assert stale.status == 1
+        listed = (await ravelctl(cluster, "kv", "list", "orders/", "-o", "json")).json()
+        assert [(item["key"], item["value"]) for item in listed["items"]] == [("orders/17", "shipped"), ("orders/18", "new")]
+        assert (await ravelctl(cluster, "kv", "del", "orders/17")).status == 0
+        assert (await ravelctl(cluster, "kv", "get", "orders/17")).status == 1
+
+        log = await ravelctl(cluster, "log", "show", "--tail", "--limit", "4", "-o", "json")
+        assert "orders/17" in json.dumps(log.json())
+
+        saved = await ravelctl(cluster, "snapshot", "save", "--file", str(tmp_path / "s.rvsnap"))
+        assert saved.status == 0, saved.err
+        inspected = await ravelctl(cluster, "snapshot", "inspect", str(tmp_path / "s.rvsnap"))
+        assert inspected.status == 0
+        assert "orders" in inspected.out
+        damaged = bytearray((tmp_path / "s.rvsnap").read_bytes())
+        damaged[-100] ^= 1
+        (tmp_path / "bad.rvsnap").write_bytes(damaged)
+        assert (await ravelctl(cluster, "snapshot", "inspect", str(tmp_path / "bad.rvsnap"))).status == 8
+
+        target = (await cluster.followers())[0]
+        moved = await ravelctl(cluster, "leader", "transfer", target.name, "--yes")
+        assert moved.status == 0, moved.err
+        assert await cluster.leader() is target
+
+        fourth = cluster.add("n4")
+        fourth.start()
+        await cluster.answering(fourth)
+        joined = await ravelctl(cluster, "join", fourth.address, "--via", cluster.endpoints[0], "--yes")
+        assert joined.status == 0, joined.err
+        assert "n4" in await cluster.voters()
+
+        asked = await ravelctl(cluster, "leave", "n4")
+        assert asked.status == 2, "no terminal and no --yes"
+        assert "--yes" in asked.err
+        left = await ravelctl(cluster, "leave", "n4", "--yes")
+        assert left.status == 0, left.err
+        assert "n4" not in await cluster.voters()
+        fourth.terminate()
+        del cluster.servers["n4"]
+
+        (await cluster.followers())[0].kill()
+        await cluster.unheard()
+        assert (await ravelctl(cluster, "status")).status == 7
+        refused = await ravelctl(cluster, "leave", (await cluster.followers())[0].name, "--yes")
+        assert refused.status == 5
+        assert "quorum" in refused.err
+    finally:
+        cluster.stop_all()
+
+
+async def test_nobody_there_and_no_quorum(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path) as cluster:
+        for follower in await cluster.followers():
+            follower.kill()
+
+        async def no_quorum() -> bool:
+            return (await ravelctl(cluster, "status")).status == 4
+
+        await until("status says that there is no quorum", no_quorum, 20.0)
+        written = await ravelctl(cluster, "kv", "put", "k", "v", "--timeout", "2s")
+        assert written.status in (4, 6), written.err
+        for server in cluster.servers.values():
+            server.kill()
+        assert (await ravelctl(cluster, "status")).status == 3
+        assert (await ravelctl(cluster, "kv", "get", "k", "--timeout", "1s")).status == 3
+
+
+async def test_the_playground(tmp_path: Path) -> None:
+    nobody = Cluster(tmp_path)
+    folder = str(tmp_path / "playground")
+    try:
+        up = await ravelctl(nobody, "playground", "up", "--dir", folder)
+        assert up.status == 0, up.err
+        [export] = [line for line in up.out.splitlines() if line.startswith("export ")]
+        endpoints = export.partition("=")[2]
+        assert (await ravelctl(nobody, "kv", "put", "k", "v", RAVELCTL_ENDPOINTS=endpoints)).status == 0
+        killed = await ravelctl(nobody, "playground", "kill", "leader", "--dir", folder)
+        assert killed.status == 0, killed.err
+
+        async def led_again() -> bool:
+            return (await ravelctl(nobody, "kv", "get", "k", RAVELCTL_ENDPOINTS=endpoints)).out == "v\n"
+
+        await until("the others lead and hold the key", led_again, 20.0)
+        name = killed.out.split()[1]
+        assert (await ravelctl(nobody, "playground", "start", name, "--dir", folder)).status == 0
+    finally:
+        down = await ravelctl(nobody, "playground", "down", "--purge", "--dir", folder)
+    assert down.status == 0, down.err
+    assert not (tmp_path / "playground").exists()
