@@ -5,7 +5,7 @@ They listen apart so that peers can have a certificate authority of their own an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, runtime_checkable
 
@@ -14,7 +14,6 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from ravel_node.raft.types import ReplicaId
 from ravel_node.server.binding import BoundServer, OnFatal, Service
 from ravel_node.server.cluster import ClusterHandlers
 from ravel_node.server.health import HealthHandlers, is_ready
@@ -37,6 +36,10 @@ PEER_MESSAGE_BYTES_MAX: Final = 32 << 20
 
 PEER_KEEPALIVE_MIN_S: Final = 0.1
 """Replicas ask each other often (transport.calls), so that a half-open connection is noticed before an election is due."""
+
+
+PEER_ARGUMENTS: Final = (("grpc.http2.max_ping_strikes", 0),)
+"""Peers ask every second whether the connection lives, and a follower has nothing to send on the leader's: that is no abuse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,18 @@ class _Closes(Protocol):
 class RpcServer:
     """One server of the daemon: not listening, listening, stopped."""
 
-    def __init__(self, services: Sequence[Service], options: ServerOptions, on_fatal: OnFatal, message_bytes_max: int) -> None:
+    def __init__(
+        self,
+        services: Sequence[Service],
+        options: ServerOptions,
+        on_fatal: OnFatal,
+        message_bytes_max: int,
+        more_arguments: Sequence[tuple[str, int]] = (),
+    ) -> None:
         self._services = services
         self._options = options
-        self._bound = BoundServer(
-            services, on_fatal=on_fatal, options=_channel_arguments(options, message_bytes_max), calls_max=options.calls_max
-        )
+        arguments = [*_channel_arguments(options, message_bytes_max), *more_arguments]
+        self._bound = BoundServer(services, on_fatal=on_fatal, options=arguments, calls_max=options.calls_max)
         self.port = 0
         """The port it listens on, once started."""
 
@@ -100,14 +109,13 @@ def build_client_server(host: Host, options: ServerOptions, on_fatal: OnFatal) -
     return RpcServer([*services, health, reflection], options, on_fatal, options.limits.request_bytes_max + REQUEST_SLACK_BYTES)
 
 
-def build_peer_server(
-    host: Host, options: ServerOptions, on_fatal: OnFatal, *, on_peer: OnPeer | None = None
-) -> RpcServer:
+def build_peer_server(host: Host, options: ServerOptions, on_fatal: OnFatal, *, on_peer: OnPeer | None = None) -> RpcServer:
     """RaftTransport alone, for the other replicas. `on_peer` is told of each replica that has dialled and is who it should be."""
     options = replace(options, keepalive_min_s=PEER_KEEPALIVE_MIN_S)
     handlers = RaftTransportHandlers(host, on_peer)
     service = Service(raft_pb2.DESCRIPTOR.services_by_name["RaftTransport"], handlers)
-    return RpcServer([service], options, on_fatal, max(PEER_MESSAGE_BYTES_MAX, 4 * options.limits.request_bytes_max))
+    message_bytes_max = max(PEER_MESSAGE_BYTES_MAX, 4 * options.limits.request_bytes_max)
+    return RpcServer([service], options, on_fatal, message_bytes_max, PEER_ARGUMENTS)
 
 
 class _ReflectionHandlers:
@@ -127,6 +135,7 @@ def _channel_arguments(options: ServerOptions, message_bytes_max: int) -> list[t
         ("grpc.max_concurrent_streams", options.streams_max),
         ("grpc.keepalive_time_ms", int(options.keepalive_time_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_s * 1000)),
+        ("grpc.http2.ping_timeout_ms", int(options.keepalive_timeout_s * 1000)),  # without it an answer is awaited for a minute
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", int(options.keepalive_min_s * 1000)),
     ]

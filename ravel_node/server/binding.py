@@ -35,6 +35,7 @@ from ravel_node.raft.errors import invariant
 from ravel_node.server.errors import FATAL, fault_id, is_refusal, to_rpc_status
 from ravel_node.server.limits import InputError
 
+PORT_MAX: Final = 65_535
 STATUS_DETAILS: Final = "grpc-status-details-bin"
 _CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 _log = structlog.get_logger(__name__)
@@ -93,12 +94,13 @@ class BoundServer:
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
         """Bind `address` ("host:port"; port 0 lets the system choose) and return the port. Raises ListenError."""
+        _check_address(address)
         try:
             if credentials is None:
                 return self._server.add_insecure_port(address)
             return self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            raise _why_not(address) from error
+            raise ListenError(f"cannot listen on {address}, which was free a moment ago: {error}") from error
 
     async def start(self) -> None:
         await self._server.start()
@@ -108,29 +110,42 @@ class BoundServer:
         await self._server.stop(grace_s)
 
 
-def _why_not(address: str) -> ListenError:
-    """The cause for which `address` cannot be bound: the library does not tell, so it is tried once more by hand."""
+def _check_address(address: str) -> None:
+    """Raise ListenError unless every address that `address` stands for can be bound.
+
+    The library takes any port modulo 65,536, is content when one of several addresses of a name is free, and tells no cause.
+    """
     host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > PORT_MAX:
+        raise ListenError(f"cannot listen on {address}: give host:port, with a port from 0 (any free one) to {PORT_MAX}")
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, ValueError) as error:
-        return ListenError(f"cannot listen on {address}: {_lower(error)}; give host:port with a name or address of this machine")
-    family, kind, protocol, _, target = found[0]
-    with socket.socket(family, kind, protocol) as probe:
-        try:
+    except (OSError, UnicodeError) as error:
+        raise ListenError(
+            f"cannot listen on {address}: {_lower(error)}; give host:port with a name or address of this machine"
+        ) from error
+    for family, kind, protocol, _, target in found:
+        with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(target)
-            probe.listen(1)
-        except PermissionError:
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind(target)
+                probe.listen(1)
+            except OSError as error:
+                raise _why_not(address, port, error) from error
+
+
+def _why_not(address: str, port: str, error: OSError) -> ListenError:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return AddressInUseError(
+                f"cannot listen on {address}: the address is in use; stop the process that holds it "
+                f"(`ss -ltnp 'sport = :{port}'` names it) or choose another port"
+            )
+        case errno.EACCES:
             return ListenError(f"cannot listen on {address}: ports below 1024 need privileges; choose a higher port")
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return AddressInUseError(
-                    f"cannot listen on {address}: the address is in use; stop the process that holds it "
-                    f"(`ss -ltnp 'sport = :{port}'` names it) or choose another port"
-                )
-            return ListenError(f"cannot listen on {address}: {_lower(error)}; give an address of this machine")
-    return AddressInUseError(f"cannot listen on {address}: the address was in use a moment ago and is free now; start again")
+    return ListenError(f"cannot listen on {address}: {_lower(error)}; give an address of this machine")
 
 
 def _lower(error: Exception) -> str:

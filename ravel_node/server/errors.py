@@ -19,6 +19,7 @@ from ravel_node.raft import errors as raft
 from ravel_node.replica import errors as replica
 from ravel_node.server import limits
 from ravel_node.storage import base as storage
+from ravel_node.transport.snapshot_stream import SnapshotStreamError
 from ravelpb.errors import DOMAIN, Field, Reason
 
 MESSAGE_CHARS_MAX: Final = 1_024
@@ -114,6 +115,7 @@ STATUS_OF: Final[dict[type[Exception], tuple[int, Reason]]] = {
     raft.StorageError: (code_pb2.UNAVAILABLE, Reason.BUSY),
     raft.CompactedError: (code_pb2.OUT_OF_RANGE, Reason.COMPACTED),
     raft.UnavailableError: (code_pb2.OUT_OF_RANGE, Reason.NOT_FOUND),
+    raft.SnapshotOutOfDateError: (code_pb2.UNAVAILABLE, Reason.BUSY),
     raft.SnapshotTemporarilyUnavailableError: (code_pb2.UNAVAILABLE, Reason.BUSY),
     # durable state
     storage.StoreError: (code_pb2.UNAVAILABLE, Reason.INTERNAL),
@@ -122,6 +124,7 @@ STATUS_OF: Final[dict[type[Exception], tuple[int, Reason]]] = {
     storage.FormatError: (code_pb2.FAILED_PRECONDITION, Reason.UNSUPPORTED_VERSION),
     storage.DirectoryInUseError: (code_pb2.FAILED_PRECONDITION, Reason.STOPPED),
     storage.SnapshotRefusedError: (code_pb2.INVALID_ARGUMENT, Reason.INVALID_ARGUMENT),
+    SnapshotStreamError: (code_pb2.INVALID_ARGUMENT, Reason.INVALID_ARGUMENT),
     # what a client sent
     limits.InputError: (code_pb2.INVALID_ARGUMENT, Reason.INVALID_ARGUMENT),
     limits.KeyEmptyError: (code_pb2.INVALID_ARGUMENT, Reason.KEY_EMPTY),

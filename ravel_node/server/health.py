@@ -43,7 +43,8 @@ class HealthHandlers:
             )
         return _Response(status=self._status())
 
-    async def list(self, request: health_pb2.HealthListRequest) -> health_pb2.HealthListResponse:
+    async def list(self, request: object) -> health_pb2.HealthListResponse:
+        """Every name with its status. Only newer versions of the service have this call."""
         status = self._status()
         return health_pb2.HealthListResponse(statuses={name: _Response(status=status) for name in self._names})
 
@@ -52,11 +53,12 @@ class HealthHandlers:
         known = request.service in self._names
         last: health_pb2.HealthCheckResponse.ServingStatus | None = None
         while True:
+            closed = self._closed.is_set()  # before the status: the last word is NOT_SERVING, however slowly the caller reads
             status = self._status() if known else _Response.SERVICE_UNKNOWN
             if status != last:
                 yield _Response(status=status)
                 last = status
-            if self._closed.is_set():
+            if closed:
                 return
             try:
                 async with asyncio.timeout(WATCH_INTERVAL_S):

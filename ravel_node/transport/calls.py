@@ -27,8 +27,8 @@ CONNECT_TIMEOUT_S: Final = 2.0
 """Time for a connection and the answer to a hello. A host that drops packets would else hold an attempt for minutes."""
 
 CHANNEL_ARGUMENTS: Final[tuple[tuple[str, int], ...]] = (
-    # A connection that died without a word (power, a pulled cable) is noticed within about two seconds: gRPC sends at most one ping a
-    # second, and waits a minute for its answer unless the second name is set too.
+    # A connection that died without a word (power, a pulled cable) is noticed within about two seconds: gRPC sends at most one
+    # ping a second, and waits a minute for its answer unless the third is set too.
     ("grpc.keepalive_time_ms", 500),
     ("grpc.keepalive_timeout_ms", 1_000),
     ("grpc.http2.ping_timeout_ms", 1_000),

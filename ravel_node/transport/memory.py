@@ -17,7 +17,6 @@ from typing import Final, Protocol
 
 from ravel_node.raft.errors import invariant
 from ravel_node.raft.types import Message, ReplicaId
-from ravel_node.storage.base import StagedSnapshot
 from ravel_node.transport.base import (
     LocalHello,
     OutgoingSnapshot,
@@ -26,6 +25,7 @@ from ravel_node.transport.base import (
     ProbeFailedError,
     TransportListener,
 )
+from ravel_node.transport.snapshot_stream import SnapshotSink
 from ravel_node.transport.wire import message_from_wire, message_to_wire, size_of
 from ravelpb.errors import Reason
 
@@ -44,7 +44,7 @@ class Receiver(Protocol):
 
     def step(self, messages: Sequence[Message]) -> None: ...
 
-    async def receive_snapshot(self, message: Message, header: bytes, size_bytes: int, sha256: bytes) -> StagedSnapshot: ...
+    async def receive_snapshot(self, message: Message, header: bytes, size_bytes: int, sha256: bytes) -> SnapshotSink: ...
 
 
 @dataclass(slots=True)

@@ -14,13 +14,12 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from ravel_node.raft.types import Message, Snapshot
-from ravel_node.storage.base import SnapshotRefusedError, StagedSnapshot
 from ravel_node.transport.base import OutgoingSnapshot, PeerStats
 from ravel_node.transport.calls import INSTALL_SNAPSHOT, CallEndedError, ChannelFactory, Ended, close_quietly, ended
 from ravel_node.transport.wire import message_to_wire
@@ -44,6 +43,23 @@ ATTEMPT_DELAY_S: Final = 0.5
 
 class TransferFailedError(Exception):
     """A snapshot did not arrive; the message tells why."""
+
+
+class SnapshotStreamError(Exception):
+    """What came on a stream is not the snapshot that it announced. What was received before stays."""
+
+
+class SnapshotSink(Protocol):
+    """Where a snapshot is received: what this side of the wire needs of a store's staged snapshot, which tells the rest."""
+
+    @property
+    def received(self) -> int: ...
+
+    async def write(self, offset: int, data: bytes) -> None: ...
+
+    async def finish(self) -> Snapshot: ...
+
+    async def discard(self) -> None: ...
 
 
 class SnapshotSender:
@@ -167,7 +183,7 @@ def _stalled() -> CallEndedError:
 
 
 async def receive_snapshot(
-    staged: StagedSnapshot,
+    staged: SnapshotSink,
     expected: Snapshot,
     size_bytes: int,
     chunks: AsyncIterator[raft_pb2.SnapshotChunk],
@@ -175,7 +191,7 @@ async def receive_snapshot(
 ) -> AsyncGenerator[int, None]:
     """Take chunks into `staged` and verify the whole; yields the bytes held, first and after each step.
 
-    `guard` awaits the next chunk and may raise to end the transfer. Raises SnapshotRefusedError for chunks out of place and for a
+    `guard` awaits the next chunk and may raise to end the transfer. Raises SnapshotStreamError for chunks out of place and for a
     file that is not the `expected` snapshot. What was received stays, for the next attempt, unless the file as a whole turned out
     wrong.
     """
@@ -184,9 +200,9 @@ async def receive_snapshot(
         try:
             chunk = await guard(anext(chunks))
         except StopAsyncIteration:
-            raise SnapshotRefusedError(f"the stream ended at byte {staged.received} of {size_bytes}") from None
+            raise SnapshotStreamError(f"the stream ended at byte {staged.received} of {size_bytes}") from None
         if not 0 < len(chunk.data) <= CHUNK_BYTES_MAX:
-            raise SnapshotRefusedError(f"a chunk has {len(chunk.data)} bytes, it may have 1 to {CHUNK_BYTES_MAX}")
+            raise SnapshotStreamError(f"a chunk has {len(chunk.data)} bytes, it may have 1 to {CHUNK_BYTES_MAX}")
         await staged.write(chunk.offset, chunk.data)
         yield staged.received
     finishing = asyncio.ensure_future(staged.finish())
@@ -202,7 +218,7 @@ async def receive_snapshot(
     snapshot = finishing.result()
     if snapshot.id != expected.id or snapshot.conf_state != expected.conf_state:
         await staged.discard()
-        raise SnapshotRefusedError(
+        raise SnapshotStreamError(
             f"the file holds index {snapshot.index} of term {snapshot.term} with {snapshot.conf_state}, "
             f"its message names index {expected.index} of term {expected.term} with {expected.conf_state}"
         )

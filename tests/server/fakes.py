@@ -56,7 +56,9 @@ def record(number: int, name: str = "") -> MemberRecord:
 
 
 STANDING = Standing(voters=(ReplicaId(1), ReplicaId(2)), learners=(ReplicaId(3),), quorum=2, live=2, caught_up=2, tolerates=0)
-VERDICT = Verdict(STANDING, replace(STANDING, tolerates=-1), Expectation(7, 5), "it would lose quorum", "bring one back", ("beware",))
+VERDICT = Verdict(
+    STANDING, replace(STANDING, tolerates=-1), Expectation(7, 5), "it would lose quorum", "bring one back", ("beware",)
+)
 
 
 class FakeStaged:
@@ -354,7 +356,9 @@ def snapshot_file(path: Path, data: bytes, index: int) -> SnapshotFile:
 
 
 @asynccontextmanager
-async def serving(host: FakeHost, *, limits: Limits | None = None, listen: str = "127.0.0.1:0") -> AsyncIterator[grpc.aio.Channel]:
+async def serving(
+    host: FakeHost, *, limits: Limits | None = None, listen: str = "127.0.0.1:0"
+) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a real client server of this host."""
     options = ServerOptions(listen=listen, limits=limits or Limits())
     server = build_client_server(as_host(host), options, host.fatal.append)

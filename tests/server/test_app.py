@@ -60,8 +60,9 @@ async def test_health_follows_the_replica() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await status("no.such.Service")
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-        listed = await health.List(health_pb2.HealthListRequest())
-        assert set(listed.statuses) == {"", "ravel.v1.KV", "ravel.v1.Cluster", "ravel.v1.Inspect"}
+        if hasattr(health, "List"):  # newer than the oldest version that we run with
+            listed = await health.List(health_pb2.HealthListRequest())
+            assert set(listed.statuses) == {"", "ravel.v1.KV", "ravel.v1.Cluster", "ravel.v1.Inspect"}
     async with serving(FakeHost.blank()) as channel:
         blank: Any = health_pb2_grpc.HealthStub(channel)
         assert (await blank.Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
@@ -105,12 +106,12 @@ async def test_no_client_reaches_raft_and_no_peer_the_store() -> None:
     host = FakeHost()
     async with serving(host) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await RaftTransportStub(channel).Probe(raft_pb2.ProbeRequest())  # type: ignore[misc]
+            await RaftTransportStub(channel).Probe(raft_pb2.ProbeRequest())
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     server = await start_peer_server(host)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await KVStub(channel).Get(kv_pb2.GetRequest(key=b"k"))  # type: ignore[misc]
+            await KVStub(channel).Get(kv_pb2.GetRequest(key=b"k"))
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     await server.stop(0.0)
 
@@ -153,9 +154,9 @@ def test_names_of_methods() -> None:
     ]
 
 
-def test_a_handler_without_a_method_is_a_bug_that_shows_at_once() -> None:
+async def test_a_handler_without_a_method_is_a_bug_that_shows_at_once() -> None:
     service = Service(kv_pb2.DESCRIPTOR.services_by_name["KV"], object())
-    with pytest.raises(Exception, match="has no method put"):
+    with pytest.raises(Exception, match="has no method"):
         BoundServer([service], on_fatal=lambda error: None)
 
 
@@ -175,9 +176,7 @@ class Nosy:
 
 
 async def test_handlers_that_ask_are_told_who_calls_and_late_faults_end_the_stream() -> None:
-    server = BoundServer(
-        [Service(raft_pb2.DESCRIPTOR.services_by_name["RaftTransport"], Nosy())], on_fatal=lambda error: None
-    )
+    server = BoundServer([Service(raft_pb2.DESCRIPTOR.services_by_name["RaftTransport"], Nosy())], on_fatal=lambda error: None)
     port = server.listen("127.0.0.1:0", None)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -126,7 +126,7 @@ async def test_a_forgotten_answer_is_an_unknown_outcome_and_never_a_failure(kv: 
         (kv_pb2.PutRequest(key=b"k" * 481), "KEY_TOO_LARGE", "key", "481", "480"),
         (kv_pb2.PutRequest(key=b"k", value=b"v" * 1001), "VALUE_TOO_LARGE", "value", "1001", "1000"),
         (kv_pb2.GetRequest(key=b""), "KEY_EMPTY", "key", "0", "480"),
-        (kv_pb2.GetRequest(key=b"k", consistency=9), "INVALID_ARGUMENT", "consistency", "9", ""),
+        (kv_pb2.GetRequest(key=b"k", consistency=kv_pb2.Consistency.ValueType(9)), "INVALID_ARGUMENT", "consistency", "9", ""),
         (kv_pb2.DeleteRequest(key=b"k" * 500), "KEY_TOO_LARGE", "key", "500", "480"),
         (kv_pb2.GetAndDeleteRequest(), "KEY_EMPTY", "key", "0", "480"),
         (kv_pb2.CompareAndSwapRequest(key=b"k", value=b"v" * 2000), "VALUE_TOO_LARGE", "value", "2000", "1000"),
@@ -156,9 +156,7 @@ async def test_a_forgotten_answer_is_an_unknown_outcome_and_never_a_failure(kv: 
             "480",
         ),
         (
-            kv_pb2.WriteRequest(
-                operations=[kv_pb2.Operation(delete=kv_pb2.DeleteOperation(key=b"%d" % i)) for i in range(1025)]
-            ),
+            kv_pb2.WriteRequest(operations=[kv_pb2.Operation(delete=kv_pb2.DeleteOperation(key=b"%d" % i)) for i in range(1025)]),
             "INVALID_ARGUMENT",
             "operations",
             "1025",
@@ -177,7 +175,7 @@ async def test_a_forgotten_answer_is_an_unknown_outcome_and_never_a_failure(kv: 
         (kv_pb2.DeleteRequest(key=b"k", once=common_pb2.Once(client_id=1)), "INVALID_ARGUMENT", "once.sequence", "", ""),
         (kv_pb2.ScanRequest(page_keys_max=10_001), "INVALID_ARGUMENT", "page_keys_max", "10001", "10000"),
         (kv_pb2.ScanRequest(start=b"k" * 481), "KEY_TOO_LARGE", "start", "481", "480"),
-        (kv_pb2.ScanRequest(consistency=3), "INVALID_ARGUMENT", "consistency", "3", ""),
+        (kv_pb2.ScanRequest(consistency=kv_pb2.Consistency.ValueType(3)), "INVALID_ARGUMENT", "consistency", "3", ""),
     ],
 )
 async def test_what_breaks_a_limit_names_value_and_limit(

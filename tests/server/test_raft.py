@@ -52,12 +52,16 @@ async def exchange(channel: grpc.aio.Channel, *frames: raft_pb2.PeerFrame | byte
     return call
 
 
+async def _read_to_the_end(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
 async def refused(call: Any) -> tuple[grpc.StatusCode, str, str]:
     """How the call ends, whatever is answered before."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async with asyncio.timeout(20):
-            while await call.read() is not grpc.aio.EOF:
-                pass
+    async with asyncio.timeout(20):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await _read_to_the_end(call)
     return caught.value.code(), info_of(caught.value).reason, str(caught.value.details())
 
 
@@ -179,9 +183,7 @@ async def test_raw_bytes_on_the_port_hurt_nobody(host: FakeHost, server: RpcServ
     assert raft_pb2.PeerFrame.FromString(await call.read()).hello.from_replica_id == 1
 
 
-async def test_a_caller_that_says_nothing_is_sent_away(
-    channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_caller_that_says_nothing_is_sent_away(channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(raft_handlers, "HELLO_TIMEOUT_S", 0.1)
     assert "no hello" in (await refused(await exchange(channel)))[2]
     call = await exchange(channel)
@@ -206,13 +208,17 @@ async def test_a_stopping_server_ends_its_streams_at_once(server: RpcServer, cha
         [raft_pb2.SnapshotChunk(open=raft_pb2.SnapshotOpen(hello=HELLO, message=message_to_wire(heartbeat())))],
         [
             raft_pb2.SnapshotChunk(
-                open=raft_pb2.SnapshotOpen(hello=HELLO, message=message_to_wire(snapshot_message()), size_bytes=10, sha256=b"s" * 32)
+                open=raft_pb2.SnapshotOpen(
+                    hello=HELLO, message=message_to_wire(snapshot_message()), size_bytes=10, sha256=b"s" * 32
+                )
             ),
             raft_pb2.SnapshotChunk(offset=3, data=b"x"),
         ],
         [
             raft_pb2.SnapshotChunk(
-                open=raft_pb2.SnapshotOpen(hello=HELLO, message=message_to_wire(snapshot_message()), size_bytes=10, sha256=b"s" * 32)
+                open=raft_pb2.SnapshotOpen(
+                    hello=HELLO, message=message_to_wire(snapshot_message()), size_bytes=10, sha256=b"s" * 32
+                )
             ),
             raft_pb2.SnapshotChunk(offset=0, data=b"x" * 11),
         ],
@@ -226,7 +232,9 @@ async def test_a_stopping_server_ends_its_streams_at_once(server: RpcServer, cha
         ],
         [
             raft_pb2.SnapshotChunk(
-                open=raft_pb2.SnapshotOpen(hello=HELLO, message=message_to_wire(snapshot_message()), size_bytes=10, sha256=b"s" * 32)
+                open=raft_pb2.SnapshotOpen(
+                    hello=HELLO, message=message_to_wire(snapshot_message()), size_bytes=10, sha256=b"s" * 32
+                )
             ),
             raft_pb2.SnapshotChunk(offset=0, data=b""),
         ],

@@ -63,12 +63,10 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 def reason(result: kv_pb2.Result) -> str:
     assert result.WhichOneof("result") == "error", result
-    return info_of_status(result.error).reason
+    return str(info_of_status(result.error).reason)
 
 
-async def test_a_batch_is_answered_in_order_with_one_proposal_for_its_writes(
-    channel: grpc.aio.Channel, host: FakeHost
-) -> None:
+async def test_a_batch_is_answered_in_order_with_one_proposal_for_its_writes(channel: grpc.aio.Channel, host: FakeHost) -> None:
     swap = kv_pb2.Command(compare_and_swap=kv_pb2.CompareAndSwapRequest(key=b"a", expected_revision=5, value=b"x"))
     write = kv_pb2.Command(
         write=kv_pb2.WriteRequest(operations=[kv_pb2.Operation(put=kv_pb2.PutOperation(key=b"w", value=b"1"))])
@@ -193,7 +191,7 @@ async def test_a_request_that_breaks_a_limit_as_a_whole_fails_alone(
 
 async def test_requests_are_pipelined_and_answered_in_their_order(channel: grpc.aio.Channel, host: FakeHost) -> None:
     host.fake.gate = asyncio.Event()
-    call = KVStub(channel).Session()
+    call: Any = KVStub(channel).Session()
     for id_ in range(4):
         await call.write(batch(id_, put(b"k%d" % id_)))
     await call.write(batch(4, get(b"k0")))  # ready at once, and still answered last
@@ -206,7 +204,7 @@ async def test_requests_are_pipelined_and_answered_in_their_order(channel: grpc.
 
 async def test_no_more_is_read_than_may_wait(channel: grpc.aio.Channel, host: FakeHost) -> None:
     host.fake.gate = asyncio.Event()
-    call = KVStub(channel).Session()
+    call: Any = KVStub(channel).Session()
     for id_ in range(20):
         await call.write(batch(id_, put(b"k%d" % id_)))
     await eventually(lambda: len(host.fake.proposals) == LIMITS.session_requests_max)
@@ -228,7 +226,7 @@ async def test_a_caller_that_takes_no_answers_stops_itself(channel: grpc.aio.Cha
         return machine_get(database, key)
 
     host.fake.state.get = counting  # type: ignore[method-assign]
-    call = KVStub(channel).Session()
+    call: Any = KVStub(channel).Session()
 
     async def flood() -> None:
         for id_ in range(200):
@@ -278,7 +276,8 @@ async def test_a_stopping_server_answers_what_it_has_read_and_ends_idle_streams(
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         host.fake.gate = asyncio.Event()
-        busy, idle = KVStub(channel).Session(), KVStub(channel).Session()
+        stub: Any = KVStub(channel)
+        busy, idle = stub.Session(), stub.Session()
         await busy.write(batch(1, put(b"a")))
         await idle.write(batch(1, get(b"a")))
         assert (await idle.read()).id == 1
@@ -305,7 +304,7 @@ async def test_a_replica_that_stops_refuses_each_request(channel: grpc.aio.Chann
 async def test_a_caller_that_goes_away_leaves_nothing_behind(channel: grpc.aio.Channel, host: FakeHost) -> None:
     host.fake.gate = asyncio.Event()
     before = asyncio.all_tasks()
-    call = KVStub(channel).Session()
+    call: Any = KVStub(channel).Session()
     await call.write(batch(1, put(b"a")))
     await eventually(lambda: len(host.fake.proposals) == 1)
     call.cancel()

@@ -21,9 +21,7 @@ def heartbeat(commit: int = 0) -> Message:
 
 
 def append(index: int, data: bytes = b"data") -> Message:
-    return Message(
-        MessageType.APPEND, ONE, TWO, Term(3), Term(3), Index(index - 1), (Entry(Term(3), Index(index), data=data),)
-    )
+    return Message(MessageType.APPEND, ONE, TWO, Term(3), Term(3), Index(index - 1), (Entry(Term(3), Index(index), data=data),))
 
 
 def snapshot_message(index: int = 100) -> Message:

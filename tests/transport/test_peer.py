@@ -269,6 +269,15 @@ async def test_lingering_still_delivers(host: FakeHost, server: RpcServer) -> No
         await eventually(lambda: len(host.fake.stepped) == 200)
 
 
+async def test_an_idle_stream_is_not_taken_for_abuse(host: FakeHost, server: RpcServer) -> None:
+    """Its pings get no data in between, which gRPC answers with GOAWAY unless told not to."""
+    listener = Listener()
+    async with dialling(at(server), listener) as transport:
+        await eventually(lambda: transport.stats(ONE).connected)
+        await asyncio.sleep(4.5)
+        assert (transport.stats(ONE).connected, listener.unreachable) == (True, [])
+
+
 async def test_closing_is_quick_and_final() -> None:
     listener = Listener()
     with socket.socket() as silent:

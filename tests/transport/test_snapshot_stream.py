@@ -132,9 +132,7 @@ async def test_a_file_of_another_point_than_its_message_is_refused(
     assert "index 99" in transport.stats(ONE).last_error
 
 
-async def test_a_refusal_is_not_tried_again(
-    host: FakeHost, transport: GrpcTransport, listener: Listener, tmp_path: Path
-) -> None:
+async def test_a_refusal_is_not_tried_again(host: FakeHost, transport: GrpcTransport, listener: Listener, tmp_path: Path) -> None:
     host.store.write_failures = [SnapshotRefusedError("the format is unknown")]
     transport.send_snapshot(snapshot_message(), outgoing(tmp_path / "s", SIZE))
     await eventually(lambda: listener.snapshots == [(ONE, False)])
@@ -153,7 +151,12 @@ async def test_a_failed_disk_of_the_receiver_is_told_to_its_daemon(
 
 
 async def test_a_peer_that_never_answers_is_given_up(
-    host: FakeHost, server: RpcServer, transport: GrpcTransport, listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: FakeHost,
+    server: RpcServer,
+    transport: GrpcTransport,
+    listener: Listener,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(snapshot_stream, "ATTEMPT_DELAY_S", 0.01)
     await server.stop(0.0)
