@@ -1,1 +1,1 @@
-"""Durable state: the log, the applied state, snapshots and identity, over LMDB."""
+"""Durable state of one replica: the port (`base`), and one store behind it on LMDB or in dictionaries (`store`, `memory`)."""

@@ -146,7 +146,9 @@ class StagedSnapshot(Protocol):
         """
         ...
 
-    async def discard(self) -> None: ...
+    async def discard(self) -> None:
+        """Give the transfer up and delete its file. A finished one stays: a `Save` may be about to name it."""
+        ...
 
 
 class Store(Storage, Protocol):

@@ -42,7 +42,7 @@ DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError,
 META_PAGES: Final = 2
 """Pages at the head of each file that belong to no database."""
 
-PAUSE_S: Final = 20e-6
+PAUSE_S: Final = 100e-6
 """LMDB's binding keeps the interpreter's lock for every record; a job of many records gives it up for this long now and then."""
 
 
@@ -65,8 +65,8 @@ class LmdbReadTxn:
     def items(self, database: str, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         try:
             cursor = self._txn.cursor(self._handles[database])
-            found = cursor.set_range(start) if start else cursor.first()
-            return cursor.iternext() if found else iter(())
+            if cursor.set_range(start) if start else cursor.first():
+                yield from cursor.iternext()
         except lmdb.Error as error:
             raise _unreadable(self._name, error) from error
 

@@ -44,7 +44,7 @@ from ravel_node.storage.keys import (
 )
 
 FILE: Final = f"raft/{DATA_FILE}"
-PAUSE_RECORDS: Final = 256
+PAUSE_RECORDS: Final = 1_024
 """A save of more records lets other threads run after each so many."""
 
 _SEED: Final = seed_of(META)

@@ -13,13 +13,14 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from ravel_node.machine.kv import read_revision
-from ravel_node.machine.members import read_cluster_name, read_conf_state
+from ravel_node.machine.members import MemberRecordError, MemberVersionError, read_cluster_name, read_conf_state
 from ravel_node.raft.types import ConfState, EntryId, Index, ReplicaId, Snapshot, Term
 from ravel_node.storage import files
 from ravel_node.storage.base import DamagedError, Identity, SnapshotFile, SnapshotHeader, SnapshotRefusedError, StoreError
@@ -104,7 +105,10 @@ def _content(engine: Engine, path: Path) -> _Content:
         get = reader.get
         return _Content(reader.applied(), read_conf_state(get), read_revision(get), read_cluster_name(get), reader.keys())
 
-    return engine.examine(path, STATE_DATABASES, read)
+    try:
+        return engine.examine(path, STATE_DATABASES, read)
+    except (MemberRecordError, MemberVersionError) as error:
+        raise DamagedError(f"{path.name} holds a membership that cannot be read: {error}") from error
 
 
 class _Stop:
@@ -139,14 +143,18 @@ class Shelf:
         self._stop = _Stop()
         self.files: list[SnapshotFile] = []  # verified, newest first
 
-    async def load(self) -> None:
-        """Clear remnants away, then verify the files one after the other; a damaged one is put aside and told."""
-        for file in await self._engine.run(self._found):
-            digest = await self._engine.run(lambda path=file.path: _sha256(path, self._stop))  # type: ignore[misc]
+    async def load(self) -> Sequence[SnapshotFile]:
+        """Clear remnants away; the files that have yet to be verified, newest first. Before anything is built."""
+        return await self._engine.run(self._found)
+
+    async def verify(self, found: Sequence[SnapshotFile]) -> None:
+        """Take in the files whose check sum is right, one after the other; a damaged one is put aside and told."""
+        for file in found:
+            digest = await self._engine.run(partial(_sha256, file.path, self._stop))
             if digest == file.header.sha256:
                 self._add(file)
             else:
-                await self._engine.run(lambda file=file: _put_aside(file))  # type: ignore[misc]
+                await self._engine.run(partial(_put_aside, file))
                 self._observe(
                     "store.snapshot_damaged", {"file": str(file.path), "sha256": digest, "expected": file.header.sha256}
                 )
@@ -225,13 +233,13 @@ class Shelf:
         for file in self.files[self._kept :]:
             if not held(file):
                 self.files.remove(file)
-                await self._engine.run(lambda file=file: _delete(file.path))  # type: ignore[misc]
+                await self._engine.run(partial(_delete, file.path))
 
     async def damage(self) -> list[str]:
         """Read every file and name those that are damaged."""
         damaged: list[str] = []
         for file in tuple(self.files):
-            digest = await self._engine.run(lambda path=file.path: _sha256(path, self._stop))  # type: ignore[misc]
+            digest = await self._engine.run(partial(_sha256, file.path, self._stop))
             if digest != file.header.sha256:
                 damaged.append(f"snapshots/{file.path.name}: sha256 is {digest}, and its header says {file.header.sha256}")
         return damaged
@@ -278,7 +286,7 @@ class Staged:
         try:
             await self._incoming.engine.run(lambda: _write_at(self.path, offset, data))
         except OSError as error:
-            await self.discard()
+            await self._incoming.forget(self)
             raise StoreError(f"a snapshot could not be received: {error.strerror or error}; free some disk space") from error
         finally:
             self._busy = False
@@ -290,10 +298,12 @@ class Staged:
             self._busy = True
             try:
                 problem = await self._incoming.engine.run(self._problem)
+            except OSError as error:
+                raise StoreError(f"a received snapshot could not be read: {error.strerror or error}") from error
             finally:
                 self._busy = False
             if problem:
-                await self.discard()
+                await self._incoming.forget(self)
                 raise SnapshotRefusedError(f"the snapshot of entry {self.header.index} was refused: {problem}")
             self.finished = True
         return snapshot_of(self.header)
@@ -321,7 +331,8 @@ class Staged:
             raise SnapshotRefusedError(f"another transfer of the snapshot of entry {self.header.index} is under way")
 
     async def discard(self) -> None:
-        await self._incoming.forget(self)
+        if not self.finished:
+            await self._incoming.forget(self)
 
 
 class Incoming:

@@ -192,11 +192,12 @@ class DiskStore:
         """Begin to flush, and verify the snapshots that are there."""
         await self._incoming.load(self.applied.index)
         self._flusher = asyncio.create_task(self._flush_forever(), name="store.flush")
-        self._verifier = asyncio.create_task(self._verify(), name="store.verify")
+        found = await self._shelf.load()
+        self._verifier = asyncio.create_task(self._verify(found), name="store.verify")
 
-    async def _verify(self) -> None:
+    async def _verify(self, found: Sequence[SnapshotFile]) -> None:
         try:
-            await self._shelf.load()
+            await self._shelf.verify(found)
         except (OSError, StoreError) as error:
             self._options.observe("store.snapshots_unreadable", {"why": str(error)})
 
@@ -451,17 +452,23 @@ class DiskStore:
             if newest is not None and newest.header.index >= wanted:
                 return newest
             if self._build is None:
-                self._build = asyncio.create_task(self._build_one(), name="store.snapshot")
+                self._build = asyncio.create_task(self._build_one(wanted), name="store.snapshot")
             await asyncio.shield(self._build)
 
     def _start_build(self) -> None:
         """Start one build in the background, unless one runs or has just failed."""
         if self._build is None and not self._closed and asyncio.get_running_loop().time() >= self._build_not_before:
-            self._build = asyncio.create_task(self._build_one(), name="store.snapshot")
+            self._build = asyncio.create_task(self._build_one(Index(self.first_index() - 1)), name="store.snapshot")
             self._build.add_done_callback(lambda build: build.cancelled() or build.exception())
 
-    async def _build_one(self) -> SnapshotFile:
+    async def _build_one(self, wanted: Index) -> SnapshotFile:
+        """Build a file of the state at `wanted` or later, unless there turns out to be one."""
         try:
+            if self._verifier is not None:
+                await asyncio.wait([self._verifier])
+            newest = self._shelf.files[0] if self._shelf.files else None
+            if newest is not None and newest.header.index >= wanted:
+                return newest
             await self.flush()
             file = await self._shelf.build(self._state.environment, self.identity)
             await self._shelf.prune(lambda file: Index(file.header.index) in self._held)

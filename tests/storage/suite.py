@@ -6,6 +6,7 @@ is a restart.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
@@ -586,6 +587,58 @@ class StoreSuite:
             await install(store, replace(BIRTH, index=Index(9)))
         with pytest.raises(StoreFailedError):
             await append(store, 2, 2)
+
+    async def test_a_finished_transfer_is_not_given_up(self, harness: Harness, store: DiskStore) -> None:
+        """A save may be about to name it."""
+        file = await self.built(store)
+        other = await harness.open("b")
+        await join(other)
+        snapshot = await transfer(file, other)
+        staged = await other.receive(file.header_bytes, file.header.size_bytes, bytes.fromhex(file.header.sha256))
+        await staged.discard()
+        await install(other, snapshot)
+        assert contents(other) == contents(store)
+
+    async def test_two_transfers_of_one_file_do_not_mix(self, harness: Harness, store: DiskStore) -> None:
+        file = await self.built(store)
+        other = await harness.open("b")
+        await join(other)
+        data, sha256 = file.path.read_bytes(), bytes.fromhex(file.header.sha256)
+        first = await other.receive(file.header_bytes, len(data), sha256)
+        second = await other.receive(file.header_bytes, len(data), sha256)
+        results = await asyncio.gather(first.write(0, data), second.write(0, data), return_exceptions=True)
+        assert [type(result) for result in results].count(SnapshotRefusedError) == 1
+        assert (await second.finish()).id == at(file.header.index)
+
+    async def test_only_so_many_unfinished_transfers_are_kept(self, harness: Harness, store: DiskStore) -> None:
+        other = await harness.open("b")
+        await join(other)
+        for number in range(4):
+            await write(store, [(b"key", b"%d" % number)])
+            file = await store.build_snapshot()
+            staged = await other.receive(file.header_bytes, file.header.size_bytes, bytes.fromhex(file.header.sha256))
+            await staged.write(0, file.path.read_bytes()[:1_000])
+        assert len(list((harness.path / "b" / "incoming").iterdir())) == 4
+
+    async def test_a_snapshot_of_before_the_restart_serves_after_it(self, harness: Harness, store: DiskStore) -> None:
+        file = await self.built(store)
+        store = await harness.open()
+        assert (await store.build_snapshot()).header_bytes == file.header_bytes
+        assert store.snapshot().id == at(file.header.index)
+
+    async def test_closing_in_the_middle_of_a_build_leaves_no_part(self, harness: Harness, store: DiskStore) -> None:
+        await append(store, 2, 2)
+        apply(store, 2, {b"%d" % number: b"v" * (1 << 20) for number in range(20)})
+        await store.flush()
+        build = asyncio.create_task(store.build_snapshot())
+        await asyncio.sleep(0.01)
+        await store.close()
+        await asyncio.wait([build])
+        assert isinstance(build.exception(), StoreError | None)
+        store = await harness.open()
+        await until(lambda: store._verifier is not None and store._verifier.done())
+        names = {path.name for path in (harness.path / "a" / "snapshots").iterdir()}
+        assert names == {name for file in store.snapshots() for name in (file.path.name, f"{file.name}.json")}
 
     # --- the end
 
