@@ -92,6 +92,7 @@ def command() -> click.Group:
 
 def main() -> None:
     """The command `ravel_node`. Exits 0 after an orderly end, 1 if the daemon stopped itself, 2 for wrong usage."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read when grpc loads: peers that go away are told as events, once
     command().main(prog_name="ravel_node")
 
 

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from random import SystemRandom
@@ -34,11 +34,12 @@ from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.replica import Replica
 from ravel_node.replica.status import Expectation
 from ravel_node.server.app import ServerOptions, build_client_server, build_peer_server
+from ravel_node.server.binding import ListenError
 from ravel_node.server.cluster import member_from_proto, record_from_proto, server_to_proto, verdict_from_proto
 from ravel_node.server.errors import ForwardedError
 from ravel_node.server.host import Joined
 from ravel_node.server.limits import Limits
-from ravel_node.storage.base import Identity, Store, StoreError
+from ravel_node.storage.base import Identity, Store, StoreError, StoreFailedError
 from ravel_node.storage.store import StoreOptions, open_store
 from ravel_node.transport.grpc_transport import GrpcTransport
 from ravelctl.client import ClusterClient, RavelError
@@ -98,7 +99,7 @@ class Daemon:
                 await self._start()
                 await self._stop.wait()
                 await self._shut_down()
-        except* (StoreError, OSError, MembershipError) as problems:
+        except* (StoreError, ListenError, OSError, MembershipError) as problems:
             self._failure = self._failure or problems.exceptions[0]
         if self._failure is not None:
             log.error("daemon.stopped_itself", why=str(self._failure), kind=type(self._failure).__name__)
@@ -115,7 +116,7 @@ class Daemon:
 
     async def _start(self) -> None:
         config = self.config
-        self._store = await open_store(config.data_dir, _store_options(config))
+        self._store = await open_store(config.data_dir, _store_options(config, self._store_event))
         self._stack.push_async_callback(self._store.close)
         await self._serve()
         log.info(
@@ -200,6 +201,12 @@ class Daemon:
             raise
         except BaseException as error:
             self._fatal(error)
+
+    def _store_event(self, event: str, fields: Mapping[str, object]) -> None:
+        """What the store tells of itself. A failed background flush ends the daemon even if nobody asks anything of the store."""
+        log.warning(event, **fields) if "failed" in event or "damaged" in event else log.info(event, **fields)
+        if event == "store.failed":
+            self._fatal(StoreFailedError(str(fields.get("why", "a write to the disk failed"))))
 
     def _fatal(self, error: BaseException) -> None:
         """The replica cannot go on: say why, and end."""
@@ -385,13 +392,14 @@ class _Observer:
         self._metrics.committed(seconds)
 
 
-def _store_options(config: ServerConfig) -> StoreOptions:
+def _store_options(config: ServerConfig, observe: Callable[[str, Mapping[str, object]], None]) -> StoreOptions:
     storage = config.storage
     return StoreOptions(
         segment_bytes_max=storage.segment_bytes_max,
         unflushed_bytes_max=storage.unflushed_bytes_max,
         log_retain_bytes_max=storage.log_retain_bytes_max,
         snapshots_kept=storage.snapshots_kept,
+        observe=observe,
     )
 
 

@@ -60,12 +60,6 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self._proposed = Counter("ravel_proposed_commands", "Commands proposed here.", ["outcome"], registry=registry)
-        self._reads = Counter("ravel_reads", "Reads answered here.", ["mode"], registry=registry)
-        self._calls = Counter("ravel_grpc_calls", "gRPC calls ended.", ["method", "code"], registry=registry)
-        self._call_seconds = Histogram(
-            "ravel_grpc_call_seconds", "Time of unary gRPC calls.", ["method"], buckets=SECONDS, registry=registry
-        )
 
     def saved(self, seconds: float, saves: int, entries: int) -> None:
         """A commit of the log ended: `saves` saves with `entries` entries took `seconds`."""
@@ -81,20 +75,6 @@ class Metrics:
     def committed(self, seconds: float) -> None:
         """A batch that this leader appended was applied, `seconds` later."""
         self._commit_seconds.observe(seconds)
-
-    def proposed(self, commands: int, outcome: str) -> None:
-        """So many commands of one proposal ended in `outcome`: "applied", or the reason of the refusal."""
-        self._proposed.labels(outcome).inc(commands)
-
-    def read(self, mode: str) -> None:
-        """A read was answered in this mode: "linearizable", "quorum" or "stale"."""
-        self._reads.labels(mode).inc()
-
-    def called(self, method: str, code: str, seconds: float | None) -> None:
-        """A call ended. `method` as in "ravel.v1.KV/Put"; `seconds` is None for streams, whose length says nothing."""
-        self._calls.labels(method, code).inc()
-        if seconds is not None:
-            self._call_seconds.labels(method).observe(seconds)
 
     def watch(self, status: Callable[[], ReplicaStatus]) -> None:
         """From now on ask `status` at each scrape. Until then the gauges of the replica are not there."""

@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (`sys.argv` by default) and return the exit code. Prints; never exits."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     app = App()
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read when grpc loads: what goes wrong is told in our words, once
     try:
         if instruction := os.environ.get(COMPLETE_VARIABLE):
             from ravelctl.completion import complete

@@ -49,6 +49,7 @@ CHANNEL_OPTIONS: Final = (
     # A connection that died without a word (a host that lost its power) is found out even while nothing is asked of it.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # without it gRPC waits a minute for the answer, whatever the line above says
     # Clusters are dialled directly: a proxy for web pages in the environment is not meant for them.
     ("grpc.enable_http_proxy", 0),
 )
