@@ -301,6 +301,7 @@ class Raft:
 
     def _reset(self, term: Term) -> None:
         """Forget what belongs to the role that ends; and the vote, if the term ends too."""
+        self.abort_transfer("the leader stepped down")
         if term != self.term:
             invariant(term > self.term, f"term {self.term} cannot fall to {term}")
             self.term = term
@@ -308,7 +309,6 @@ class Raft:
         self.leader = NO_REPLICA
         self.election_elapsed = self.heartbeat_elapsed = 0
         self.election_timeout = self.config.election_ticks + self._rng.randrange(self.config.election_ticks)
-        self.abort_transfer("the leader stepped down")
         self.tracker.reset_votes()
         self.tracker.restart(Index(self.log.last_index + 1))
         if (own := self.tracker.progress.get(self.id)) is not None:

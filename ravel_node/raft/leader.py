@@ -368,8 +368,8 @@ def handle_read_index(raft: Raft, message: Message) -> None:
     if len(message.entries) != 1:
         raft.suspect(message, f"a request for one read holds {len(message.entries)}")
     elif not raft.committed_in_term:
-        # What earlier terms committed may go further than we know (thesis 6.4, step 1). That goes for a voter alone, too:
-        # it may have lost its commit index, though not its log, in a crash.
+        # What earlier terms committed may go further than we know (thesis 6.4, step 1). That goes for a voter alone,
+        # too: it may have lost its commit index, though not its log, in a crash.
         if len(raft.early_reads) < READS_PENDING_MAX:
             raft.early_reads.append(message)
         else:

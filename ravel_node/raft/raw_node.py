@@ -251,7 +251,8 @@ class RawNode:
     def step_down(self, reason: str) -> None:
         """Stop leading without waiting for anyone, in the same term; does nothing on a replica that does not lead.
 
-        Always safe: a leader may fall silent at any time. For a driver that sees what the core cannot, such as a disk that hangs.
+        Always safe: a leader may fall silent at any time. For a driver that sees what the core cannot, such as a disk
+        that hangs.
         """
         raft = self._raft
         if raft.role is Role.LEADER:

@@ -1,4 +1,4 @@
-"""A whole cluster from one seed: lossy network, crashes, snapshots, membership changes, and every invariant after each step.
+"""A whole cluster from one seed: bad network, crashes, snapshots, membership changes; every invariant at each step.
 
 The invariants are numbered as in the paper's figure 3 and beyond: see `Checker`.
 """
@@ -84,9 +84,7 @@ class Checker:
         raft = one.raft
         term, vote, commit, applied = self.seen.get(one.id, (Term(0), NO_REPLICA, Index(0), Index(0)))
         assert raft.term >= term, "G7: the term fell"
-        assert raft.term > term or vote in (NO_REPLICA, raft.vote), (
-            f"G7: the vote for {vote} became one for {raft.vote}"
-        )
+        assert raft.term > term or vote in (NO_REPLICA, raft.vote), f"G7: voted {vote}, then {raft.vote}"
         assert raft.log.committed >= commit, "G7: commit fell"
         assert raft.log.applied >= applied, "G7: applied fell"
         self.seen[one.id] = (raft.term, raft.vote, raft.log.committed, raft.log.applied)

@@ -266,7 +266,9 @@ def replica(
 ) -> Replica:
     """A replica whose durable log is `log`."""
     storage = MemoryStorage.restore(
-        hard_state or HardState(), Snapshot(conf_state=conf(*voters, learners=learners)), log
+        hard_state or HardState(),
+        Snapshot(conf_state=conf(*voters, learners=learners)),
+        log,
     )
     return Replica(ReplicaId(id), storage, seed=seed, **config)
 
@@ -294,7 +296,11 @@ def acknowledge(leader: Replica, *peers: int, index: int | None = None) -> list[
     for peer in peers:
         at = Index(leader.raw.last_index if index is None else index)
         answer = Message(
-            MessageType.APPEND_RESPONSE, from_=ReplicaId(peer), to=leader.id, term=leader.raw.term, index=at
+            MessageType.APPEND_RESPONSE,
+            from_=ReplicaId(peer),
+            to=leader.id,
+            term=leader.raw.term,
+            index=at,
         )
         leader.step(answer)
     return leader.settle()

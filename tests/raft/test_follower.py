@@ -207,12 +207,14 @@ class TestSnapshot:
         one = follower(1, async_storage_writes=True)
         _, data = encode_conf_change(ConfChange(ChangeType.REMOVE, THREE))
         new = (entry(5, 2, data, EntryType.CONF_CHANGE),)
-        one.step(message(APPEND, from_=TWO, term=Term(5), index=Index(1), log_term=Term(1), entries=new, commit=Index(2)))
+        fields = {"from_": TWO, "term": Term(5), "index": Index(1), "log_term": Term(1), "commit": Index(2)}
+        one.step(message(APPEND, entries=new, **fields))
         one.work()
         one.save()
         one.work()  # the change is handed out
         one.step(message(SNAPSHOT, from_=TWO, term=Term(5), snapshot=Snapshot(Index(9), Term(5), conf(1, 2, 3))))
-        one.apply()
+        while one.apply():
+            assert one.raft.log.unstable.snapshot is not None
         assert one.status.membership == conf(1, 2, 3)
         one.settle()
         assert one.status.membership == conf(1, 2, 3)

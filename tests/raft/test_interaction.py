@@ -1,7 +1,7 @@
 """Scenarios that a reader can follow: scripts/*.txt, run and compared word for word.
 
-A script is a list of commands, each with `----` and what it prints. `pytest tests/raft --rewrite` writes what the commands
-print now into the files; the difference is reviewed like code.
+A script is a list of commands, each with `----` and what it prints. `pytest tests/raft --rewrite` writes what the
+commands print now into the files; the difference is reviewed like code.
 
     add-replicas 1 2 3 voters=(1 2 3)    start replicas whose log begins behind a snapshot at index 1
     campaign 1 · propose 1 TEXT · read 1 NAME · transfer 1 2 · tick 1 COUNT · compact 1 INDEX · crash 1
@@ -27,6 +27,7 @@ from ravel_node.raft import (
     HardState,
     Index,
     Membership,
+    MembershipChanged,
     MemoryStorage,
     Message,
     MessageType,
@@ -66,7 +67,8 @@ class Scene:
 
     def do_add_replicas(self, rest: str) -> Iterator[str]:
         numbers, *settings = re.split(r"\s+(?=\w+=)", rest)
-        members = {key: ids(*map(int, value.strip("()").split())) for key, value in (one.split("=") for one in settings)}
+        pairs = [one.split("=") for one in settings]
+        members = {key: ids(*map(int, value.strip("()").split())) for key, value in pairs}
         membership = Membership(frozenset(members.get("voters", ())), learners=frozenset(members.get("learners", ())))
         start = Snapshot(Index(1), Term(1), membership.conf_state(), b"start")
         for id in ids(*map(int, numbers.split())):
@@ -137,7 +139,8 @@ class Scene:
         yield "never settles"
 
     def _told(self, one: Replica) -> Iterator[str]:
-        yield from (f"{one.id} event {describe(event)}" for event in one.events)
+        events = [event for event in one.events if not isinstance(event, MembershipChanged)]
+        yield from (f"{one.id} event {describe(event)}" for event in events)
         for entry in one.applied:
             yield f"{one.id} applied {show(entry)}"
             if entry.type is not EntryType.NORMAL:
@@ -148,7 +151,8 @@ class Scene:
 
     def _deliver(self, message: Message) -> Iterator[str]:
         lost = bool({message.to, message.from_} & self.cut) or message.to not in self.replicas
-        yield f"  {describe_message(message)}{' (lost)' if lost else ''}"
+        if not lost or message.type is not MessageType.HEARTBEAT:
+            yield f"  {describe_message(message)}{' (lost)' if lost else ''}"
         if not lost:
             self.replicas[message.to].step(message)
         if message.type is MessageType.SNAPSHOT:
@@ -196,10 +200,10 @@ def describe_message(message: Message) -> str:
 
 
 def commands(text: str) -> Iterator[tuple[str, str]]:
-    """Each command with the comment lines before it, and what it is expected to print."""
+    """Each command with the comment lines before it, and what it is expected to print; a blank line ends it."""
     for block in re.split(r"\n\n+", text.strip()):
-        command, _, expected = block.partition("\n----\n")
-        yield command, expected
+        command, _, expected = block.partition("\n----")
+        yield command, expected.strip("\n")
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=[path.stem for path in SCRIPTS])

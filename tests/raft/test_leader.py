@@ -1,4 +1,4 @@
-"""What a leader does: proposals, flow control, snapshots, membership, reads, transfer. Property numbers in docstrings."""
+"""What a leader does: proposals, flow control, snapshots, membership, reads, transfer, with property numbers."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class TestFlowControl:
         for _ in range(5):
             one.raw.propose(b"xxxx")
         one.settle()
-        lengths = []
+        lengths: list[int] = []
         while sent := [append for append in of_type(acknowledge_next(one, lengths), APPEND, to=TWO) if append.entries]:
             lengths += [len(append.entries) for append in sent]
         assert max(lengths) == 2
@@ -396,7 +396,11 @@ class TestMembership:
     def test_no_campaign_with_a_change_to_apply(self) -> None:
         """Property 17."""
         change = Entry(Term(1), Index(2), EntryType.CONF_CHANGE, b"\x10\x00\x18\x04")
-        one = replica(log=[*entries(1), change], hard_state=HardState(Term(1), commit=Index(2)), async_storage_writes=True)
+        one = replica(
+            log=[*entries(1), change],
+            hard_state=HardState(Term(1), commit=Index(2)),
+            async_storage_writes=True,
+        )
         one.raw.campaign()
         assert one.raw.term == 1
         one.settle()
@@ -453,7 +457,10 @@ class TestReads:
 
 
 class TestTransfer:
-    @pytest.mark.parametrize(("target", "reason"), [(ONE, "leads already"), (FOUR, "learner"), (ReplicaId(9), "no member")])
+    @pytest.mark.parametrize(
+        ("target", "reason"),
+        [(ONE, "leads already"), (FOUR, "learner"), (ReplicaId(9), "no member")],
+    )
     def test_some_cannot_lead(self, target: ReplicaId, reason: str) -> None:
         """Property 67."""
         one = settled_leader(learners=(4,))

@@ -107,7 +107,8 @@ class TestSending:
 
 class TestAnswers:
     @pytest.mark.parametrize(
-        ("index", "news", "match", "following"), [(3, False, 4, 9), (4, False, 4, 9), (6, True, 6, 9)]
+        ("index", "news", "match", "following"),
+        [(3, False, 4, 9), (4, False, 4, 9), (6, True, 6, 9)],
     )
     def test_acknowledge(self, index: int, news: bool, match: int, following: int) -> None:
         one = progress(match=4, next_index=9)

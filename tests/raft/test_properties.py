@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.raft.cluster import Cluster
 
-SEEDS = int(os.environ.get("RAVEL_SEEDS", "24"))
+SEEDS = int(os.environ.get("RAVEL_SEEDS", "60"))
 
 
 def chosen(seed: int) -> dict[str, Any]:
@@ -58,7 +58,11 @@ def test_five_replicas_with_everything_on(seed: int) -> None:
 def test_scenes_between_calm(seed: int, deeds: list[str]) -> None:
     """Whatever happens between two stretches of chaos, the cluster comes back (G9)."""
     cluster = Cluster(
-        seed, 3, pre_vote=bool(seed & 1), check_quorum=bool(seed & 2), async_storage_writes=bool(seed & 4)
+        seed,
+        3,
+        pre_vote=bool(seed & 1),
+        check_quorum=bool(seed & 2),
+        async_storage_writes=bool(seed & 4),
     )
     cluster.elect()
     for deed in deeds:

@@ -76,7 +76,8 @@ def test_both_halves_decide() -> None:
 
 @given(voter_sets, matches)
 def test_committed_index_is_the_highest_that_a_majority_has(
-    voters: frozenset[ReplicaId], matched: dict[ReplicaId, Index]
+    voters: frozenset[ReplicaId],
+    matched: dict[ReplicaId, Index],
 ) -> None:
     candidates = [index for voter, index in matched.items() if voter in voters]
     by_hand = max(
@@ -88,7 +89,9 @@ def test_committed_index_is_the_highest_that_a_majority_has(
 
 @given(voter_sets, voter_sets, matches)
 def test_the_order_of_the_halves_does_not_matter(
-    first: frozenset[ReplicaId], second: frozenset[ReplicaId], matched: dict[ReplicaId, Index]
+    first: frozenset[ReplicaId],
+    second: frozenset[ReplicaId],
+    matched: dict[ReplicaId, Index],
 ) -> None:
     one = JointConfig(MajorityConfig(first), MajorityConfig(second))
     other = JointConfig(MajorityConfig(second), MajorityConfig(first))
@@ -99,7 +102,10 @@ def test_the_order_of_the_halves_does_not_matter(
 
 @given(voter_sets, answers, replica_ids, st.booleans())
 def test_a_decision_stands(
-    voters: frozenset[ReplicaId], votes: dict[ReplicaId, bool], late: ReplicaId, answer: bool
+    voters: frozenset[ReplicaId],
+    votes: dict[ReplicaId, bool],
+    late: ReplicaId,
+    answer: bool,
 ) -> None:
     config = MajorityConfig(voters)
     before = config.vote_result(votes)

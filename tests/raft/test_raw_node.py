@@ -22,6 +22,7 @@ from ravel_node.raft import (
     SafetyEvent,
     Snapshot,
     SoftState,
+    SteppedDown,
     Term,
     decode_conf_change,
     entry_size,
@@ -168,7 +169,12 @@ class TestRestart:
     @pytest.mark.parametrize("limit", [1, 30, 1 << 20])
     def test_what_is_applied_is_not_applied_again(self, limit: int) -> None:
         """Property 76: none twice, none skipped, whatever the pages."""
-        one = replica(log=entries(*[1] * 6), hard_state=HardState(Term(1), commit=Index(5)), applied=2, committed_bytes_max=limit)
+        one = replica(
+            log=entries(*[1] * 6),
+            hard_state=HardState(Term(1), commit=Index(5)),
+            applied=2,
+            committed_bytes_max=limit,
+        )
         one.work()
         assert [found.index for found in one.applied] == [3, 4, 5]
 
@@ -296,6 +302,17 @@ class TestConvenience:
         assert (raw.is_leader, raw.in_transfer, raw.committed_in_term) == (True, False, True)
         assert set(status.progress) == {1, 2, 3}
         assert replica().status.progress == {}
+
+    def test_a_driver_may_end_leadership(self) -> None:
+        """In the same term, with the vote that was given: nothing is promised twice."""
+        one = settled_leader()
+        one.raw.step_down("the disk hangs")
+        one.settle()
+        status = one.status
+        assert (status.role, status.term, status.vote, status.leader) == (Role.FOLLOWER, 1, ONE, 0)
+        assert any(isinstance(event, SteppedDown) for event in one.events)
+        one.raw.step_down("again")
+        assert one.raw.take_events() == []
 
     def test_a_conf_change_has_a_name(self) -> None:
         one = settled_leader()
