@@ -30,6 +30,7 @@ from ravel_node.raft import (
     RawNode,
     ReplicaId,
     SingleChange,
+    Term,
 )
 from ravel_node.replica.errors import (
     ChangeInProgressError,
@@ -50,6 +51,8 @@ from ravel_node.transport.base import ProbeFailedError, Transport
 
 if TYPE_CHECKING:
     from ravel_node.replica.replica import Replica
+
+NOT_PROPOSED: Final = ChangeApplied(EntryId(Term(0), Index(0)), effective=False)
 
 PROBE_TIMEOUT_S: Final = 2.0
 """How long a leader waits for a joining server to answer at its peer address."""
@@ -273,28 +276,38 @@ class Changes:
     async def _change(self, changes: Sequence[SingleChange], records: Sequence[MemberRecord]) -> None:
         """Propose one membership change and wait until it is applied, and a joint configuration has been left."""
         change = ConfChangeV2(tuple(changes), context=members.encode_context(records))
-        busy = ChangeInProgressError("another membership change is not applied yet; nothing was changed", "try again in a moment")
-        future: asyncio.Future[ChangeApplied] = asyncio.get_running_loop().create_future()
-
-        def propose(raw: RawNode) -> None:
-            at: EntryId | None = None
-            refused: MembershipError | NotLeaderError = busy
-            if not raw.is_leader:
-                refused = self._replica.not_leader()
-            elif not raw.conf_change_refusal(change):
-                with suppress(ProposalDroppedError):
-                    at = raw.propose_conf_change(change)
-            if at is not None:
-                self._replica.waiters.add_change(at, future)
-            elif not future.done():
-                future.set_exception(refused)
-
-        self._replica.call(propose)
-        if not (await future).effective:
-            raise busy
+        loop, options = asyncio.get_running_loop(), self._replica.options
+        deadline = loop.time() + options.election_timeout_s
+        while not await self._take_effect(change):
+            # A new leader counts all that it inherited as a change that may be pending, until it has applied that.
+            if loop.time() >= deadline:
+                raise ChangeInProgressError(
+                    "another membership change is not applied yet; nothing was changed", "try again in a moment"
+                )
+            await asyncio.sleep(options.tick_s)
         while self._replica.conf_state.voters_outgoing:
             await self._replica.changed()
             self._replica.check_leader()
+
+    async def _take_effect(self, change: ConfChangeV2) -> bool:
+        """Propose a change once and wait until it is applied; False if the core does not take one now."""
+        future: asyncio.Future[ChangeApplied] = asyncio.get_running_loop().create_future()
+
+        def propose(raw: RawNode) -> None:
+            if not raw.is_leader:
+                future.set_exception(self._replica.not_leader())
+                return
+            at: EntryId | None = None
+            if not raw.conf_change_refusal(change):
+                with suppress(ProposalDroppedError):
+                    at = raw.propose_conf_change(change)
+            if at is None:
+                future.set_result(NOT_PROPOSED)
+            else:
+                self._replica.waiters.add_change(at, future)
+
+        self._replica.call(lambda raw: None if future.done() else propose(raw))
+        return (await future).effective
 
     async def _hand_over(self, target: ReplicaId = NO_REPLICA, exclude: Sequence[ReplicaId] = ()) -> None:
         replica = self._replica
