@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	$$p $(IS_NEW_ENOUGH) 2>/dev/null && echo $$p && break; done)
 
 JOBS ?= 2     # unit tests at once
-E2E_JOBS ?= 0 # each end-to-end test starts several daemons: run them one after the other, but on a big machine
+E2E_JOBS ?= 2 # clusters at once: each is several daemons
 
 .PHONY: help
 help: ## say what there is
