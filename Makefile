@@ -51,7 +51,7 @@ demo: $(INSTALLED) ## three daemons, a killed leader, nothing lost: half a minut
 	@$(BIN)/python tests/e2e/demo.py
 
 bench: $(INSTALLED) ## micro-benchmarks and the whole put path
-	@set -e; for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done
+	@set -e; for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python -m "tests.benchmarks.$$(basename $$bench .py)"; done
 
 protos: $(INSTALLED) ## make the stubs again from the .proto files
 	@$(BIN)/python tests/protos/generate.py

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from ravelctl.client import RavelClient
-from tests.e2e.cluster import Cluster, running_cluster, until
+from tests.e2e.cluster import Cluster, Server, running_cluster, until
 from tests.e2e.load import Load, same_on_all, under_load
 
 pytestmark = pytest.mark.e2e
@@ -99,14 +101,22 @@ async def test_sigterm_of_the_leader_hands_over_at_once(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, cluster.client(timeout_s=15.0) as client:
         async with under_load(client, workers=4) as load:
             await progress(load, count=50)
-            leader = await cluster.leader()
-            asked_at = asyncio.get_running_loop().time()
-            status = await asyncio.to_thread(leader.terminate)
-            await progress(load, count=50)
-        assert status == 0, leader.log[-2000:]
-        gaps = [
-            later - earlier
-            for earlier, later in zip(load.acknowledged_at, load.acknowledged_at[1:], strict=False)
-            if later > asked_at
-        ]
-        assert max(gaps) < 0.75, f"writes paused for {max(gaps):.2f} s, and an election by timeout takes at least 0.8 s"
+            handovers: list[float] = []
+            for _ in range(3):
+                leader = await cluster.leader()
+                status = await asyncio.to_thread(leader.terminate)
+                assert status == 0, leader.log[-2000:]
+                heir = await cluster.leader()
+                handovers.append(when(heir, "raft.role_changed", role="leader") - when(leader, "daemon.stopping"))
+                leader.start()
+                await cluster.caught_up(leader)
+                await progress(load, count=50)
+        # One that is left to an election by timeout takes 0.8 s at least.
+        assert sorted(handovers)[1] < 0.5, handovers
+
+
+def when(server: Server, event: str, **fields: str) -> float:
+    """The time of the last such event in a daemon's log, in seconds since 1970."""
+    lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    found = [line for line in lines if line["event"] == event and fields.items() <= line.items()]
+    return datetime.fromisoformat(found[-1]["time"]).timestamp()
