@@ -15,6 +15,11 @@ from ravelctl.errors import usage_error
 if TYPE_CHECKING:
     from asyncio import Runner
 
+PROGRAM: Final = "ravelctl"
+
+COMPLETE_VARIABLE: Final = "_RAVELCTL_COMPLETE"
+"""Set by the shell's completion script to what it wants (click's convention)."""
+
 PROGRESS_EVERY_S: Final = 10.0
 """Between lines of progress where stderr is not a terminal."""
 

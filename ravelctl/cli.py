@@ -13,13 +13,10 @@ from typing import Final
 
 import click
 
-from ravelctl.app import App
+from ravelctl.app import COMPLETE_VARIABLE, PROGRAM, App
 from ravelctl.command import LazyGroup
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
-
-PROGRAM: Final = "ravelctl"
-COMPLETE_VARIABLE: Final = "_RAVELCTL_COMPLETE"
 
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "bootstrap": ("ravelctl.commands.bootstrap", "Turn blank daemons into a new cluster."),

@@ -17,7 +17,7 @@ from typing import ClassVar, Final
 import click
 from click.shell_completion import CompletionItem, ShellComplete, split_arg_string
 
-from ravelctl.cli import COMPLETE_VARIABLE, PROGRAM
+from ravelctl.app import COMPLETE_VARIABLE, PROGRAM
 from ravelctl.exit_codes import ExitCode
 
 LINE_VARIABLE: Final = "_RAVELCTL_LINE"
