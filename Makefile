@@ -42,10 +42,10 @@ contracts: $(INSTALLED) ## who imports whom
 test: lint types unit e2e ## lint, types and all tests
 
 unit: $(INSTALLED) ## all tests that start no daemons
-	@$(BIN)/python -m pytest -q -n $(JOBS) --ignore=tests/e2e
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not e2e"
 
 e2e: $(INSTALLED) ## real daemons, real sockets, real kills
-	@$(BIN)/python -m pytest -q -n $(E2E_JOBS) tests/e2e
+	@$(BIN)/python -m pytest -q -n $(E2E_JOBS) -m e2e
 
 demo: $(INSTALLED) ## three daemons, a killed leader, nothing lost: half a minute
 	@$(BIN)/python tests/e2e/demo.py

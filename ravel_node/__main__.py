@@ -61,7 +61,11 @@ def _start(check_config: bool, **flags: Any) -> None:
         return
     for note in loaded.notes:
         click.echo(f"ravel_node: note: {note}", err=True)
-    from ravel_node.daemon import run  # the wire and the store take half a second to import; --help needs neither
+    # The wire and the store take half a second to import; --help needs neither.
+    from ravel_node.server.handshakes import make_library_talk
+
+    make_library_talk(os.environ, tls=loaded.config.tls.on or loaded.config.peer_tls.on)  # before the library is loaded
+    from ravel_node.daemon import run
 
     sys.exit(run(loaded.config))
 
@@ -92,7 +96,6 @@ def command() -> click.Group:
 
 def main() -> None:
     """The command `ravel_node`. Exits 0 after an orderly end, 1 if the daemon stopped itself, 2 for wrong usage."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read when grpc loads: peers that go away are told as events, once
     command().main(prog_name="ravel_node")
 
 

@@ -34,9 +34,13 @@ from ravel_node.forms import (
 VALUE_ROOM_BYTES: Final = 4 * KIB
 """What a request must hold beside its value: the key and what encloses both."""
 
+_TLS_FLAG: Final = {"listen": "--tls-cert", "peer_listen": "--peer-tls-cert"}
+"""What makes an address fit for other machines."""
+
 ELECTION_MS_MAX: Final = 60_000
 
 NAME_CHARACTERS_MAX: Final = 63
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_CHARACTERS_MAX - 1}}}")
 
 
@@ -205,6 +209,87 @@ class LoggingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsConfig:
+    """TLS on the client port, and where this server is a client of other servers (to join, to tell new addresses).
+
+    Files are named here; what is in them is checked where the configuration is loaded (`ravel_node.certificates`).
+    """
+
+    tls_cert: Path | None = field(
+        default=None, metadata=_about(PATH, "the certificate (PEM) shown to clients; with it the client port speaks TLS only")
+    )
+    tls_key: Path | None = field(default=None, metadata=_about(PATH, "its private key, which only its owner may read"))
+    tls_client_ca: Path | None = field(
+        default=None, metadata=_about(PATH, "the authority of clients; with it each client must show a certificate")
+    )
+    tls_ca: Path | None = field(
+        default=None,
+        metadata=_about(PATH, "the authority that signed the members' --tls-cert, to dial them (default: --tls-client-ca)"),
+    )
+
+    @property
+    def on(self) -> bool:
+        return self.tls_cert is not None
+
+    @property
+    def authority(self) -> Path | None:
+        """Whose signature makes this server trust another one's client port."""
+        return self.tls_ca or self.tls_client_ca
+
+    def problems(self) -> Iterator[Problem]:
+        yield from _together(self, "tls_cert", "tls_key")
+        if not self.on:
+            for name in ("tls_client_ca", "tls_ca"):
+                if getattr(self, name) is not None:
+                    yield Problem((name,), f"{name} ({getattr(self, name)}) has no meaning without --tls-cert and --tls-key")
+        elif self.authority is None:
+            yield Problem(
+                ("tls_ca",),
+                "tls_ca is missing: this server also dials other members, so say which authority signed their certificates "
+                "with --tls-ca",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerTlsConfig:
+    """TLS between replicas: always mutual, with an authority that signs for peers and nobody else."""
+
+    peer_tls_cert: Path | None = field(
+        default=None, metadata=_about(PATH, "the certificate (PEM) shown to other replicas, as server and as client")
+    )
+    peer_tls_key: Path | None = field(default=None, metadata=_about(PATH, "its private key, which only its owner may read"))
+    peer_tls_ca: Path | None = field(
+        default=None, metadata=_about(PATH, "the authority of peers: whoever it signed for may send Raft messages")
+    )
+    peer_tls_name: str | None = field(
+        default=None,
+        metadata=_about(TEXT, "a name in every peer's certificate, checked instead of the host of its peer address"),
+    )
+
+    @property
+    def on(self) -> bool:
+        return self.peer_tls_cert is not None
+
+    def problems(self) -> Iterator[Problem]:
+        yield from _together(self, "peer_tls_cert", "peer_tls_key", "peer_tls_ca")
+        if self.peer_tls_name is not None and not self.on:
+            why = f"peer_tls_name ({self.peer_tls_name}) has no meaning without --peer-tls-cert"
+            yield Problem(("peer_tls_name",), why)
+        if self.peer_tls_name is not None and not _HOST_NAME.fullmatch(self.peer_tls_name):
+            why = f"peer_tls_name ({self.peer_tls_name!r}) must be one DNS name, as it stands in the certificates: no pattern"
+            yield Problem(("peer_tls_name",), why)
+
+
+def _together(part: Any, *names: str) -> Iterator[Problem]:
+    """Settings of which either all or none are given."""
+    missing = [name for name in names if getattr(part, name) is None]
+    if missing and len(missing) < len(names):
+        given = next(name for name in names if name not in missing)
+        flags = " and ".join("--" + name.replace("_", "-") for name in missing)
+        yield Problem(names, f"{given} ({getattr(part, given)}) is of use only with {flags}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """Everything that a daemon is told. Raises ConfigError naming every problem.
 
@@ -226,13 +311,15 @@ class ServerConfig:
         default=(), metadata=_about(ADDRESSES, "members of the cluster to join while this server is blank; may be repeated")
     )
     insecure: bool = field(
-        default=False, metadata=_about(BOOLEAN, "allow other machines to connect although nothing is encrypted or authenticated")
+        default=False, metadata=_about(BOOLEAN, "allow other machines to connect to ports without TLS: nothing is encrypted")
     )
     timing: TimingConfig = field(default_factory=TimingConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    peer_tls: PeerTlsConfig = field(default_factory=PeerTlsConfig)
 
     def __post_init__(self) -> None:
         if found := list(self.problems()):
@@ -240,7 +327,7 @@ class ServerConfig:
 
     def problems(self) -> Iterator[Problem]:
         """Every reason why these settings cannot work."""
-        parts = (self.timing, self.limits, self.storage, self.batching, self.logging)
+        parts = (self.timing, self.limits, self.storage, self.batching, self.logging, self.tls, self.peer_tls)
         for part in (self, *parts):
             yield from _bound_problems(part)
         for part in parts:
@@ -277,14 +364,15 @@ class ServerConfig:
                 )
 
     def _exposure_problems(self) -> Iterator[Problem]:
-        bound = (("listen", self.listen), ("peer_listen", self.peer_listen))
-        open_ones = [(name, address) for name, address in bound if not address.is_loopback]
+        bound = (("listen", self.listen, self.tls.on), ("peer_listen", self.peer_listen, self.peer_tls.on))
+        open_ones = [(name, address) for name, address, encrypted in bound if not address.is_loopback and not encrypted]
         if open_ones and not self.insecure:
             named = " and ".join(f"{name} ({address})" for name, address in open_ones)
             yield Problem(
                 ("insecure", *(name for name, _ in open_ones)),
                 f"other machines could connect to {named}, and nothing encrypts or authenticates them: "
-                "bind a loopback address, or accept that with --insecure",
+                f"give {' and '.join(_TLS_FLAG[name] for name, _ in open_ones)}, bind a loopback address, "
+                "or accept that with --insecure",
             )
 
 

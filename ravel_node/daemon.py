@@ -20,7 +20,7 @@ from typing import Final
 
 import structlog
 
-from ravel_node import __version__
+from ravel_node import __version__, credentials
 from ravel_node.config import ServerConfig
 from ravel_node.logs import event_line, setup_logging
 from ravel_node.machine import members
@@ -37,8 +37,10 @@ from ravel_node.server.app import ServerOptions, build_client_server, build_peer
 from ravel_node.server.binding import ListenError
 from ravel_node.server.cluster import member_from_proto, record_from_proto, server_to_proto, verdict_from_proto
 from ravel_node.server.errors import ForwardedError
+from ravel_node.server.handshakes import HandshakeLog, LibraryOutput
 from ravel_node.server.host import Joined
 from ravel_node.server.limits import Limits
+from ravel_node.server.peer_certificates import PeerCertificates
 from ravel_node.storage.base import Identity, Store, StoreError, StoreFailedError
 from ravel_node.storage.store import StoreOptions, open_store
 from ravel_node.transport.grpc_transport import GrpcTransport
@@ -55,8 +57,14 @@ log = structlog.get_logger("ravel_node")
 
 def run(config: ServerConfig) -> int:
     """Run a daemon until it is told to stop. Returns the exit status: 0 after an orderly end, 1 if it stopped itself."""
+    library_output = LibraryOutput.if_it_talks(os.environ)
     setup_logging(config.logging)
-    return _event_loop_run(Daemon(config))
+    try:
+        daemon = Daemon(config, library_output)
+    except OSError as error:
+        log.error("daemon.stopped_itself", why=f"a certificate or key cannot be read: {error}", kind=type(error).__name__)
+        return 1
+    return _event_loop_run(daemon)
 
 
 def _event_loop_run(daemon: Daemon) -> int:
@@ -70,14 +78,16 @@ def _event_loop_run(daemon: Daemon) -> int:
 class Daemon:
     """One server. Implements `ravel_node.server.host.Host`."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, library_output: LibraryOutput | None = None) -> None:
         self.config = config
+        self._library_output = library_output
         self.boot_id = os.urandom(8).hex()
         self.version = __version__
         self._started_at = time.monotonic()
         self._machine = KVMachine()
         self._metrics = Metrics()
-        self._transport = GrpcTransport()
+        self._transport = GrpcTransport(channel_factory=credentials.peer_channels(config.peer_tls))
+        self._client_tls = credentials.as_client(config.tls)
         self._store: Store | None = None
         self._replica: Replica | None = None
         self._taking_identity = False
@@ -127,6 +137,8 @@ class Daemon:
             replica_id=self.identity.replica_id,
             listen=str(config.listen),
             peer_listen=str(config.peer_listen),
+            tls=config.tls.on,
+            peer_tls=config.peer_tls.on,
             data_dir=str(config.data_dir),
         )
         if not self.identity.blank:
@@ -141,17 +153,25 @@ class Daemon:
 
     async def _serve(self) -> None:
         config = self.config
+        if self._library_output is not None:
+            self._library_output.start(HandshakeLog({config.listen.port: "client", config.peer_listen.port: "peer"}))
+            self._stack.callback(self._library_output.close)
         limits = Limits(
             value_bytes_max=config.limits.value_bytes_max,
             request_bytes_max=config.limits.request_bytes_max,
             session_requests_max=config.limits.session_requests_max,
         )
         calls_max = config.limits.streams_max
-        clients = ServerOptions(listen=str(config.listen), limits=limits, calls_max=calls_max)
-        peers = ServerOptions(listen=str(config.peer_listen), limits=limits, calls_max=calls_max)
+        clients = ServerOptions(
+            listen=str(config.listen), limits=limits, calls_max=calls_max, credentials=credentials.client_port(config.tls)
+        )
+        peers = ServerOptions(
+            listen=str(config.peer_listen), limits=limits, calls_max=calls_max, credentials=credentials.peer_port(config.peer_tls)
+        )
+        shown = PeerCertificates(config.peer_tls.peer_tls_name) if config.peer_tls.on else None
         for server in (
             build_client_server(self, clients, self._fatal),
-            build_peer_server(self, peers, self._fatal, on_peer=self._peer_dialled),
+            build_peer_server(self, peers, self._fatal, on_peer=self._peer_dialled, certificates=shown),
         ):
             await server.start()
             self._stack.push_async_callback(server.stop, STOP_GRACE_S)
@@ -232,7 +252,7 @@ class Daemon:
                 else:
                     # A leader that still dials the old address is not heard here: any member is asked who leads.
                     others = [member.record.listen for member in replica.members() if member.record.replica_id != replica.id]
-                    async with ClusterClient(others) as client:
+                    async with ClusterClient(others, tls=self._client_tls) as client:
                         await client.update_member(replica.id, server_to_proto(wanted))
                 log.info("daemon.member_updated", listen=wanted.listen, peer=wanted.peer, version=wanted.version)
             except (RavelError, MembershipError) as error:
@@ -267,7 +287,7 @@ class Daemon:
             raise AlreadyMemberError(self.identity.cluster_id, self.identity.replica_id)
         with self._identity_taker():
             try:
-                async with ClusterClient(list(via)) as client:
+                async with ClusterClient(list(via), tls=self._client_tls) as client:
                     answer = await client.add_member(server_to_proto(self.server), auto_promote=promote, dry_run=dry_run)
             except RavelError as error:
                 raise ForwardedError(error.message, error.reason, error.metadata) from None

@@ -15,16 +15,19 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from ravel_node import certificates
 from ravel_node.config import (
     NAME_CHARACTERS_MAX,
     BatchingConfig,
     ConfigError,
     LimitsConfig,
     LoggingConfig,
+    PeerTlsConfig,
     Problem,
     ServerConfig,
     StorageConfig,
     TimingConfig,
+    TlsConfig,
 )
 from ravel_node.forms import ADDRESSES, BOOLEAN, MIB, NUMBER, PORT_MAX, Address, Form, format_size
 
@@ -65,6 +68,8 @@ _PARTS: Final[dict[str, type[Any]]] = {
     "storage": StorageConfig,
     "batching": BatchingConfig,
     "logging": LoggingConfig,
+    "tls": TlsConfig,
+    "peer_tls": PeerTlsConfig,
 }
 
 SETTINGS: Final[dict[str, Setting]] = {
@@ -232,9 +237,17 @@ class _Reader:
             config = ServerConfig(**top, **parts)
         except ConfigError as error:
             self.found += [self._located(problem) for problem in error.found if not self.unusable.intersection(problem.names)]
+        self.found += [self._located(problem) for problem in self._file_problems(top, parts["tls"], parts["peer_tls"])]
         if self.found:
             raise ConfigError(self.found)
         return Loaded(config, self.origins, tuple(self.notes))
+
+    def _file_problems(self, top: Mapping[str, Any], tls: TlsConfig, peer_tls: PeerTlsConfig) -> Iterator[Problem]:
+        """What is wrong with certificates and keys. What rests on a setting that was refused is not judged."""
+        told = {name for problem in self.found for name in problem.names} | self.unusable
+        hosts = {name: None if name in told else top[name].host for name in ("advertise", "peer_advertise")}
+        yield from certificates.client_problems(tls, hosts["advertise"])
+        yield from certificates.peer_problems(peer_tls, None if "peer_tls_name" in told else hosts["peer_advertise"])
 
     def _located(self, problem: Problem) -> Problem:
         """The same problem, with the places where its values were written."""

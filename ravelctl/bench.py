@@ -171,7 +171,7 @@ def _library(app: App) -> RavelClient:
     """The client as programs use it, with a session: one for the whole run."""
     from ravelctl.client import RavelClient
 
-    return RavelClient(app.settings.endpoints, timeout_s=app.settings.call_timeout_s)
+    return RavelClient(app.settings.endpoints, timeout_s=app.settings.call_timeout_s, tls=dial.tls(app))
 
 
 # --- callers that share one client

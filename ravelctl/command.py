@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum, auto
 from importlib import import_module
+from pathlib import Path
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -94,11 +95,14 @@ def _joined(value: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(address for group in value for address in group))
 
 
+TLS_OPTIONS: Final = ("cacert", "tls_cert", "tls_key")
+
 _PARSED: Final[Mapping[str, Callable[[Any], Any]]] = {
     "endpoints": _joined,
     "output": Output,
     "consistency": Consistency,
     "color": Color,
+    **dict.fromkeys(TLS_OPTIONS, Path),
 }
 
 
@@ -123,11 +127,17 @@ def global_options(*, root: bool) -> list[click.Parameter]:
     def option(name: str, *flags: str, **rest: Any) -> GlobalOption:
         return GlobalOption(name, *flags, root=root, **rest)
 
+    def file(name: str, flag: str, text: str) -> GlobalOption:
+        return option(name, flag, type=click.Path(dir_okay=False), metavar="FILE", help=text)
+
     def choice(kind: type[Output] | type[Consistency] | type[Color]) -> click.Choice[str]:
         return click.Choice([str(member.value) for member in kind])
 
     return [
         option("endpoints", "-e", "--endpoints", type=ENDPOINTS, multiple=True, help="Where the cluster is reached."),
+        file("cacert", "--cacert", "Use TLS; this authority signed the daemons' certificates."),
+        file("tls_cert", "--cert", "The certificate to show to daemons that ask for one."),
+        file("tls_key", "--key", "The private key of --cert."),
         option("timeout_s", "--timeout", type=DURATION, help="How long to wait: 500ms, 2s, 1m."),
         option("output", "-o", "--output", type=choice(Output), help="How to print."),
         option("consistency", "--consistency", type=choice(Consistency), help="What a read may show."),

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final
 
 DEFAULT_PORT: Final = 7400
@@ -60,6 +61,9 @@ class Settings:
     verbose: bool = False
     color: Color = Color.AUTO
     endpoints_given: bool = False  # by a flag or a variable, not by default
+    cacert: Path | None = None  # of the authority that signed the daemons' certificates; without it nothing is encrypted
+    tls_cert: Path | None = None  # what daemons are shown that ask for a certificate
+    tls_key: Path | None = None
 
     @property
     def call_timeout_s(self) -> float:

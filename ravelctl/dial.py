@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ravelctl.app import App, Progress
 from ravelctl.client.errors import LocalReason, RavelError
-from ravelctl.errors import CommandError
+from ravelctl.client.tls import TlsOptions
+from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import EXIT_OF, ExitCode
 from ravelpb.errors import Reason
 
@@ -27,6 +28,19 @@ POLL_EVERY_S: Final = 0.1
 _LOCAL_EXIT: Final = {LocalReason.UNREACHABLE: ExitCode.UNREACHABLE, LocalReason.CLOSED: ExitCode.FAILED}
 
 
+def tls(app: App) -> TlsOptions | None:
+    """How daemons are dialled: None in plain text. Raises CommandError (2) for options that do not go together."""
+    settings = app.settings
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        missing = "--key" if settings.tls_key is None else "--cert"
+        raise usage_error("a certificate and its key belong together", f"give {missing} too")
+    if settings.cacert is None:
+        if settings.tls_cert is not None:
+            raise usage_error("a certificate is only shown with TLS", "give the daemons' authority with --cacert too")
+        return None
+    return TlsOptions(settings.cacert, settings.tls_cert, settings.tls_key)
+
+
 def keys(app: App) -> RavelClient:
     """The key-value client, without a session: a script of ten thousand commands would push those of long-lived programs out.
 
@@ -34,20 +48,20 @@ def keys(app: App) -> RavelClient:
     """
     from ravelctl.client import RavelClient
 
-    return RavelClient(app.settings.endpoints, timeout_s=app.settings.call_timeout_s, exactly_once=False)
+    return RavelClient(app.settings.endpoints, timeout_s=app.settings.call_timeout_s, exactly_once=False, tls=tls(app))
 
 
 def cluster(app: App, endpoints: tuple[str, ...] | None = None) -> ClusterClient:
     """The client for membership, at these endpoints or at those of the settings."""
     from ravelctl.client import ClusterClient
 
-    return ClusterClient(endpoints or app.settings.endpoints, timeout_s=app.settings.call_timeout_s)
+    return ClusterClient(endpoints or app.settings.endpoints, timeout_s=app.settings.call_timeout_s, tls=tls(app))
 
 
 def inspect(app: App) -> InspectClient:
     from ravelctl.client import InspectClient
 
-    return InspectClient(timeout_s=app.settings.call_timeout_s)
+    return InspectClient(timeout_s=app.settings.call_timeout_s, tls=tls(app))
 
 
 def run(app: App, work: Coroutine[Any, Any, T]) -> T:

@@ -20,6 +20,7 @@ from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
 from ravelctl.membership import caught_up, cluster_status, distance, member_data, member_table, role_of, standing_of
 from ravelctl.output import ABSENT, U64, Table, View, columns, count_text
+from ravelctl.overview import handshake_step
 from ravelctl.preflight import refusal, verdict_text, verdict_view
 from ravelpb.errors import Reason
 from ravelpb.v1 import cluster_pb2 as pb
@@ -87,7 +88,7 @@ async def _ask_all(client: ClusterClient, addresses: Sequence[str]) -> Daemons:
         raise CommandError(
             f"{len(silent)} of {len(addresses)} daemons do not answer: {'; '.join(silent)}",
             code=ExitCode.UNREACHABLE,
-            next_step="start them with `ravel_node start`, then repeat the command",
+            next_step=handshake_step(found) or "start them with `ravel_node start`, then repeat the command",
             reason="UNREACHABLE",
         )
     if len(daemons) < len(addresses) or len({status.server.server_id for status in daemons.values()}) < len(addresses):

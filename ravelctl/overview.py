@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from ravelctl.client.errors import RavelError
+from ravelctl.client.tls import HandshakeError
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
 from ravelctl.output import ABSENT, U64, age_text, size_text
@@ -136,9 +137,14 @@ def require_answer(answers: Answers) -> None:
         raise CommandError(
             f"no daemon answers at {', '.join(answers)}: {why}",
             code=ExitCode.UNREACHABLE,
-            next_step="check that the daemons run, or name others with --endpoints",
+            next_step=handshake_step(answers.values()) or "check that the daemons run, or name others with --endpoints",
             reason="UNREACHABLE",
         )
+
+
+def handshake_step(answers: Iterable[object]) -> str:
+    """What to do about the first daemon that was there but with which TLS did not come about; empty: there is none."""
+    return next((answer.next_step for answer in answers if isinstance(answer, HandshakeError)), "")
 
 
 def chief(answers: Answers) -> pb.StatusResponse | None:

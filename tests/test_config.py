@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ravel_node.config import ConfigError, LimitsConfig, ServerConfig, StorageConfig, TimingConfig
 from ravel_node.forms import GIB, KIB, MIB, Address, format_size, parse_integer, parse_size
 from ravel_node.settings import CONFIG_FILE_BYTES_MAX, SETTINGS, Loaded, load
+from tests.security.certificates import Authority
 
 DATA: Mapping[str, object] = {"data_dir": "/data"}
 
@@ -191,7 +192,13 @@ def test_the_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
 
 
 def test_every_setting_can_be_set_in_all_three_ways(tmp_path: Path) -> None:
-    described = tomllib.loads(_load({**DATA, "metrics_listen": "127.0.0.1:7402"}).describe())
+    authority = Authority(tmp_path, "authority")
+    pair = authority.issue("server", ("127.0.0.1", "peers.example"))
+    tls = {"tls_cert": pair.cert, "tls_key": pair.key, "tls_ca": authority.cert, "tls_client_ca": authority.cert}
+    peer_tls = {"peer_tls_cert": pair.cert, "peer_tls_key": pair.key, "peer_tls_ca": authority.cert}
+    peer_tls_name = {"peer_tls_name": "peers.example"}
+    flags = {**DATA, "metrics_listen": "127.0.0.1:7402", **tls, **peer_tls, **peer_tls_name}
+    described = tomllib.loads(_load(flags).describe())
     flat = {key: value for section in described.values() if isinstance(section, dict) for key, value in section.items()}
     flat |= {key: value for key, value in described.items() if not isinstance(value, dict)}
     assert flat.keys() == SETTINGS.keys()
@@ -239,7 +246,8 @@ def test_all_problems_are_told_at_once_with_their_places(tmp_path: Path) -> None
         "request_bytes_max (4MiB) must hold a value of value_bytes_max (8MiB) and its key: at least 8196KiB "
         "(variable RAVEL_VALUE_BYTES_MAX)",
         "other machines could connect to listen (10.0.0.1:7400) and peer_listen (10.0.0.1:7401), and nothing encrypts or "
-        "authenticates them: bind a loopback address, or accept that with --insecure (flag --listen)",
+        "authenticates them: give --tls-cert and --peer-tls-cert, bind a loopback address, or accept that with --insecure "
+        "(flag --listen)",
     ]
 
 

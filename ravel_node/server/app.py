@@ -21,6 +21,7 @@ from ravel_node.server.host import Host
 from ravel_node.server.inspect import InspectHandlers
 from ravel_node.server.kv import KVHandlers
 from ravel_node.server.limits import Limits
+from ravel_node.server.peer_certificates import PeerCertificates
 from ravel_node.server.raft import OnPeer, RaftTransportHandlers
 from ravelpb.v1 import cluster_pb2, inspect_pb2, kv_pb2, raft_pb2
 
@@ -109,10 +110,18 @@ def build_client_server(host: Host, options: ServerOptions, on_fatal: OnFatal) -
     return RpcServer([*services, health, reflection], options, on_fatal, options.limits.request_bytes_max + REQUEST_SLACK_BYTES)
 
 
-def build_peer_server(host: Host, options: ServerOptions, on_fatal: OnFatal, *, on_peer: OnPeer | None = None) -> RpcServer:
-    """RaftTransport alone, for the other replicas. `on_peer` is told of each replica that has dialled and is who it should be."""
+def build_peer_server(
+    host: Host,
+    options: ServerOptions,
+    on_fatal: OnFatal,
+    *,
+    on_peer: OnPeer | None = None,
+    certificates: PeerCertificates | None = None,
+) -> RpcServer:
+    """RaftTransport alone, for the other replicas. `on_peer` is told of each replica that has dialled and is who it should be;
+    `certificates` judges what they show, None where the port speaks plain text."""
     options = replace(options, keepalive_min_s=PEER_KEEPALIVE_MIN_S)
-    handlers = RaftTransportHandlers(host, on_peer)
+    handlers = RaftTransportHandlers(host, on_peer, certificates)
     service = Service(raft_pb2.DESCRIPTOR.services_by_name["RaftTransport"], handlers)
     message_bytes_max = max(PEER_MESSAGE_BYTES_MAX, 4 * options.limits.request_bytes_max)
     return RpcServer([service], options, on_fatal, message_bytes_max, PEER_ARGUMENTS)

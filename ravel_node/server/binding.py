@@ -57,6 +57,15 @@ class CallInfo:
     """What a handler may want to know of its call beside the request."""
 
     peer: str  # where the caller dials from, as "ipv4:127.0.0.1:40000"
+    peer_names: tuple[str, ...] | None = None  # names and addresses in the certificate that it showed; None: it showed none
+
+
+def _info(context: Context) -> CallInfo:
+    shown = context.auth_context()
+    if "x509_pem_cert" not in shown:
+        return CallInfo(context.peer())
+    names = (raw.decode("ascii", "replace") for raw in shown.get("x509_subject_alternative_name", ()))
+    return CallInfo(context.peer(), tuple(names))
 
 
 class OnFatal(Protocol):
@@ -229,7 +238,7 @@ def _unary(function: Callable[..., Any], parse: Parse, refuse: _Refusals, wants_
 
         async def call_with_info(raw: bytes, context: Context) -> bytes:
             try:
-                response: Message = await function(parse(raw), CallInfo(context.peer()))
+                response: Message = await function(parse(raw), _info(context))
                 return response.SerializeToString()
             except Exception as error:
                 await refuse(context, error)
@@ -250,7 +259,7 @@ def _server_stream(function: Callable[..., Any], parse: Parse, refuse: _Refusals
     async def call(raw: bytes, context: Context) -> None:
         try:
             request = parse(raw)
-            await _write_all(function(request, CallInfo(context.peer())) if wants_info else function(request), context)
+            await _write_all(function(request, _info(context)) if wants_info else function(request), context)
         except Exception as error:
             await refuse(context, error)
 
@@ -261,7 +270,7 @@ def _both_streams(function: Callable[..., Any], parse: Parse, refuse: _Refusals,
     async def call(_: object, context: Context) -> None:
         requests = _Requests(context, parse)
         try:
-            await _write_all(function(requests, CallInfo(context.peer())) if wants_info else function(requests), context)
+            await _write_all(function(requests, _info(context)) if wants_info else function(requests), context)
         except Exception as error:
             await refuse(context, error)
 

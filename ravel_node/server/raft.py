@@ -13,9 +13,11 @@ from typing import Final, TypeVar
 from ravel_node.raft.errors import RaftError
 from ravel_node.raft.types import Message, MessageType, ReplicaId
 from ravel_node.replica.errors import ReplicaStoppedError, WrongIdentityError
+from ravel_node.server.binding import CallInfo
 from ravel_node.server.host import Host
 from ravel_node.server.interrupts import Interrupts
 from ravel_node.server.limits import InputError
+from ravel_node.server.peer_certificates import PeerCertificates
 from ravel_node.transport.snapshot_stream import receive_snapshot
 from ravel_node.transport.wire import WireError, message_from_wire
 from ravelpb.v1 import raft_pb2
@@ -30,11 +32,15 @@ _F = TypeVar("_F", raft_pb2.PeerFrame, raft_pb2.SnapshotChunk)
 
 
 class RaftTransportHandlers:
-    """Handlers of `ravel.v1.RaftTransport`. `on_peer` is told of each replica that has dialled and is who it should be."""
+    """Handlers of `ravel.v1.RaftTransport`. `on_peer` is told of each replica that has dialled and is who it should be.
 
-    def __init__(self, host: Host, on_peer: OnPeer | None = None) -> None:
+    With `certificates` a replica must also show a certificate for the host that the cluster knows it at.
+    """
+
+    def __init__(self, host: Host, on_peer: OnPeer | None = None, certificates: PeerCertificates | None = None) -> None:
         self._host = host
         self._on_peer = on_peer
+        self._certificates = certificates
         self._streams = Interrupts()
         self._install: Interrupts | None = None  # of the snapshot that comes in now
         self._installed = asyncio.Event()  # it has let go of its file
@@ -56,11 +62,13 @@ class RaftTransportHandlers:
             boot_id=self._host.boot_id,
         )
 
-    async def exchange(self, frames: AsyncIterator[raft_pb2.PeerFrame]) -> AsyncIterator[raft_pb2.PeerFrame]:
+    async def exchange(
+        self, frames: AsyncIterator[raft_pb2.PeerFrame], info: CallInfo | None = None
+    ) -> AsyncIterator[raft_pb2.PeerFrame]:
         """The caller's hello, ours, then its messages until it ends the stream. Raises BlankError, RemovedError and their kin."""
         frame = await _first(self._streams, frames)
         hello = frame.hello
-        peer = self._welcome(hello)
+        peer = self._welcome(hello, info)
         yield raft_pb2.PeerFrame(hello=self._own_hello(hello))
         while True:
             if messages := [_checked(wire, hello) for wire in frame.messages]:
@@ -74,9 +82,13 @@ class RaftTransportHandlers:
             if frame.HasField("hello"):
                 raise InputError(f"replica {peer} says hello twice on one stream", field="hello")
 
-    def _welcome(self, hello: raft_pb2.PeerHello) -> ReplicaId:
+    def _welcome(self, hello: raft_pb2.PeerHello, info: CallInfo | None) -> ReplicaId:
         peer = ReplicaId(hello.from_replica_id)
         self._host.replica.check_peer(hello.cluster_id, peer, ReplicaId(hello.to_replica_id), hello.from_server_id)
+        if self._certificates is not None:
+            # One that is newer than what is applied here has no record yet, and is taken at the address that it says itself.
+            record = self._host.machine.members.get(peer)
+            self._certificates.check(peer, record.peer if record is not None else hello.from_address, info)
         if self._on_peer is not None:
             self._on_peer(peer, hello.from_address, hello.from_server_id)
         return peer
@@ -93,7 +105,7 @@ class RaftTransportHandlers:
         )
 
     async def install_snapshot(
-        self, chunks: AsyncIterator[raft_pb2.SnapshotChunk]
+        self, chunks: AsyncIterator[raft_pb2.SnapshotChunk], info: CallInfo | None = None
     ) -> AsyncGenerator[raft_pb2.SnapshotProgress, None]:
         """One snapshot, from where an earlier transfer of the same file stopped. Once it is verified its message goes to the
         replica.
@@ -103,7 +115,7 @@ class RaftTransportHandlers:
         """
         first = await _first(self._streams, chunks)
         opened = first.open
-        self._welcome(opened.hello)
+        self._welcome(opened.hello, info)
         message = _checked(opened.message, opened.hello)
         if message.type is not MessageType.SNAPSHOT or message.snapshot is None:
             raise InputError(f"a snapshot is announced by a message of type {message.type.name}", field="open.message")

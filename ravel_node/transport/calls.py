@@ -7,6 +7,7 @@ on a new channel each time, and gRPC is told to keep out of it.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,6 +17,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from ravel_node.transport.base import LocalHello
+from ravel_node.transport.handshakes import HANDSHAKE_FAILED, handshake_failure
 from ravelpb.errors import DOMAIN, Reason
 from ravelpb.v1 import raft_pb2
 
@@ -45,6 +47,9 @@ CHANNEL_ARGUMENTS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.enable_retries", 0),
 )
 
+_SHUT_AT_ONCE: Final = re.compile(r"failed to connect to all addresses.*Socket closed")
+"""All that gRPC tells of a far end that did not like how, or with what certificate, it was dialled."""
+
 ChannelFactory = Callable[[str], grpc.aio.Channel]
 """From a peer's address to a new channel: where credentials come in."""
 
@@ -54,14 +59,17 @@ def insecure_channel(address: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(address, options=CHANNEL_ARGUMENTS)
 
 
-def secure_channel_factory(credentials: grpc.ChannelCredentials) -> ChannelFactory:
-    """Channels that use these credentials."""
-    return lambda address: grpc.aio.secure_channel(address, credentials, options=CHANNEL_ARGUMENTS)
+def secure_channel_factory(credentials: grpc.ChannelCredentials, name: str | None = None) -> ChannelFactory:
+    """Channels that use these credentials. The far end's certificate must hold `name`; None: the host that is dialled."""
+    arguments: list[tuple[str, int | str]] = [*CHANNEL_ARGUMENTS]
+    if name is not None:
+        arguments.append(("grpc.ssl_target_name_override", name))
+    return lambda address: grpc.aio.secure_channel(address, credentials, options=arguments)
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Why a call ended. `reason` is empty where the far end gave none."""
+    """Why a call ended. `reason` is one of ravelpb.errors.Reason, HANDSHAKE_FAILED, or empty where the far end gave none."""
 
     why: str
     reason: str = ""
@@ -101,6 +109,12 @@ def _ended(code: grpc.StatusCode, details: str | None, metadata: Any) -> Ended:
             return Ended(details or code.name, _reason(value))
     if code is grpc.StatusCode.OK:
         return Ended("the peer ended the stream")
+    if why := handshake_failure(details or ""):
+        return Ended(f"no TLS connection comes about: {why}", HANDSHAKE_FAILED)
+    if _SHUT_AT_ONCE.search(details or ""):
+        return Ended(
+            "it ended the connection at once: it may ask for TLS, or refuse this server's certificate, and its log says so"
+        )
     return Ended(f"{code.name.lower()}: {details}" if details else code.name.lower())
 
 

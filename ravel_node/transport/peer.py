@@ -32,6 +32,7 @@ from ravel_node.transport.calls import (
     ended,
     hello_to,
 )
+from ravel_node.transport.handshakes import HANDSHAKE_FAILED
 from ravel_node.transport.wire import WireError, fill_message, size_of
 from ravelpb.errors import Reason
 from ravelpb.v1 import raft_pb2
@@ -61,6 +62,9 @@ LINGER_MESSAGES_MIN: Final = 4
 
 STEADY_S: Final = 2.0
 """A stream that lived this long was a good one: the next pause starts small again."""
+
+TOLD_EVERY_S: Final = 60.0
+"""A peer with which no connection comes about for the same reason again and again is logged this often."""
 
 _log = structlog.get_logger(__name__)
 
@@ -109,6 +113,7 @@ class Peer:
         self._nudged = asyncio.Event()
         self._overflowed = False  # told to the listener once, until there is room again
         self._removal_told = False
+        self._told, self._told_at = "", 0.0  # what was logged last, and when
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -200,11 +205,18 @@ class Peer:
             if why.reason == Reason.REMOVED and not self._removal_told:
                 self._removal_told = True
                 self._listener.removed_by_peer(self.id)
-            if why.is_identity:
-                _log.warning("transport.peer_refused", peer=self.id, address=self.address, reason=why.reason, why=why.why)
+            if why.is_identity or why.reason == HANDSHAKE_FAILED:
+                self._tell(why)
             failures = 0 if loop.time() - began >= STEADY_S and not why.is_identity else failures + 1
             await self._pause(failures, why)
             self.stats.reconnects += 1
+
+    def _tell(self, why: Ended) -> None:
+        """Log what only an operator changes: when it is new, and then once in a while."""
+        now = asyncio.get_running_loop().time()
+        if why.why != self._told or now - self._told_at >= TOLD_EVERY_S:
+            self._told, self._told_at = why.why, now
+            _log.warning("transport.peer_refused", peer=self.id, address=self.address, reason=why.reason, why=why.why)
 
     async def _pause(self, failures: int, why: Ended) -> None:
         """Wait longer after each failure in a row, never as long as another peer that failed at the same time."""

@@ -36,6 +36,7 @@ from ravelctl.client.errors import (
     WrongServerError,
 )
 from ravelctl.client.retry import RetryPolicy
+from ravelctl.client.tls import HandshakeError, TlsOptions
 from ravelctl.client.types import (
     Condition,
     Consistency,
@@ -67,6 +68,7 @@ __all__ = [
     "DeadlineError",
     "Delete",
     "DeleteResult",
+    "HandshakeError",
     "InspectClient",
     "InternalError",
     "InvalidArgumentError",
@@ -89,6 +91,7 @@ __all__ = [
     "SessionExpiredError",
     "StoppedError",
     "SwapResult",
+    "TlsOptions",
     "UnreachableError",
     "UnsupportedVersionError",
     "WriteResult",

@@ -27,6 +27,7 @@ from ravelctl.client.errors import (
     UnreachableError,
 )
 from ravelctl.client.retry import RetryPolicy
+from ravelctl.client.tls import Explanation, HandshakeError, TlsOptions, explain
 
 ChannelFactory = Callable[[str], aio.Channel]
 """Makes the channel to one endpoint ("host:port"): the place for credentials."""
@@ -60,6 +61,17 @@ def plain_channel(endpoint: str) -> aio.Channel:
     return aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
 
 
+def secure_channels(tls: TlsOptions) -> ChannelFactory:
+    """Channels with TLS. Reads the files, once: raises InvalidArgumentError with everything that is wrong with them."""
+    tls.check()
+    ca, cert, key = (path.read_bytes() if path is not None else None for path in (tls.ca, tls.cert, tls.key))
+    credentials = grpc.ssl_channel_credentials(ca, key, cert)
+    return lambda endpoint: aio.secure_channel(endpoint, credentials, options=CHANNEL_OPTIONS)
+
+
+EXPLAINED_FOR_S: Final = 1.0
+"""An endpoint that fails again and again is looked at by hand no more often than this."""
+
 DOES_NOT_LEAD: Final = (NotLeaderError, NoLeaderError, BlankError, RemovedError, StoppedError)
 """Errors after which the leader is to be looked for elsewhere."""
 
@@ -79,14 +91,27 @@ def retry_after_s(error: RavelError) -> float:
 class Channels:
     """Endpoints, their channels, the leader as last heard, and who is suspected to be dead or to hang."""
 
-    def __init__(self, endpoints: Sequence[str], *, retry: RetryPolicy, factory: ChannelFactory | None = None) -> None:
-        """Raises InvalidArgumentError for an endpoint that is not "host:port"."""
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        retry: RetryPolicy,
+        factory: ChannelFactory | None = None,
+        tls: TlsOptions | None = None,
+    ) -> None:
+        """Without `factory` the channels use `tls`, or plain text if that is None.
+
+        Raises InvalidArgumentError for an endpoint that is not "host:port", and for files of `tls` that cannot be used.
+        """
         for endpoint in endpoints:
             _check_endpoint(endpoint)
         self.leader: str | None = None
         self._endpoints = list(dict.fromkeys(endpoints))
         self._retry = retry
-        self._factory = factory or plain_channel
+        self._factory = factory or (plain_channel if tls is None else secure_channels(tls))
+        self._tls = tls
+        self._explains = factory is None  # what a factory of others does cannot be looked at by hand
+        self._explained: dict[str, tuple[float, Explanation | None]] = {}
         self._channels: dict[str, aio.Channel] = {}
         self._suspect_until: dict[str, float] = {}
         self._turn = 0
@@ -152,11 +177,14 @@ class Channels:
         if channel is None:
             channel = self._channels[endpoint] = self._factory(endpoint)
         why = f"no connection within {limit_s:.3g} s"
+        deadline = asyncio.get_running_loop().time() + limit_s
+        failed = False
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout_at(deadline):
                 while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
                     if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
                         why = "the connection was refused or failed"
+                        failed = True
                         break
                     await channel.wait_for_state_change(state)
                 else:
@@ -166,7 +194,22 @@ class Channels:
         # The next attempt starts with a fresh channel instead of in gRPC's own back-off.
         await self._drop(endpoint, channel)
         self._suspect(endpoint, self._retry.backoff_max_s)
+        if failed and (told := await self._explain(endpoint, deadline)) is not None:
+            raise HandshakeError(told.why, next_step=told.next_step)
         raise UnreachableError(f"{endpoint} cannot be reached: {why}", next_step="check the address, and that its daemon runs")
+
+    async def _explain(self, endpoint: str, deadline: float) -> Explanation | None:
+        """Why the connection failed, if TLS was the cause and there is time to find out."""
+        loop = asyncio.get_running_loop()
+        asked, told = self._explained.get(endpoint, (-EXPLAINED_FOR_S, None))
+        if not self._explains or loop.time() - asked < EXPLAINED_FOR_S:
+            return told
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                told = await asyncio.to_thread(explain, endpoint, self._tls)
+                self._explained[endpoint] = (loop.time(), told)
+                return told
+        return None
 
     async def close(self) -> None:
         """Close every channel; calls on them end."""
@@ -217,9 +260,11 @@ class Obstacles:
         if not answers:
             listed = ", ".join(endpoint for endpoint, _ in found)
             word = "endpoint" if len(found) == 1 else "endpoints"
+            # A daemon with which TLS does not come about is there: that tells more than one that is not.
+            tells = next((error for _, error in reversed(found) if isinstance(error, HandshakeError)), None)
             return UnreachableError(
-                f"no daemon answered {within} ({word} {listed}): {found[-1][1].message}",
-                next_step="check the addresses, and that the daemons run",
+                f"no daemon answered {within} ({word} {listed}): {(tells or found[-1][1]).message}",
+                next_step=tells.next_step if tells is not None else "check the addresses, and that the daemons run",
             )
         last = answers[-1]
         if isinstance(last, (NotLeaderError, NoLeaderError)):

@@ -12,6 +12,7 @@ from ravelctl.client.channels import ChannelFactory, Channels, no_endpoints
 from ravelctl.client.lane import Lane, LaneKind
 from ravelctl.client.retry import RetryPolicy
 from ravelctl.client.scan import Scanner, scan_request
+from ravelctl.client.tls import TlsOptions
 from ravelctl.client.types import (
     Condition,
     Consistency,
@@ -63,18 +64,20 @@ class RavelClient:
         timeout_s: float = 5.0,
         exactly_once: bool = True,
         retry: RetryPolicy | None = None,
+        tls: TlsOptions | None = None,
         channel_factory: ChannelFactory | None = None,
     ) -> None:
         """`endpoints` are client addresses ("host:port") of some members; more are learned. Nothing is dialled yet.
 
         With `exactly_once` a write is repeated until it is answered or its time is up, and still happens once; without, a write
-        that may have reached a server is not repeated.
+        that may have reached a server is not repeated. `tls` is how they are dialled; None: in plain text. A `channel_factory`
+        takes its place.
         """
         if not endpoints:
             raise no_endpoints()
         self._timeout_s = timeout_s
         self._retry = retry or RetryPolicy()
-        self._channels = Channels(endpoints, retry=self._retry, factory=channel_factory)
+        self._channels = Channels(endpoints, retry=self._retry, factory=channel_factory, tls=tls)
         writes = LaneKind.WRITES_ONCE if exactly_once else LaneKind.WRITES
         # Reads have streams of their own: a Session answers in the order of its requests, and a read need not wait for a disk.
         self._reads, self._stale_reads, self._writes = (

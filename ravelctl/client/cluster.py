@@ -13,6 +13,7 @@ from ravelctl.client.channels import ChannelFactory, Channels, no_endpoints
 from ravelctl.client.errors import RavelError
 from ravelctl.client.following import ask_leader, ask_one
 from ravelctl.client.retry import RetryPolicy
+from ravelctl.client.tls import TlsOptions
 from ravelpb.v1.cluster_pb2 import (
     AddMemberRequest,
     AddMemberResponse,
@@ -55,12 +56,16 @@ class ClusterClient:
         *,
         timeout_s: float = 5.0,
         retry: RetryPolicy | None = None,
+        tls: TlsOptions | None = None,
         channel_factory: ChannelFactory | None = None,
     ) -> None:
-        """`endpoints` are client addresses ("host:port") of some members; the others are learned. Nothing is dialled yet."""
+        """`endpoints` are client addresses ("host:port") of some members; the others are learned. Nothing is dialled yet.
+
+        `tls` is how they are dialled; None: in plain text. A `channel_factory` takes its place.
+        """
         self._timeout_s = timeout_s
         self._retry = retry or RetryPolicy()
-        self._channels = Channels(endpoints, retry=self._retry, factory=channel_factory)
+        self._channels = Channels(endpoints, retry=self._retry, factory=channel_factory, tls=tls)
 
     async def __aenter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ from grpc import aio
 from ravelctl.client.channels import ChannelFactory, Channels
 from ravelctl.client.following import ask_one, stream_from
 from ravelctl.client.retry import RetryPolicy
+from ravelctl.client.tls import TlsOptions
 from ravelpb.v1.inspect_pb2 import (
     FetchSnapshotRequest,
     FetchSnapshotResponse,
@@ -39,11 +40,16 @@ class InspectClient:
     """
 
     def __init__(
-        self, *, timeout_s: float = 5.0, retry: RetryPolicy | None = None, channel_factory: ChannelFactory | None = None
+        self,
+        *,
+        timeout_s: float = 5.0,
+        retry: RetryPolicy | None = None,
+        tls: TlsOptions | None = None,
+        channel_factory: ChannelFactory | None = None,
     ) -> None:
-        """`timeout_s` is for a whole call, and on a stream for each message."""
+        """`timeout_s` is for a whole call, and on a stream for each message. `tls` as for RavelClient."""
         self._timeout_s = timeout_s
-        self._channels = Channels((), retry=retry or RetryPolicy(), factory=channel_factory)
+        self._channels = Channels((), retry=retry or RetryPolicy(), factory=channel_factory, tls=tls)
 
     async def __aenter__(self) -> Self:
         return self

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ravelctl.app import App
-from ravelctl.command import Effect, RavelGroup, pass_app
+from ravelctl.command import TLS_OPTIONS, Effect, RavelGroup, pass_app
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.output import ABSENT, U64, Table, View, columns, count_text
 
@@ -34,8 +34,11 @@ _dir_option = click.option(
 
 
 @click.group("playground", cls=RavelGroup)
-def command() -> None:
+@pass_app
+def command(app: App) -> None:
     """Run a real cluster of daemons on this machine, to try things out."""
+    for name in TLS_OPTIONS:  # its daemons speak plain text on loopback, whatever variables say of other clusters
+        app.given.pop(name, None)
 
 
 @command.command("up", effect=Effect.CHANGES)
