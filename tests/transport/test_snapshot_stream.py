@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
 
 from ravel_node.raft.types import ConfState, Index, MessageType, ReplicaId, Snapshot, Term
 from ravel_node.replica.errors import WrongClusterError
@@ -94,8 +95,14 @@ async def test_a_second_snapshot_for_the_same_peer_is_refused(
 
 
 async def test_a_broken_transfer_goes_on_where_it_stopped(
-    host: FakeHost, server: RpcServer, transport: GrpcTransport, listener: Listener, tmp_path: Path
+    host: FakeHost,
+    server: RpcServer,
+    transport: GrpcTransport,
+    listener: Listener,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(snapshot_stream, "ATTEMPT_DELAY_S", 1.0)
     host.store.write_delay_s = 0.05
     file = outgoing(tmp_path / "s", 12 * CHUNK_BYTES)
     transport.send_snapshot(snapshot_message(), file)
@@ -105,7 +112,7 @@ async def test_a_broken_transfer_goes_on_where_it_stopped(
     assert held < 12 * CHUNK_BYTES
     again = await start_peer_server(host, f"127.0.0.1:{server.port}")
     await eventually(lambda: listener.snapshots == [(ONE, True)])
-    assert [staged.received for staged in host.fake.staged][1] == 12 * CHUNK_BYTES
+    assert host.fake.staged[-1].received == 12 * CHUNK_BYTES
     assert host.store.staged_data[file.sha256] == file.path.read_bytes()
     assert held >= 3 * CHUNK_BYTES  # and nothing of it was sent again: the receiver takes no offset but its own
     await again.stop(0.0)
@@ -161,8 +168,10 @@ async def test_a_peer_that_never_answers_is_given_up(
     monkeypatch.setattr(snapshot_stream, "ATTEMPT_DELAY_S", 0.01)
     await server.stop(0.0)
     transport.send_snapshot(snapshot_message(), outgoing(tmp_path / "s", SIZE))
-    await eventually(lambda: listener.snapshots == [(ONE, False)], 60.0)
-    assert "attempts" in transport.stats(ONE).last_error
+    with structlog.testing.capture_logs() as logs:
+        await eventually(lambda: listener.snapshots == [(ONE, False)], 60.0)
+    [told] = [line for line in logs if line["event"] == "transport.snapshot_failed"]
+    assert "attempts" in told["why"]
 
 
 async def test_a_file_that_cannot_be_read_fails_the_transfer(
