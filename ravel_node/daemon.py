@@ -12,8 +12,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from random import SystemRandom
 from typing import Final
@@ -29,7 +29,7 @@ from ravel_node.machine.envelope import FORMAT
 from ravel_node.machine.kv import KVMachine
 from ravel_node.metrics import Metrics, MetricsServer
 from ravel_node.raft import ConfState, HardState, Index, InvariantError, RaftEvent, ReplicaId, Snapshot, Term
-from ravel_node.replica.errors import AlreadyMemberError, BlankError, MembershipError, ReplicaStoppedError
+from ravel_node.replica.errors import AlreadyMemberError, BlankError, MembershipError, ReplicaError, ReplicaStoppedError
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.replica import Replica
 from ravel_node.replica.status import Expectation
@@ -255,7 +255,7 @@ class Daemon:
                     async with ClusterClient(others, tls=self._client_tls) as client:
                         await client.update_member(replica.id, server_to_proto(wanted))
                 log.info("daemon.member_updated", listen=wanted.listen, peer=wanted.peer, version=wanted.version)
-            except (RavelError, MembershipError) as error:
+            except (RavelError, ReplicaError) as error:
                 log.warning("daemon.member_update_failed", why=str(error))
                 await asyncio.sleep(JOIN_RETRY_S)
 
@@ -318,10 +318,16 @@ class Daemon:
                 log.warning("daemon.join_failed", via=",".join(via), why=str(error))
                 await asyncio.sleep(JOIN_RETRY_S)
 
-    def _identity_taker(self) -> _IdentityTaker:
+    @contextmanager
+    def _identity_taker(self) -> Iterator[None]:
+        """While it is entered, no other request gives this daemon an identity."""
         if self._taking_identity:
             raise MembershipError("this daemon is taking an identity already; one request at a time", "try again in a moment")
-        return _IdentityTaker(self)
+        self._taking_identity = True
+        try:
+            yield
+        finally:
+            self._taking_identity = False
 
     # --- what servicers see (Host)
 
@@ -378,19 +384,6 @@ class Daemon:
         if self._tasks is None:
             raise InvariantError("a task was started before the daemon")
         self._spawned.append(self._tasks.create_task(work))
-
-
-class _IdentityTaker:
-    """While it is entered, no other request gives this daemon an identity."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
-
-    def __enter__(self) -> None:
-        self._daemon._taking_identity = True
-
-    def __exit__(self, *_: object) -> None:
-        self._daemon._taking_identity = False
 
 
 class _Observer:

@@ -41,9 +41,10 @@ from ravel_node.raft import (
 from ravel_node.replica.errors import (
     LeadershipLostError,
     NotLeaderError,
+    OutcomeUnknownError,
     ReadTimeoutError,
     ReplicaBusyError,
-    ReplicaStoppedError,
+    ReplicaError,
 )
 from ravel_node.replica.inbox import Inbox, Proposal, Turn
 from ravel_node.replica.options import ReplicaOptions
@@ -52,6 +53,13 @@ from ravel_node.replica.waiters import Waiters
 from ravel_node.storage.base import Save, Store
 
 _VOTE_REQUESTS: Final = frozenset({MessageType.VOTE, MessageType.PRE_VOTE})
+
+_NOT_FOR_PEERS: Final = frozenset({MessageType.PROPOSE, MessageType.READ_INDEX, MessageType.TRANSFER_LEADER})
+"""What the core would do for a peer, and no replica asks another for: entries would pass the leader's limits, and a transfer that
+this driver did not begin would leave its lease standing while the chosen one is elected."""
+
+_SLEEP_MIN_S: Final = 0.0005
+"""The least time to sleep until a tick is due: a coarse timer that came too early is not asked again and again."""
 
 
 class Observer(Protocol):
@@ -150,9 +158,14 @@ class Driver:
             self._turned.set()
 
     async def _keep_time(self) -> None:
+        """Ask for a tick whenever one is due, counted from when the last one was fed: a late one makes the next one late, too."""
         while True:
-            await asyncio.sleep(self._options.tick_s)
-            self.inbox.tick()
+            await asyncio.sleep(max(self._until_tick_s(), _SLEEP_MIN_S))
+            if self._until_tick_s() <= 0.0:
+                self.inbox.tick()
+
+    def _until_tick_s(self) -> float:
+        return self._ticked_at + self._options.tick_s - self._clock()
 
     async def _write_log(self) -> None:
         """Make saves durable, all that wait in one transaction; the answers that rest on them go back through the inbox.
@@ -167,9 +180,6 @@ class Driver:
             work, self._saves = self._saves, []
             if not work:
                 continue
-            installs = any(message.snapshot is not None for message in work)
-            if installs:
-                self._apply(limit=None)  # what was committed before the snapshot goes into the old state first
             saves = [_save_of(message) for message in work]
             self._hard = next((save.hard_state for save in reversed(saves) if save.hard_state is not None), self._hard)
             if any(save.entries or save.snapshot is not None for save in saves) or self._hard[:2] != self._durable[:2]:
@@ -180,7 +190,7 @@ class Driver:
                 self._durable = self._hard
                 self._saving_since = None
                 self._observer.saved(loop.time() - began, len(work), sum(len(message.entries) for message in work))
-            if installs:
+            if any(save.snapshot is not None for save in saves):
                 self._state_replaced()
             for message in work:
                 self.inbox.complete(message.responses)
@@ -206,20 +216,22 @@ class Driver:
         now = self._clock()
         for message in messages:
             self.heard[message.from_] = now
+            if message.type in _NOT_FOR_PEERS:
+                continue
             if self._mute_votes_ticks and message.type in _VOTE_REQUESTS:
                 # Before it restarted it may have promised a leader not to vote for others; that promise was in memory only.
                 continue
             try:
                 self._raw.step(message)
             except RaftError:
-                continue  # an answer of a removed peer, a forwarded proposal: refused, and nobody waits for it
+                continue  # an answer of a removed peer: refused, and nobody waits for it
 
     def _tick(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._ticked_at < self._options.tick_s:
+        if self._until_tick_s() > 0.0:
             return  # leases rest on followers whose ticks are never closer together than one interval
-        self._ticked_at = now
+        self._ticked_at = self._clock()
         self._ticks += 1
+        self._store.txn()  # raises if a flush has failed behind our back, even while there is nothing to do
         if self._mute_votes_ticks:
             self._mute_votes_ticks -= 1
         self._raw.tick()
@@ -258,6 +270,9 @@ class Driver:
     def _propose(self) -> None:
         """Pack waiting commands into entries. While a save is under way only full entries leave; the rest gathers."""
         inbox, options = self.inbox, self._options
+        if not self._raw.is_leader:
+            _fail(inbox.take_proposals(), self.not_leader())
+            return
         if (
             (self._saving_since is not None or self._saves)
             and inbox.proposals_count < options.batch_commands_max
@@ -265,22 +280,21 @@ class Driver:
         ):
             return
         proposals = [proposal for proposal in inbox.take_proposals() if not proposal.future.done()]
-        if not self._raw.is_leader:
-            _fail(proposals, self.not_leader())
-            return
         if self._store.congested:
             _fail(proposals, ReplicaBusyError("the disk does not keep up with what was applied; nothing was done"))
             return
-        batches = list(_batches(proposals, options.batch_commands_max, options.batch_bytes_max))
         now = self._clock()
-        for position, batch in enumerate(batches):
-            try:
+        error: ReplicaError = OutcomeUnknownError("the replica failed as it appended the command: it may or may not take effect")
+        appended = 0
+        try:
+            for batch in _batches(proposals, options.batch_commands_max, options.batch_bytes_max):
                 (at,) = self._raw.propose_many([envelope.payload([proposal.group for proposal in batch])])
-            except ProposalDroppedError:
-                left = [proposal for later in batches[position:] for proposal in later]
-                _fail(left, self._why_dropped())
-                return
-            self.waiters.add(at, batch, now)
+                self.waiters.add(at, batch, now)
+                appended += len(batch)
+        except ProposalDroppedError:
+            error = self._why_dropped()
+        finally:
+            _fail(proposals[appended:], error)
 
     # --- taking what the core wants done
 
@@ -314,6 +328,8 @@ class Driver:
         outgoing: list[Message] = []
         for message in messages:
             if message.to == LOCAL_APPEND:
+                if message.snapshot is not None:
+                    self._skip_to_snapshot()
                 self._saves.append(message)
                 self._save_wanted.set()
             elif message.to == LOCAL_APPLY:
@@ -329,7 +345,8 @@ class Driver:
     def _deliver(self, message: Message) -> None:
         """An answer that waited for a save or for applying: to ourselves, or to a peer."""
         if message.to == self.replica_id:
-            self._raw.step(message)
+            with suppress(RaftError):  # it has left the membership meanwhile, and its own answer counts no more
+                self._raw.step(message)
         else:
             self._router.send((message,))
 
@@ -347,7 +364,7 @@ class Driver:
 
     # --- applying
 
-    def _apply(self, limit: int | None) -> bool:
+    def _apply(self, limit: int) -> bool:
         """Apply committed entries, about `limit` commands at most; True if the core has to be asked again."""
         if not self._to_apply:
             return False
@@ -356,7 +373,7 @@ class Driver:
         txn = store.txn()
         commands = 0
         answered = False
-        while queue and (limit is None or (commands < limit and not store.congested)):
+        while queue and commands < limit and not store.congested:
             item = queue.popleft()
             if isinstance(item, Message):
                 for response in item.responses:
@@ -378,8 +395,8 @@ class Driver:
             self._members_seen = machine.members
             self._router.membership_changed()
         self._observer.applied(asyncio.get_running_loop().time() - began, commands)
-        if queue:
-            self.inbox.wake()  # the rest in a later turn, so that messages and ticks are not kept waiting
+        if queue and not store.congested:
+            self.inbox.wake()  # the rest in a later turn, so that messages and ticks are not kept waiting; else a tick comes back
         return answered
 
     def _apply_change(self, entry: Entry) -> None:
@@ -389,7 +406,18 @@ class Driver:
         self._store.applied_to(entry.id)
         self.reads.end_lease()
         self.waiters.change_applied(entry.id, self.not_leader)
-        self._router.membership_changed()
+
+    def _skip_to_snapshot(self) -> None:
+        """A received snapshot is on its way to the store: whatever waits to be applied is in it.
+
+        Carried out now, a membership change would write the membership of the snapshot, which the core has taken over already,
+        into the state of an earlier index.
+        """
+        for item in self._to_apply:
+            if isinstance(item, Message):
+                for response in item.responses:
+                    self._deliver(response)
+        self._to_apply.clear()
 
     def _state_replaced(self) -> None:
         """A received snapshot has become the state."""
@@ -401,26 +429,28 @@ class Driver:
     # --- leadership
 
     def begin_transfer(self, target: ReplicaId) -> None:
-        self.reads.bar_lease(self._raw.term)
-        self._raw.transfer_leader(target)
+        if self._raw.is_leader:  # else the core would ask another leader, whose lease would not know of it
+            self.reads.bar_lease(self._raw.term)
+            self._raw.transfer_leader(target)
+
+    def live(self) -> frozenset[ReplicaId]:
+        """The peers that were heard of within an election timeout."""
+        since = self._clock() - self._options.election_timeout_s
+        return frozenset(peer for peer, at in self.heard.items() if at > since)
 
     def best_heir(self, exclude: Sequence[ReplicaId] = ()) -> ReplicaId | None:
         """The voter, other than this one and those excluded, that has the most of the log and was heard of lately."""
         status = self._raw.status()
-        voters = set(status.membership.voters)
-        heirs = [
-            (progress.match, -peer)
-            for peer, progress in status.progress.items()
-            if peer != self.replica_id and peer in voters and peer not in exclude and progress.recent_active
-        ]
+        able = (self.live() & set(status.membership.voters)) - {self.replica_id, *exclude}
+        heirs = [(progress.match, -peer) for peer, progress in status.progress.items() if peer in able]
         return ReplicaId(-max(heirs)[1]) if heirs else None
 
     # --- the end
 
-    def fail_everything(self, error: ReplicaStoppedError) -> None:
-        """Nobody will be answered any more."""
+    def fail_everything(self, error: ReplicaError) -> None:
+        """Nobody will be told an outcome any more. What is in the log may yet take effect, so `error` alone would not be true."""
         _fail(self.inbox.take_proposals(), error)
-        self.waiters.fail_all(error)
+        self.waiters.fail_all(OutcomeUnknownError(f"the command may or may not take effect: {error}"))
         self.reads.fail_all(error)
 
     async def worked(self, timeout_s: float) -> None:

@@ -99,7 +99,9 @@ class Inbox:
 
     async def take(self) -> Turn:
         """Everything that has arrived, once there is something."""
-        if not self._awake:
+        if self._awake:
+            await asyncio.sleep(0)  # a driver that woke itself lets the loop run all the same: ticks, messages, flushes
+        else:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter

@@ -11,8 +11,8 @@ election timeout); `auto_promote` stands in its replicated record, so that a new
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -37,8 +37,7 @@ from ravel_node.replica.errors import (
     MembershipError,
     NameTakenError,
     NotCaughtUpError,
-    NotLeaderError,
-    OutcomeUnknownError,
+    ReplicaError,
     StaleViewError,
     TransferFailedError,
     UnknownMemberError,
@@ -152,6 +151,12 @@ class Changes:
         self._replica = replica
         self._transport = transport
         self._busy_with = ""
+        self._pending: asyncio.Future[ChangeApplied] | None = None  # of the change that was handed to the driver last
+
+    def end(self, why: ReplicaError) -> None:
+        """Nobody carries a change out any more; one that is in the log was answered already."""
+        if self._pending is not None and not self._pending.done():
+            self._pending.set_exception(why)
 
     # --- what operators and joining daemons ask for
 
@@ -159,21 +164,16 @@ class Changes:
         self, record: MemberRecord, *, dry_run: bool, expect: Expectation
     ) -> tuple[MemberRecord | None, Verdict]:
         """Take a server in as a learner. The same server asked again gets the same answer."""
-        self._check_view(expect)
-        known = self._replica.machine.member_by_server(record.server_id)
-        if known is not None and not known.removed and self._is_member(known.replica_id):
-            return known, self._judge()
-        for other in self._members():
-            if other.record.name == record.name:
-                raise NameTakenError(
-                    f"the name {record.name} belongs to replica {other.record.replica_id} at {other.record.listen}",
-                    "start the joining daemon with another --name",
-                )
+        if (seat := self._seat_of(record, expect)) is not None:
+            return seat, self._judge()
         await self._check_reachable(record)
-        self._check_view(expect)
+        if (seat := self._seat_of(record, expect)) is not None:  # it, or another of that name, may have come meanwhile
+            return seat, self._judge()
         verdict = self._judge(add_learners=[ReplicaId(0)])
         if dry_run:
             return None, verdict
+        if not verdict.allowed:
+            raise UnsafeChangeError(f"joining refused: {verdict.reason}", verdict.next_step)
         with self._alone(f"adding {record.name}"):
             outcome = await self._run(envelope.allocate_replica(record.server_id))
             if outcome.status is not OutcomeStatus.OK:
@@ -181,7 +181,7 @@ class Changes:
                     outcome.value.decode(), "empty its data directory and start it again, so that it draws a new identity"
                 )
             added = replace(record, replica_id=ReplicaId(outcome.revision), removed=False)
-            await self._change([SingleChange(ChangeType.ADD_LEARNER, added.replica_id)], [added])
+            await self._change([SingleChange(ChangeType.ADD_LEARNER, added.replica_id)], [added], expect)
         return added, verdict
 
     async def promote(self, ids: Sequence[ReplicaId], *, dry_run: bool, expect: Expectation) -> Verdict:
@@ -195,20 +195,24 @@ class Changes:
         if dry_run or not wanted:
             return verdict
         if not verdict.allowed:
-            error = NotCaughtUpError if "caught up" in verdict.reason else UnsafeChangeError
+            error = UnsafeChangeError if verdict.after.live < verdict.after.quorum else NotCaughtUpError
             raise error(f"promotion refused: {verdict.reason}", verdict.next_step)
-        records = [replace(self._replica.machine.members[replica_id], auto_promote=False) for replica_id in wanted]
         with self._alone(f"promoting {_ids(wanted)}"):
-            await self._change([SingleChange(ChangeType.ADD_VOTER, replica_id) for replica_id in wanted], records)
+            records = [replace(self._replica.machine.members[replica_id], auto_promote=False) for replica_id in wanted]
+            await self._change([SingleChange(ChangeType.ADD_VOTER, replica_id) for replica_id in wanted], records, expect)
         return verdict
 
     async def remove(self, ids: Sequence[ReplicaId], *, dry_run: bool, expect: Expectation) -> Verdict:
-        """Take replicas out for good. A leader that is among them hands leadership over first and names the new leader."""
+        """Take replicas out for good. A leader that is among them hands leadership over first and names the new leader.
+
+        Those that are gone already are no error, so that a removal whose answer was lost can be repeated.
+        """
         self._check_view(expect)
+        ids = [replica_id for replica_id in ids if not self._replica.machine.is_removed(replica_id)]
         for replica_id in ids:
             self._check_member(replica_id)
         verdict = self._judge(remove=ids)
-        if dry_run:
+        if dry_run or not ids:
             return verdict
         if not verdict.allowed:
             raise UnsafeChangeError(f"removal refused: {verdict.reason}", verdict.next_step)
@@ -216,7 +220,7 @@ class Changes:
             await self._hand_over(exclude=ids)
             raise self._replica.not_leader()
         with self._alone(f"removing {_ids(ids)}"):
-            await self._change([SingleChange(ChangeType.REMOVE, replica_id) for replica_id in ids], [])
+            await self._change([SingleChange(ChangeType.REMOVE, replica_id) for replica_id in ids], [], expect)
         return verdict
 
     async def update_member(self, record: MemberRecord, *, expect: Expectation) -> Member:
@@ -226,7 +230,8 @@ class Changes:
         kept = replace(record, auto_promote=member.record.auto_promote, removed=False)
         if kept == member.record:
             return member
-        outcome = await self._run(envelope.set_member(kept))
+        with self._alone(f"updating {_ids([record.replica_id])}"):  # a promotion would put back the record that it began with
+            outcome = await self._run(envelope.set_member(kept))
         if outcome.status is not OutcomeStatus.OK:
             raise MembershipError(f"the update was refused: {outcome.value.decode()}")
         return self._check_member(record.replica_id)
@@ -262,10 +267,8 @@ class Changes:
         health = self._replica.health()
         ready = [replica_id for replica_id in wanted if replica_id in health.caught_up and replica_id in health.live]
         if ready and not self._busy_with:
-            try:
+            with suppress(ReplicaError):
                 await self.promote(ready, dry_run=False, expect=Expectation())
-            except (MembershipError, NotLeaderError, OutcomeUnknownError):
-                return
 
     # --- steps
 
@@ -273,12 +276,12 @@ class Changes:
         (outcome,) = await self._replica.propose(envelope.group([command]), 1, grows=False)
         return outcome
 
-    async def _change(self, changes: Sequence[SingleChange], records: Sequence[MemberRecord]) -> None:
+    async def _change(self, changes: Sequence[SingleChange], records: Sequence[MemberRecord], expect: Expectation) -> None:
         """Propose one membership change and wait until it is applied, and a joint configuration has been left."""
         change = ConfChangeV2(tuple(changes), context=members.encode_context(records))
         loop, options = asyncio.get_running_loop(), self._replica.options
         deadline = loop.time() + options.election_timeout_s
-        while not await self._take_effect(change):
+        while not await self._take_effect(change, expect):
             # A new leader counts all that it inherited as a change that may be pending, until it has applied that.
             if loop.time() >= deadline:
                 raise ChangeInProgressError(
@@ -286,16 +289,20 @@ class Changes:
                 )
             await asyncio.sleep(options.tick_s)
         while self._replica.conf_state.voters_outgoing:
+            if not self._replica.is_leader:
+                return  # the change is made, and whoever leads now ends the joint configuration
             await self._replica.changed()
-            self._replica.check_leader()
 
-    async def _take_effect(self, change: ConfChangeV2) -> bool:
+    async def _take_effect(self, change: ConfChangeV2, expect: Expectation) -> bool:
         """Propose a change once and wait until it is applied; False if the core does not take one now."""
         future: asyncio.Future[ChangeApplied] = asyncio.get_running_loop().create_future()
+        self._pending = future
 
         def propose(raw: RawNode) -> None:
-            if not raw.is_leader:
-                future.set_exception(self._replica.not_leader())
+            try:
+                self._check_view(expect)
+            except ReplicaError as error:
+                future.set_exception(error)
                 return
             at: EntryId | None = None
             if not raw.conf_change_refusal(change):
@@ -328,6 +335,10 @@ class Changes:
                         "see whether it is reachable and caught up: `ravelctl status`",
                     )
                 await replica.changed(timeout_s=min(left, 0.1))
+            if target and replica.leader_id != target:
+                raise TransferFailedError(
+                    f"replica {replica.leader_id} leads now, not replica {target}", "see whether that will do, or transfer again"
+                )
 
     async def _check_reachable(self, record: MemberRecord) -> None:
         try:
@@ -370,36 +381,40 @@ class Changes:
                 "look again: `ravelctl member list`",
             )
 
-    def _alone(self, what: str) -> _Alone:
+    @contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        """While it is entered, no other change begins."""
         if self._busy_with:
             raise ChangeInProgressError(f"the leader is {self._busy_with}; one change at a time", "try again when it is done")
-        return _Alone(self, what)
+        self._busy_with = what
+        try:
+            yield
+        finally:
+            self._busy_with = ""
 
     def _members(self) -> Sequence[Member]:
         return self._replica.members()
 
-    def _is_member(self, replica_id: ReplicaId) -> bool:
-        return any(member.record.replica_id == replica_id for member in self._members())
+    def _seat_of(self, record: MemberRecord, expect: Expectation) -> MemberRecord | None:
+        """The seat that this server has already. Raises what speaks against giving it one."""
+        self._check_view(expect)
+        present = [member.record for member in self._members()]
+        for known in present:
+            if known.server_id == record.server_id:
+                return known
+        for other in present:
+            if other.name == record.name:
+                raise NameTakenError(
+                    f"the name {record.name} belongs to replica {other.replica_id} at {other.listen}",
+                    "start the joining daemon with another --name",
+                )
+        return None
 
     def _check_member(self, replica_id: ReplicaId) -> Member:
         for member in self._members():
             if member.record.replica_id == replica_id:
                 return member
         raise UnknownMemberError(f"no member has the id {replica_id}", "`ravelctl member list` shows them")
-
-
-class _Alone:
-    """While it is entered, no other change begins."""
-
-    def __init__(self, changes: Changes, what: str) -> None:
-        self._changes = changes
-        self._what = what
-
-    def __enter__(self) -> None:
-        self._changes._busy_with = self._what
-
-    def __exit__(self, *_: object) -> None:
-        self._changes._busy_with = ""
 
 
 def _ids(ids: Sequence[ReplicaId]) -> str:

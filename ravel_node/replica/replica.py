@@ -34,9 +34,8 @@ from ravel_node.replica.errors import (
     NotLeaderError,
     QuotaExceededError,
     RemovedError,
+    ReplicaError,
     ReplicaStoppedError,
-    TransferFailedError,
-    UnsafeChangeError,
     WrongClusterError,
     WrongIdentityError,
 )
@@ -58,13 +57,18 @@ HANDOVER_S: Final = 1.5
 SNAPSHOT_RETRY_S: Final = 5.0
 """How long after a failed build the next one is tried."""
 
+STOP_GRACE_S: Final = 0.5
+"""How long the tasks of a replica may take to end after they were cancelled."""
+
 QUOTA_WARN: Final = 0.80
 QUOTA_CRITICAL: Final = 0.95
+
+_BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # where there is no BOOTTIME, MONOTONIC counts sleep
 
 
 def boot_clock() -> float:
     """Seconds that go on while the machine sleeps, so that a lease never outlives a nap."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.clock_gettime(_BOOT_CLOCK)
 
 
 class Replica:
@@ -113,7 +117,7 @@ class Replica:
         self._changed: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._draining = False  # takes no proposals any more, but still votes and answers, so that leadership can move
-        self._stopping: ReplicaStoppedError | None = None
+        self._stopping: ReplicaError | None = None  # why nothing is done here any more
         self._removed = store.identity.removed
         self._removal_wanted = asyncio.Event()
         self._snapshot_wanted = asyncio.Event()
@@ -127,6 +131,7 @@ class Replica:
         hello = LocalHello(identity.cluster_id, self.id, identity.server_id, self.boot_id, self._version, self._peer_address)
         await self._transport.start(hello, self)
         if self._removed:
+            self._stopping = self._removal()
             return
         self.membership_changed()
         if self.conf_state == ConfState(voters=(self.id,)):
@@ -143,25 +148,37 @@ class Replica:
         """Finish what is in flight, hand leadership over, end. Never removes anything; never takes longer than a few seconds."""
         if self._task is not None and not self._task.done():
             if self.is_leader:
-                await self._hand_over_and_drain()
+                await self._drain_and_hand_over()
             self._stopping = self._stopping or ReplicaStoppedError()
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        self._stopping = self._stopping or ReplicaStoppedError()
-        self._driver.fail_everything(self._stopping)
+            await asyncio.wait([self._task], timeout=STOP_GRACE_S)  # a disk that hangs is not waited for
+        self._end(self._stopping or ReplicaStoppedError())
         await self._transport.close()
 
-    async def _hand_over_and_drain(self) -> None:
+    async def _drain_and_hand_over(self) -> None:
+        """Whatever else this leader is busy with: a membership change that hangs must not keep leadership here."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + HANDOVER_S
         self._draining = True
         while not self._driver.idle and loop.time() < deadline:
             await self._driver.worked(deadline - loop.time())
-        try:
-            async with asyncio.timeout_at(deadline + HANDOVER_S):
-                await self._changes.transfer_leader(ReplicaId(0), dry_run=False, expect=Expectation())
-        except (TimeoutError, UnsafeChangeError, TransferFailedError, NotLeaderError):
+        if (heir := self.best_heir()) is None:
             return  # nobody can take over: the others will elect somebody, or there are no others
+        self.begin_transfer(heir)
+        deadline = loop.time() + min(HANDOVER_S, 2 * self.options.election_timeout_s)
+        while (self.is_leader or not self.leader_id) and loop.time() < deadline:
+            await self.changed(deadline - loop.time())
+
+    def _check_open(self) -> None:
+        if self._stopping is not None:
+            raise self._stopping.with_traceback(None)  # one error for all callers: it must not gather the frames of each
+
+    def _end(self, why: ReplicaError) -> None:
+        """Answer everybody who waits; from now on nothing is done here."""
+        self._stopping = why
+        self._driver.fail_everything(why)
+        self._changes.end(why)
+        self._tell_change()
 
     async def _run(self) -> None:
         try:
@@ -174,8 +191,7 @@ class Replica:
             why = _first(failures)
             if isinstance(why, _RemovedError):
                 return
-            self._stopping = ReplicaStoppedError(f"the replica stopped itself: {why}", failed=True)
-            self._driver.fail_everything(self._stopping)
+            self._end(ReplicaStoppedError(f"the replica stopped itself: {why}", failed=True))
             raise why from None
 
     # --- proposals and reads
@@ -183,11 +199,10 @@ class Replica:
     async def propose(self, group: bytes, count: int, *, grows: bool) -> Sequence[Outcome]:
         """Append one encoded group of `count` commands and return their outcomes once applied.
 
-        Raises NotLeaderError, ReplicaBusyError, QuotaExceededError and ReplicaStoppedError (nothing was done), or
+        Raises NotLeaderError, ReplicaBusyError, QuotaExceededError, ReplicaStoppedError and RemovedError (nothing was done), or
         OutcomeUnknownError. `grows` says that the group writes data, as deletes and housekeeping do not.
         """
-        if self._stopping is not None:
-            raise self._stopping
+        self._check_open()
         if self._draining:
             raise ReplicaStoppedError()
         if not self._raw.is_leader:
@@ -210,10 +225,9 @@ class Replica:
     async def read_barrier(self, mode: ReadMode) -> None:
         """After it returned, `reader()` shows what `mode` promises until the caller's next await.
 
-        Raises NotLeaderError, ReadTimeoutError, ReplicaStoppedError.
+        Raises NotLeaderError, ReadTimeoutError, ReplicaStoppedError, RemovedError.
         """
-        if self._stopping is not None:
-            raise self._stopping
+        self._check_open()
         if self.barrier_free(mode):
             return
         if not self._raw.is_leader:
@@ -229,7 +243,7 @@ class Replica:
 
     def step(self, messages: Sequence[Message]) -> None:
         """Take messages of peers. Never blocks; may drop."""
-        if self._stopping is None and not self._removed:
+        if self._stopping is None:
             self._driver.inbox.step(messages)
 
     def check_peer(self, cluster_id: str, from_id: ReplicaId, to_id: ReplicaId, from_server_id: str) -> None:
@@ -260,8 +274,7 @@ class Replica:
 
     async def receive_snapshot(self, message: Message, header: bytes, size_bytes: int, sha256: bytes) -> StagedSnapshot:
         """Begin, or go on, taking a snapshot that `message` announces; when it is finished the servicer steps the message."""
-        if self._stopping is not None:
-            raise self._stopping
+        self._check_open()
         self._driver.heard[message.from_] = self._clock()
         return await self._store.receive(header, size_bytes, sha256)
 
@@ -291,8 +304,8 @@ class Replica:
         return self._driver.waiters
 
     def call(self, function: Callable[[RawNode], None]) -> None:
-        if self._stopping is not None and self._stopping.failed:
-            raise self._stopping
+        """Have the driver call `function`. Raises once nobody would call it any more."""
+        self._check_open()
         self._driver.inbox.call(function)
 
     def begin_transfer(self, target: ReplicaId) -> None:
@@ -305,6 +318,10 @@ class Replica:
         return self._driver.not_leader()
 
     def check_leader(self) -> None:
+        """Raises unless this replica leads, and means to go on."""
+        self._check_open()
+        if self._draining:
+            raise ReplicaStoppedError()
         if not self._raw.is_leader:
             raise self._driver.not_leader()
 
@@ -317,7 +334,7 @@ class Replica:
     def health(self) -> Health:
         """Whom this leader hears, and who has caught up."""
         now, timeout = self._clock(), self.options.election_timeout_s
-        others = [peer for peer in self._peers if now - self._driver.heard.get(peer, -timeout) < timeout]
+        others = self._driver.live() & self._peers.keys()
         caught_up = [peer for peer in others if self._catch_up.caught_up(peer, now, timeout)]
         return Health(self.conf_state, frozenset([self.id, *others]), frozenset([self.id, *caught_up]))
 
@@ -409,7 +426,8 @@ class Replica:
     async def _compact(self) -> None:
         matches: list[Index] = []
         if self._raw.is_leader:
-            matches = [p.match for peer, p in self._raw.status().progress.items() if peer != self.id and p.recent_active]
+            live = self._driver.live()
+            matches = [progress.match for peer, progress in self._raw.status().progress.items() if peer in live]
         to = compact_to(
             first=self._store.first_index(),
             last=self._store.last_index(),
@@ -439,18 +457,23 @@ class Replica:
         await self._removal_wanted.wait()
         await self._store.mark_removed()
         self._removed = True
-        self._stopping = ReplicaStoppedError(
+        for peer in self._peers:
+            self._transport.remove_peer(peer)
+        self._peers.clear()
+        self._end(self._removal())
+        raise _RemovedError
+
+    def _removal(self) -> RemovedError:
+        return RemovedError(
             f"replica {self.id} was removed from cluster {self._store.identity.cluster_id} for good; "
             "its data directory can be deleted"
         )
-        self._driver.fail_everything(self._stopping)
-        raise _RemovedError
 
     # --- looking
 
     @property
     def is_leader(self) -> bool:
-        return self._raw.is_leader
+        return self._stopping is None and self._raw.is_leader
 
     @property
     def in_transfer(self) -> bool:
