@@ -11,14 +11,15 @@ election timeout); `auto_promote` stands in its replicated record, so that a new
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from ravel_node.machine import envelope, members
 from ravel_node.machine.base import MemberRecord, Outcome
 from ravel_node.machine.base import Status as OutcomeStatus
+from ravel_node.machine.kv import KVMachine
 from ravel_node.raft import (
     NO_REPLICA,
     ChangeType,
@@ -37,6 +38,7 @@ from ravel_node.replica.errors import (
     MembershipError,
     NameTakenError,
     NotCaughtUpError,
+    NotLeaderError,
     ReplicaError,
     StaleViewError,
     TransferFailedError,
@@ -44,12 +46,10 @@ from ravel_node.replica.errors import (
     UnreachableMemberError,
     UnsafeChangeError,
 )
+from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.status import Expectation, Member, Standing, Verdict
-from ravel_node.replica.waiters import ChangeApplied
+from ravel_node.replica.waiters import ChangeApplied, Waiters
 from ravel_node.transport.base import ProbeFailedError, Transport
-
-if TYPE_CHECKING:
-    from ravel_node.replica.replica import Replica
 
 NOT_PROPOSED: Final = ChangeApplied(EntryId(Term(0), Index(0)), effective=False)
 
@@ -144,10 +144,56 @@ class CatchUp:
         self._last_round_s.clear()
 
 
+class Seat(Protocol):
+    """What a change needs of the replica that carries it out."""
+
+    options: ReplicaOptions
+    machine: KVMachine
+
+    @property
+    def id(self) -> ReplicaId: ...
+
+    @property
+    def term(self) -> Term: ...
+
+    @property
+    def leader_id(self) -> ReplicaId: ...
+
+    @property
+    def is_leader(self) -> bool: ...
+
+    @property
+    def in_transfer(self) -> bool: ...
+
+    @property
+    def conf_state(self) -> ConfState: ...
+
+    @property
+    def waiters(self) -> Waiters: ...
+
+    def members(self) -> Sequence[Member]: ...
+
+    def health(self) -> Health: ...
+
+    def check_leader(self) -> None: ...
+
+    def not_leader(self) -> NotLeaderError: ...
+
+    def call(self, function: Callable[[RawNode], None]) -> None: ...
+
+    def begin_transfer(self, target: ReplicaId) -> None: ...
+
+    def best_heir(self, exclude: Sequence[ReplicaId]) -> ReplicaId | None: ...
+
+    async def propose(self, group: bytes, count: int, *, grows: bool) -> Sequence[Outcome]: ...
+
+    async def changed(self, timeout_s: float | None = None) -> None: ...
+
+
 class Changes:
     """Carries out changes of membership and leadership on the leader, one at a time."""
 
-    def __init__(self, replica: Replica, transport: Transport) -> None:
+    def __init__(self, replica: Seat, transport: Transport) -> None:
         self._replica = replica
         self._transport = transport
         self._busy_with = ""

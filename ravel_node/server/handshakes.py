@@ -42,8 +42,11 @@ _log = structlog.get_logger(__name__)
 
 
 def make_library_talk(environ: MutableMapping[str, str], *, tls: bool) -> None:
-    """Set what gRPC reads when it is loaded. Without TLS it is silent: peers that go away are told as events, once."""
-    if "GRPC_TRACE" in environ or "GRPC_VERBOSITY" in environ:
+    """Set what gRPC reads when it is loaded. Without TLS it is silent: peers that go away are told as events, once.
+
+    A silence that was inherited (from a `ravelctl playground`, say) is nobody's wish to read gRPC's own words.
+    """
+    if "GRPC_TRACE" in environ or environ.get("GRPC_VERBOSITY", "NONE") != "NONE":
         return
     environ.update(_TALKS if tls else {"GRPC_VERBOSITY": "NONE"})
 

@@ -112,6 +112,9 @@ def test_the_library_talks_only_with_tls_and_only_to_us() -> None:
     safe: dict[str, str] = {}
     make_library_talk(safe, tls=True)
     assert safe["GRPC_TRACE"] == "handshaker"
+    inherited = {"GRPC_VERBOSITY": "NONE"}
+    make_library_talk(inherited, tls=True)
+    assert inherited["GRPC_TRACE"] == "handshaker", "a silence that came with the environment is nobody's wish"
     wanted = {"GRPC_VERBOSITY": "DEBUG"}
     make_library_talk(wanted, tls=True)
     assert wanted == {"GRPC_VERBOSITY": "DEBUG"}, "whoever asks for gRPC's own words gets them"
