@@ -9,6 +9,7 @@ daemons, so that a run which was interrupted is finished by the next.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import uuid4
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_NAME: Final = "ravel"
+START_PATIENCE_S: Final = 10.0
+"""How long daemons may take to start answering: whoever founds a cluster has often started them just before."""
+
+START_THEM: Final = "start them with `ravel_node start`, then repeat the command"
 _PASSING: Final = {
     Reason.CHANGE_IN_PROGRESS,
     Reason.NOT_CAUGHT_UP,
@@ -46,7 +51,7 @@ Daemons = Mapping[str, pb.StatusResponse]
 async def found(app: App, addresses: Sequence[str], name: str | None) -> View:
     """Make a cluster of these daemons, or finish making it. Raises CommandError (5) where some are in another one."""
     async with dial.cluster(app, tuple(addresses)) as client:
-        daemons = await _ask_all(client, addresses)
+        daemons = await _once_up(app, client, addresses)
         _check(daemons, name)
         first = addresses[0]
         name = name or daemons[first].cluster_name or DEFAULT_NAME
@@ -72,6 +77,22 @@ def _first_name(status: pb.StatusResponse) -> str:
     return next((m.server.name for m in status.members if m.replica_id == status.leader_id), ABSENT)
 
 
+async def _once_up(app: App, client: ClusterClient, addresses: Sequence[str]) -> Daemons:
+    """As `_ask_all`, with patience for daemons that were started a moment ago."""
+    deadline = time.monotonic() + min(START_PATIENCE_S, app.settings.wait_timeout_s())
+    told = False
+    while True:
+        try:
+            return await _ask_all(client, addresses)
+        except CommandError as error:
+            if error.code is not ExitCode.UNREACHABLE or error.next_step != START_THEM or time.monotonic() >= deadline:
+                raise
+        if not told:
+            told = True
+            app.say("waiting for the daemons to answer")
+        await asyncio.sleep(dial.POLL_EVERY_S)
+
+
 async def _ask_all(client: ClusterClient, addresses: Sequence[str]) -> Daemons:
     """All must answer. Raises CommandError (3) that names those that do not, (2) if one is named twice."""
     found = await asyncio.gather(*(client.status(address) for address in addresses), return_exceptions=True)
@@ -88,7 +109,7 @@ async def _ask_all(client: ClusterClient, addresses: Sequence[str]) -> Daemons:
         raise CommandError(
             f"{len(silent)} of {len(addresses)} daemons do not answer: {'; '.join(silent)}",
             code=ExitCode.UNREACHABLE,
-            next_step=handshake_step(found) or "start them with `ravel_node start`, then repeat the command",
+            next_step=handshake_step(found) or START_THEM,
             reason="UNREACHABLE",
         )
     if len(daemons) < len(addresses) or len({status.server.server_id for status in daemons.values()}) < len(addresses):

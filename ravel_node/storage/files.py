@@ -7,6 +7,7 @@ it means.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -75,3 +76,9 @@ def _sync(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def reason(error: OSError) -> str:
+    """What went wrong, in the system's words, and the way out where there is one."""
+    said = error.strerror or str(error)
+    return f"{said}; free some disk space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else said

@@ -186,9 +186,7 @@ class Shelf:
             await env.copy(temporary)
             file = await self._engine.run(lambda: self._take_in(temporary, identity))
         except OSError as error:
-            raise StoreError(
-                f"a snapshot could not be made in {self._path}: {error.strerror or error}; free some disk space"
-            ) from error
+            raise StoreError(f"a snapshot could not be made in {self._path}: {files.reason(error)}") from error
         except DamagedError as error:
             raise StoreError(f"a snapshot could not be made: {error}") from error
         finally:
@@ -287,7 +285,7 @@ class Staged:
             await self._incoming.engine.run(lambda: _write_at(self.path, offset, data))
         except OSError as error:
             await self._incoming.forget(self)
-            raise StoreError(f"a snapshot could not be received: {error.strerror or error}; free some disk space") from error
+            raise StoreError(f"a snapshot could not be received: {files.reason(error)}") from error
         finally:
             self._busy = False
         self.received = offset + len(data)
