@@ -163,7 +163,11 @@ class Daemon:
         )
         calls_max = config.limits.streams_max
         clients = ServerOptions(
-            listen=str(config.listen), limits=limits, calls_max=calls_max, credentials=credentials.client_port(config.tls)
+            listen=str(config.listen),
+            limits=limits,
+            calls_max=calls_max,
+            connections_max=config.limits.connections_max,
+            credentials=credentials.client_port(config.tls),
         )
         peers = ServerOptions(
             listen=str(config.peer_listen), limits=limits, calls_max=calls_max, credentials=credentials.peer_port(config.peer_tls)

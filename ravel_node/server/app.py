@@ -51,6 +51,7 @@ class ServerOptions:
     limits: Limits = field(default_factory=Limits)
     credentials: grpc.ServerCredentials | None = None  # None: plain text
     calls_max: int = 4_096  # at once; further ones get RESOURCE_EXHAUSTED
+    connections_max: int = 4_096  # at once; further ones are closed as they come
     streams_max: int = 1_024  # at once on one connection; further ones wait at the caller
     keepalive_time_s: float = 30.0  # a connection that was silent for so long is asked whether it lives
     keepalive_timeout_s: float = 10.0
@@ -142,6 +143,7 @@ def _channel_arguments(options: ServerOptions, message_bytes_max: int) -> list[t
         ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.max_send_message_length", ANSWER_BYTES_MAX),
         ("grpc.max_concurrent_streams", options.streams_max),
+        ("grpc.max_allowed_incoming_connections", options.connections_max),
         ("grpc.keepalive_time_ms", int(options.keepalive_time_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_s * 1000)),
         ("grpc.http2.ping_timeout_ms", int(options.keepalive_timeout_s * 1000)),  # without it an answer is awaited for a minute

@@ -37,6 +37,37 @@ async def test_an_address_in_use_is_named_with_the_way_out() -> None:
     await again.stop(0.0)
 
 
+async def test_connections_beyond_the_bound_are_closed_until_another_ends() -> None:
+    server = build_client_server(as_host(FakeHost()), ServerOptions("127.0.0.1:0", connections_max=2), print)
+    await server.start()
+
+    async def connected() -> grpc.aio.Channel:
+        alone = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 50)]
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=alone)
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        try:
+            await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        except grpc.aio.AioRpcError:
+            await channel.close()
+            raise
+        return channel
+
+    channels = [await connected() for _ in range(2)]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await connected()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    await channels.pop().close()
+    async with asyncio.timeout(20):
+        while len(channels) < 2:
+            try:
+                channels.append(await connected())
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.05)
+    for channel in channels:
+        await channel.close()
+    await server.stop(0.0)
+
+
 @pytest.mark.parametrize("address", ["nosuch.invalid:7400", "203.0.113.7:7400", "127.0.0.1:99999", "127.0.0.1:nonsense"])
 async def test_an_address_that_is_not_ours_is_named(address: str) -> None:
     server = build_client_server(as_host(FakeHost()), ServerOptions(address), print)
