@@ -33,6 +33,7 @@ from ravel_node.raft import (
     RawNode,
     ReplicaId,
     Role,
+    SafetyEvent,
     SnapshotOutdated,
     SoftState,
     Term,
@@ -85,6 +86,10 @@ class Router(Protocol):
 
     def snapshot_outdated(self) -> None:
         """The newest snapshot is older than the membership of a replica that needs one."""
+        ...
+
+    def safety_alarm(self, event: SafetyEvent) -> None:
+        """A peer sent what a correct cluster cannot produce; it was ignored."""
         ...
 
     def membership_changed(self) -> None:
@@ -323,6 +328,8 @@ class Driver:
             self._observer.raft_event(event)
             if isinstance(event, SnapshotOutdated):
                 self._router.snapshot_outdated()
+            elif isinstance(event, SafetyEvent):
+                self._router.safety_alarm(event)
 
     def _route(self, messages: Sequence[Message]) -> None:
         outgoing: list[Message] = []

@@ -23,6 +23,7 @@ from ravel_node.raft import (
     RawNode,
     ReplicaId,
     Role,
+    SafetyEvent,
     SoftState,
     Status,
     StorageError,
@@ -119,6 +120,8 @@ class Replica:
         self._draining = False  # takes no proposals any more, but still votes and answers, so that leadership can move
         self._stopping: ReplicaError | None = None  # why nothing is done here any more
         self._removed = store.identity.removed
+        self._safety: SafetyEvent | None = None  # the last one: an alarm that only a restart clears, since somebody must look
+        self._safety_events = 0
         self._removal_wanted = asyncio.Event()
         self._snapshot_wanted = asyncio.Event()
 
@@ -362,6 +365,9 @@ class Replica:
     def snapshot_outdated(self) -> None:
         self._snapshot_wanted.set()
 
+    def safety_alarm(self, event: SafetyEvent) -> None:
+        self._safety, self._safety_events = event, self._safety_events + 1
+
     def membership_changed(self) -> None:
         """Talk to exactly those who are in the configuration, at the addresses that the log says."""
         conf_state, members = self.conf_state, self.machine.members
@@ -585,6 +591,13 @@ class Replica:
             yield Alarm("RV302", f"the store holds {used} of {most} bytes; at --db-size-max writes are refused", self.id)
         elif used >= QUOTA_WARN * most:
             yield Alarm("RV301", f"the store holds {used} of {most} bytes", self.id)
+        if (event := self._safety) is not None:
+            yield Alarm(
+                "RV601",
+                f"replica {event.sender} sent what a correct cluster cannot produce: {event.type.name.lower()} of term "
+                f"{event.term}, {event.reason}; {self._safety_events} such messages were ignored since this replica started",
+                self.id,
+            )
 
 
 class _RemovedError(Exception):

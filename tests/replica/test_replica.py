@@ -12,7 +12,7 @@ import pytest
 
 from ravel_node.machine import envelope, kv
 from ravel_node.machine.base import Status
-from ravel_node.raft import Message, MessageType, ReplicaId
+from ravel_node.raft import Index, Message, MessageType, ReplicaId, Term
 from ravel_node.replica.errors import (
     ChangeInProgressError,
     LeadershipLostError,
@@ -119,6 +119,23 @@ class TestWrites:
                 await leader.put(b"k", b"v")
             await leader.write(envelope.delete(b"k"), grows=False)
             assert [alarm.code for alarm in leader.replica.status().alarms] == ["RV302"]
+
+    @virtual
+    async def test_what_no_correct_peer_sends_raises_an_alarm(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            monkeypatch.setattr(leader.watcher, "raft_event", leader.watcher.events.append)
+            other = next(node.id for node in cluster.nodes if node is not leader)
+            assert not leader.replica.status().alarms
+            term = leader.replica.term
+            second = Message(MessageType.APPEND, to=leader.id, from_=other, term=term, index=Index(1), log_term=Term(1))
+            leader.replica.step([second])
+            await until("there is an alarm", lambda: bool(leader.replica.status().alarms))
+            [alarm] = leader.replica.status().alarms
+            assert alarm.code == "RV601"
+            assert f"replica {other} " in alarm.message
+            assert leader.replica.is_leader
+            await leader.put(b"k", b"v")
 
     @virtual
     async def test_followers_refuse_and_name_the_leader(self, tmp_path: Path) -> None:
