@@ -11,7 +11,7 @@ E2E_JOBS ?= 2 # clusters at once: each is several daemons
 
 .PHONY: help
 help: ## say what there is
-	@grep -hE '^[a-z0-9]+:.*##' Makefile | sed -E 's/^([a-z0-9]+):.*## (.*)/\1\t\2/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 14
 
 # The environment is made, or brought up to date, whenever pyproject.toml is newer than the last install.
 $(INSTALLED): pyproject.toml
@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-.PHONY: check fmt lint types contracts test unit e2e demo bench protos completions clean
+.PHONY: check fmt lint types contracts test unit sim sim-bugs e2e demo bench protos completions clean
 
 check: lint types contracts ## lint, types and import contracts: seconds
 
@@ -43,6 +43,12 @@ test: lint types unit e2e ## lint, types and all tests
 
 unit: $(INSTALLED) ## all tests that start no daemons
 	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not e2e"
+
+sim: $(INSTALLED) ## whole clusters on virtual time, each from one seed: make sim SEEDS=1000 (FIRST=7 SEEDS=1 repeats seed 7)
+	@$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
+
+sim-bugs: $(INSTALLED) ## plant every known kind of bug, and see that the simulator finds it
+	@$(BIN)/python -m tests.simulation.run --bugs --jobs $(JOBS)
 
 e2e: $(INSTALLED) ## real daemons, real sockets, real kills
 	@$(BIN)/python -m pytest -q -n $(E2E_JOBS) -m e2e

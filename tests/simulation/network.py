@@ -1,0 +1,292 @@
+"""The network between servers and clients: it loses, delays, repeats, reorders and cuts, all drawn from the seed.
+
+What travels is an action that is carried out at the other end when it arrives, or never. Raft messages of a link arrive in order,
+as on one stream, unless they were drawn to be reordered. A server whose process is dead refuses the connection; one that is
+paused takes everything in and does nothing with it; one that is cut off is silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ravel_node.raft import Message, MessageType, ReplicaId
+from ravel_node.transport.base import (
+    LocalHello,
+    OutgoingSnapshot,
+    PeerStats,
+    ProbeAnswer,
+    ProbeFailedError,
+    TransportListener,
+)
+from ravel_node.transport.wire import message_from_wire, message_to_wire
+from tests.simulation.timeline import Process, Timeline
+
+if TYPE_CHECKING:
+    from tests.simulation.server import Running
+
+T = TypeVar("T")
+
+CHUNK_BYTES: Final = 2 << 10
+CALL_TIMEOUT_S: Final = 2.0
+THROUGH_THE_WIRE: Final = 8
+"""One of so many messages is encoded and decoded on its way; the wire has tests of its own."""
+
+
+@dataclass(slots=True)
+class NetworkFaults:
+    """How bad the network is; may be changed at any time. Chances are for each message, from 0 to 1."""
+
+    drop: float = 0.0
+    repeat: float = 0.0
+    reorder: float = 0.0  # leave the order of the link and take up to `reorder_s` longer
+    delay_min_s: float = 0.0002
+    delay_max_s: float = 0.003
+    reorder_s: float = 0.1
+
+
+class Network:
+    """Everything between the addresses of one world."""
+
+    def __init__(self, timeline: Timeline, rng: Random, tell: Callable[[str], None]) -> None:
+        self.faults = NetworkFaults()
+        self.rng = rng
+        self.tell = tell
+        self.timeline = timeline
+        self.listening: dict[str, Running] = {}  # by address
+        self.cuts: set[tuple[str, str]] = set()
+        self.watch: Callable[[str, Message], None] | None = None  # is shown every message that a replica sends, once set
+        self._arrivals: dict[tuple[str, str], float] = {}  # when the newest message in order arrives on each link
+
+    def happens(self, chance: float) -> bool:
+        return chance > 0.0 and self.rng.random() < chance
+
+    def carry(self, source: str, target: str, what: str, arrive: Callable[[], None], *, once: bool = False) -> None:
+        """Carry out `arrive` at the other end, once, several times, or never. `what` names it in the trace.
+
+        With `once` it is part of a call, which no network repeats: only who calls again does.
+        """
+        faults = self.faults
+        for _ in range(2 if not once and self.happens(faults.repeat) else 1):
+            if self.happens(faults.drop):
+                self.tell(f"{source} -> {target}: {what}: lost")
+                continue
+            now = self.timeline.now
+            delay = self.rng.uniform(faults.delay_min_s, faults.delay_max_s)
+            if self.happens(faults.reorder):
+                delay += self.rng.uniform(0.0, faults.reorder_s)
+            else:
+                arrival = max(now + delay, self._arrivals.get((source, target), 0.0) + 1e-9)
+                self._arrivals[source, target] = arrival
+                delay = arrival - now
+            self.timeline.after(delay, lambda: self._arrived(source, target, what, arrive))
+
+    def _arrived(self, source: str, target: str, what: str, arrive: Callable[[], None]) -> None:
+        if (source, target) in self.cuts:
+            self.tell(f"{source} -> {target}: {what}: cut off")
+            return
+        self.tell(f"{source} -> {target}: {what}")
+        arrive()
+
+    async def call(
+        self,
+        caller: Process,
+        source: str,
+        target: str,
+        what: str,
+        ask: Callable[[Running], Awaitable[T]],
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> T:
+        """Run `ask` at the process that listens at `target`, on its loop, and bring back what it returns or raises.
+
+        Raises ConnectionError where no answer comes.
+        """
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def settle(result: Any, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        def back(result: Any, error: BaseException | None) -> None:
+            words = f"answer to {what}" if error is None else f"{what} raised {type(error).__name__}"
+            self.carry(target, source, words, lambda: caller.after(0.0, lambda: settle(result, error)), once=True)
+
+        def arrive() -> None:
+            running = self.listening.get(target)
+            if running is None:
+                back(None, ConnectionRefusedError(f"{target} refuses the connection"))
+            else:
+                running.process.after(0.0, lambda: running.serve(lambda: ask(running), back))
+
+        self.carry(source, target, what, arrive, once=True)
+        lost = ConnectionError(f"no answer from {target} in time")
+        self.timeline.after(timeout_s, lambda: caller.after(0.0, lambda: settle(None, lost)))
+        return await future
+
+
+@dataclass(slots=True)
+class _Peer:
+    address: str
+    server_id: str
+    stats: PeerStats = field(default_factory=PeerStats)
+    told_unreachable: bool = False
+
+
+class SimTransport:
+    """The outgoing half of one process. See `Transport`."""
+
+    def __init__(self, network: Network, running: Running, sent: Callable[[Message], None]) -> None:
+        self._network = network
+        self._running = running
+        self._address = running.server.address
+        self._sent = sent
+        self._peers: dict[ReplicaId, _Peer] = {}
+        self._snapshots: dict[ReplicaId, asyncio.Task[None]] = {}
+        self._hello: LocalHello | None = None
+        self._listener: TransportListener | None = None
+
+    async def start(self, hello: LocalHello, listener: TransportListener) -> None:
+        self._hello, self._listener = hello, listener
+
+    async def close(self) -> None:
+        self._hello = self._listener = None
+        self._peers.clear()
+        for task in self._snapshots.values():
+            task.cancel()
+
+    def add_peer(self, peer: ReplicaId, address: str, server_id: str) -> None:
+        known = self._peers.get(peer)
+        if known is None:
+            self._peers[peer] = _Peer(address, server_id)
+        else:
+            known.address, known.server_id = address, server_id
+
+    def remove_peer(self, peer: ReplicaId) -> None:
+        self._peers.pop(peer, None)
+        if (task := self._snapshots.get(peer)) is not None:
+            task.cancel()
+
+    def stats(self, peer: ReplicaId) -> PeerStats:
+        known = self._peers.get(peer)
+        return PeerStats() if known is None else known.stats
+
+    # --- messages
+
+    def send(self, messages: Sequence[Message]) -> None:
+        if self._running.dead:
+            return
+        for message in messages:
+            self._sent(message)
+            if self._network.watch is not None:
+                self._network.watch(self._address, message)
+            if (peer := self._peers.get(message.to)) is not None:
+                if not self._network.rng.randrange(THROUGH_THE_WIRE):
+                    message = message_from_wire(message_to_wire(message))
+                self._send(peer, message)
+
+    def _send(self, peer: _Peer, message: Message) -> None:
+        self._network.carry(self._address, peer.address, told(message), lambda: self._arrive(peer, message))
+
+    def _arrive(self, peer: _Peer, message: Message) -> None:
+        hello, running = self._hello, self._network.listening.get(peer.address)
+        if hello is None:
+            return
+        if running is None or running.server.server_id != peer.server_id:
+            if not peer.told_unreachable:
+                peer.told_unreachable = True
+                self._tell(lambda listener: listener.peer_unreachable(message.to))
+            return
+        peer.told_unreachable = False
+        running.process.after(0.0, lambda: self._hand_over(running, hello, message))
+
+    def _hand_over(self, running: Running, hello: LocalHello, message: Message) -> None:
+        if running.dead:
+            return
+        if running.take(hello, message):
+            self._tell(lambda listener: listener.removed_by_peer(message.to))
+
+    def _tell(self, what: Callable[[TransportListener], None]) -> None:
+        """Tell the replica at this end, unless its process is dead or closed."""
+
+        def tell() -> None:
+            if self._listener is not None and not self._running.dead:
+                what(self._listener)
+
+        self._running.process.after(0.0, tell)
+
+    # --- snapshots
+
+    def send_snapshot(self, message: Message, file: OutgoingSnapshot) -> None:
+        peer = self._peers.get(message.to)
+        if self._running.dead:
+            return
+        if peer is None or message.to in self._snapshots:
+            self._tell(lambda listener: listener.snapshot_sent(message.to, False))
+            return
+        task = asyncio.get_running_loop().create_task(self._carry(peer, message, file))
+        self._snapshots[message.to] = task
+        task.add_done_callback(lambda done: self._carried(message.to, done))
+
+    def _carried(self, peer: ReplicaId, task: asyncio.Task[None]) -> None:
+        del self._snapshots[peer]
+        delivered = not task.cancelled() and task.exception() is None
+        if self._listener is not None and not self._running.dead:
+            words = "arrived" if delivered else "failed"
+            self._network.tell(f"{self._running.server.name}'s snapshot for replica {peer} {words}")
+            self._listener.snapshot_sent(peer, delivered)
+
+    async def _carry(self, peer: _Peer, message: Message, file: OutgoingSnapshot) -> None:
+        """Raises whatever keeps the file from arriving."""
+        data, hello = file.path.read_bytes(), self._hello
+        what = f"snapshot at {message.snapshot.index if message.snapshot else 0}"
+        network, process, address = self._network, self._running.process, peer.address
+        first: list[Running] = []
+
+        async def ask(words: str, action: Callable[[Running], Awaitable[T]]) -> T:
+            def same(running: Running) -> Awaitable[T]:
+                if first and first[0] is not running:
+                    raise ConnectionError(f"{address} was restarted")
+                return action(running)
+
+            return await network.call(process, self._address, address, f"{what}, {words}", same)
+
+        def begin(running: Running) -> Awaitable[Any]:
+            first.append(running)
+            if hello is not None:
+                running.welcome(hello, message.to)
+            return running.replica.receive_snapshot(message, file.header, file.size_bytes, file.sha256)
+
+        staged = await ask("begin", begin)
+        while staged.received < file.size_bytes:
+            at = staged.received
+            await ask(f"bytes from {at}", lambda _, at=at: staged.write(at, data[at : at + CHUNK_BYTES]))  # type: ignore[misc]
+        await ask("finish", lambda _: staged.finish())
+        await ask("install", lambda running: running.step_later(message))
+
+    async def probe(self, address: str, timeout_s: float) -> ProbeAnswer:
+        try:
+            return await self._network.call(self._running.process, self._address, address, "probe", lambda other: other.probed())
+        except ConnectionError as error:
+            raise ProbeFailedError(f"no replica answers at {address}: {error}") from None
+
+
+def told(message: Message) -> str:
+    """A message in words."""
+    kind = message.type
+    words = f"{kind.name.lower()} t{message.term}"
+    if kind is MessageType.APPEND:
+        words += f" {len(message.entries)} after {message.log_term}/{message.index}, commit {message.commit}"
+    elif kind in (MessageType.APPEND_RESPONSE, MessageType.VOTE, MessageType.PRE_VOTE):
+        words += f" {message.log_term}/{message.index}"
+    elif kind is MessageType.HEARTBEAT:
+        words += f" commit {message.commit}"
+    if message.context:
+        words += f" #{int.from_bytes(message.context[:8], 'big')}" if len(message.context) == 8 else " for a transfer"
+    return words + (" refused" if message.reject else "")
