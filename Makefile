@@ -7,6 +7,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	$$p $(IS_NEW_ENOUGH) 2>/dev/null && echo $$p && break; done)
 
 JOBS ?= 2     # unit tests at once
+SEEDS ?= 100  # worlds of `make sim`
+FIRST ?= 1    # the first of them
 E2E_JOBS ?= 2 # clusters at once: each is several daemons
 
 .PHONY: help
