@@ -23,6 +23,7 @@ from ravel_node.raft.types import Message, Snapshot
 from ravel_node.transport.base import OutgoingSnapshot, PeerStats
 from ravel_node.transport.calls import INSTALL_SNAPSHOT, CallEndedError, ChannelFactory, Ended, close_quietly, ended
 from ravel_node.transport.wire import message_to_wire
+from ravelpb.errors import Reason
 from ravelpb.v1 import raft_pb2
 
 CHUNK_BYTES: Final = 512 << 10
@@ -34,6 +35,9 @@ STALL_TIMEOUT_S: Final = 15.0
 
 VERIFY_WORD_S: Final = 3.0
 """How often a receiver that verifies says that it is alive."""
+
+PASSING: Final = frozenset({Reason.SHUTTING_DOWN, Reason.BLANK, Reason.BUSY})
+"""Answers of a peer that is restarting, or is not there yet: it will take the rest later, from where it stopped."""
 
 ATTEMPTS_MAX: Final = 5
 """Attempts in a row that moved no byte, after which a transfer has failed."""
@@ -98,7 +102,7 @@ class SnapshotSender:
                 await self._attempt()
                 return
             except CallEndedError as error:
-                if error.ended.reason:
+                if error.ended.reason and error.ended.reason not in PASSING:
                     raise TransferFailedError(f"the peer refused the snapshot: {error}") from error
                 failures = failures + 1 if self._stats.snapshot_sent_bytes <= before else 1
                 if failures >= ATTEMPTS_MAX:

@@ -111,11 +111,16 @@ def test_a_reader_that_goes_away_is_no_error(cluster: FakeCluster) -> None:
         assert child.wait(DEADLINE_S) == 0
 
 
+def heed_interrupts() -> None:
+    """As on a terminal: a job that a shell started in the background ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_exits_130_without_a_traceback(cluster: FakeCluster) -> None:
     (address,) = cluster.found(1)
     with subprocess.Popen(
         command("status", "--watch=100ms", "-e", address, "-o", "json"),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True, preexec_fn=heed_interrupts,
     ) as child:  # fmt: skip
         assert child.stdout is not None
         assert child.stderr is not None
@@ -131,7 +136,7 @@ def test_a_watch_goes_on_when_a_look_fails(cluster: FakeCluster) -> None:
     (address,) = cluster.found(1)
     with subprocess.Popen(
         command("leader", "show", "--watch=100ms", "-e", address),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True, preexec_fn=heed_interrupts,
     ) as child:  # fmt: skip
         assert child.stdout is not None
         assert child.stderr is not None

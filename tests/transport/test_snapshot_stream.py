@@ -111,7 +111,8 @@ async def test_a_broken_transfer_goes_on_where_it_stopped(
     held = len(host.store.staged_data[file.sha256])
     assert held < 12 * CHUNK_BYTES
     again = await start_peer_server(host, f"127.0.0.1:{server.port}")
-    await eventually(lambda: listener.snapshots == [(ONE, True)])
+    await eventually(lambda: bool(listener.snapshots), 60.0)
+    assert listener.snapshots == [(ONE, True)], transport.stats(ONE).last_error
     assert host.fake.staged[-1].received == 12 * CHUNK_BYTES
     assert host.store.staged_data[file.sha256] == file.path.read_bytes()
     assert held >= 3 * CHUNK_BYTES  # and nothing of it was sent again: the receiver takes no offset but its own
