@@ -14,7 +14,7 @@ from typing import Final
 import click
 
 from ravelctl.app import COMPLETE_VARIABLE, PROGRAM, App
-from ravelctl.command import LazyGroup
+from ravelctl.command import LazyGroup, tell_error
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
 
@@ -32,13 +32,10 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "bench": ("ravelctl.commands.bench", "Put load on a live cluster and measure it."),
     "completion": ("ravelctl.commands.completion", "Print a shell's completion script."),
     "version": ("ravelctl.commands.version", "Print the version."),
+    "help": ("ravelctl.commands.help", "Tell about ravelctl, or about one command."),
 }
 
-root = LazyGroup(
-    PROGRAM,
-    lazy=COMMANDS,
-    help="Operate ravel, a fault-tolerant replicated key-value store.\n\nFlags beat RAVELCTL_* variables, which beat defaults.",
-)
+root = LazyGroup(PROGRAM, lazy=COMMANDS, help="Operate ravel, a fault-tolerant replicated key-value store.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,16 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return int(code)
     except CommandError as error:
-        return _report(error, app, words)
+        return tell_error(error, app, as_json=_wants_json(app, words))
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message(), file=sys.stderr)
         return ExitCode.USAGE
     except click.UsageError as error:
-        return _report(_from_click(error), app, words)
+        return tell_error(_from_click(error), app, as_json=_wants_json(app, words))
     except (KeyboardInterrupt, click.Abort):
-        return _report(CommandError("interrupted", code=ExitCode.INTERRUPTED), app, words)
+        return tell_error(CommandError("interrupted", code=ExitCode.INTERRUPTED), app, as_json=_wants_json(app, words))
     except BrokenPipeError:
         # Whoever read the output has seen enough, as `| head` does.
         from ravelctl.output import leave_stdout
@@ -77,34 +74,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _from_click(error: click.UsageError) -> CommandError:
-    sentence = error.format_message().strip().removesuffix(".")
     path = error.ctx.command_path if error.ctx else PROGRAM
+    if isinstance(error, click.NoSuchOption):
+        from difflib import get_close_matches
+
+        # Without the dashes, which would make all options resemble each other.
+        near = get_close_matches(error.option_name.lstrip("-"), [name.lstrip("-") for name in error.possibilities or ()], n=1)
+        step = f"did you mean `{path} --{near[0]}`?" if near else f"see `{path} --help`"
+        return CommandError(f"{path} has no option {error.option_name}", code=ExitCode.USAGE, next_step=step)
+    sentence = error.format_message().strip().removesuffix(".")
     return CommandError(sentence[:1].lower() + sentence[1:], code=ExitCode.USAGE, next_step=f"see `{path} --help`")
-
-
-def _report(error: CommandError, app: App, words: Sequence[str]) -> ExitCode:
-    """Tell an error on stderr: as JSON where JSON was asked for, else as a sentence and what to do next."""
-    if _wants_json(app, words):
-        from ravelctl.output import API_VERSION, json_text
-
-        told = {
-            "apiVersion": API_VERSION,
-            "kind": "Error",
-            "message": error.message,
-            "next_step": error.next_step,
-            "reason": error.reason,
-            "exit_code": int(error.code),
-            "metadata": error.metadata,
-        }
-        print(json_text(told), file=sys.stderr)
-        return error.code
-    print(f"error: {error.message}", file=sys.stderr)
-    if error.next_step:
-        print(f"next: {error.next_step}", file=sys.stderr)
-    if app.given.get("verbose"):
-        values = "".join(f" {name}={value}" for name, value in sorted(error.metadata.items()))
-        print(f"reason: {error.reason}{values}", file=sys.stderr)
-    return error.code
 
 
 def _wants_json(app: App, words: Sequence[str]) -> bool:

@@ -175,7 +175,7 @@ class _Frame(click.Command):
         self.params += global_options(root=self.is_root)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        if isinstance(self, click.Group):
+        if isinstance(self, click.Group) and not self.is_root:
             self.format_commands(ctx, formatter)
         own = [p for p in self.get_params(ctx) if isinstance(p, click.Option) and not isinstance(p, GlobalOption)]
         shared = [p for p in self.get_params(ctx) if isinstance(p, GlobalOption)]
@@ -220,15 +220,47 @@ class RavelCommand(_Frame):
         return cast("View", found)
 
     def _look_again(self, ctx: click.Context, app: App) -> None:
-        """One look of many: a failed one is told, and the next is taken all the same."""
+        """One look of many: one that failed is told, and the next is taken all the same, unless it must fail again."""
         try:
             view = self._view(ctx, app)
         except CommandError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            if error.code in _FAILS_AGAIN:
+                raise
+            tell_error(error, app, as_json=app.settings.output is Output.JSON, one_line=True)
         else:
-            if sys.stdout.isatty():
+            if sys.stdout.isatty() and app.settings.output in _FOR_PEOPLE:
                 sys.stdout.write("\x1b[H\x1b[J")
             _show(app, view, one_line=True)
+
+
+_FAILS_AGAIN: Final = frozenset({ExitCode.USAGE, ExitCode.DAMAGED, ExitCode.NOT_ALLOWED})
+_FOR_PEOPLE: Final = frozenset({Output.TABLE, Output.WIDE})
+
+
+def tell_error(error: CommandError, app: App, *, as_json: bool, one_line: bool = False) -> ExitCode:
+    """Tell an error on stderr, as JSON or as a sentence and what to do next. Returns its exit code."""
+    if as_json:
+        from ravelctl.output import API_VERSION, json_text
+
+        told = {
+            "apiVersion": API_VERSION,
+            "kind": "Error",
+            "message": error.message,
+            "next_step": error.next_step,
+            "reason": error.reason,
+            "exit_code": int(error.code),
+            "metadata": error.metadata,
+        }
+        print(json_text(told, one_line=one_line), file=sys.stderr, flush=True)
+        return error.code
+    lines = [f"error: {error.message}"]
+    if error.next_step and not one_line:
+        lines.append(f"next: {error.next_step}")
+    if app.given.get("verbose"):
+        values = "".join(f" {name}={value}" for name, value in sorted(error.metadata.items()))
+        lines.append(f"reason: {error.reason}{values}")
+    print("\n".join(lines), file=sys.stderr, flush=True)
+    return error.code
 
 
 def _show(app: App, view: View, *, one_line: bool = False) -> ExitCode:
@@ -281,9 +313,14 @@ class LazyGroup(RavelGroup):
         module, _ = self._lazy[cmd_name]
         return cast(click.Command, import_module(module).command)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, short) for name, (_, short) in self._lazy.items()])
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from ravelctl import page
+
+        self.format_usage(ctx, formatter)
+        page.write_about(formatter)
+        page.write_commands(formatter, {name: short for name, (_, short) in self._lazy.items()})
+        self.format_options(ctx, formatter)
+        page.write_end(formatter)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         named = [CompletionItem(n, help=short) for n, (_, short) in self._lazy.items() if n.startswith(incomplete)]

@@ -9,6 +9,7 @@ import pytest
 
 from ravelctl.cli import COMMANDS, root
 from ravelctl.command import RavelCommand, RavelGroup
+from ravelctl.page import SECTIONS
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.fake import FakeCluster
 
@@ -26,7 +27,7 @@ def _all_paths() -> list[tuple[str, ...]]:
 def test_the_tree_is_what_the_issue_asks_for() -> None:
     leaves = {" ".join(path) for path in _all_paths()}
     assert leaves == {
-        "bootstrap", "join", "leave", "status", "version", "bench", "completion",
+        "bootstrap", "join", "leave", "status", "version", "bench", "completion", "help",
         "member", "member list", "member promote", "member remove", "member update",
         "leader", "leader show", "leader transfer", "log", "log show",
         "snapshot", "snapshot save", "snapshot list", "snapshot inspect",
@@ -60,6 +61,17 @@ def test_root_help_lists_every_command_once(ctl: Ctl) -> None:
         assert len(re.findall(rf"^  {name}  ", out, flags=re.M)) == 1
 
 
+def test_every_command_has_its_place_on_the_page() -> None:
+    placed = [name for names in SECTIONS.values() for name in names]
+    assert len(placed) == len(set(placed))
+    assert set(COMMANDS) <= set(placed)
+
+
+@pytest.mark.parametrize("words", [(), ("status",), ("kv", "put")], ids=["root", "command", "verb"])
+def test_help_is_a_command_too(ctl: Ctl, words: tuple[str, ...]) -> None:
+    assert ctl("help", *words).out == ctl(*words, "--help").out
+
+
 def test_without_a_command_help_goes_to_stderr(ctl: Ctl) -> None:
     ran = ctl()
     assert (ran.code, ran.out, ran.err.startswith("Usage: ravelctl")) == (2, "", True)
@@ -73,6 +85,9 @@ def test_without_a_command_help_goes_to_stderr(ctl: Ctl) -> None:
         (["zzz"], "see `ravelctl --help`"),
         (["kv", "get"], "see `ravelctl kv get --help`"),
         (["status", "--foo"], "see `ravelctl status --help`"),
+        (["status", "--endpoint", "a"], "did you mean `ravelctl status --endpoints`?"),
+        (["help", "kv", "gte"], "did you mean `ravelctl kv get`?"),
+        (["help", "status", "now"], "see `ravelctl status --help`"),
         (["--timeout", "soon", "status"], "see `ravelctl --help`"),
         (["-e", "http://x", "status"], "see `ravelctl --help`"),
         (["status", "-o", "xml"], "see `ravelctl status --help`"),
