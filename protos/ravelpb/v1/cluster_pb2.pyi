@@ -77,6 +77,47 @@ REPLICATE: ProgressState.ValueType  # 1
 SNAPSHOT: ProgressState.ValueType  # 2
 Global___ProgressState: _TypeAlias = ProgressState  # noqa: Y015
 
+class _EventKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVENT_KIND_UNSPECIFIED: _EventKind.ValueType  # 0
+    SERVER: _EventKind.ValueType  # 1
+    """started, stops"""
+    ELECTION: _EventKind.ValueType  # 2
+    """a campaign began, was won or lost"""
+    LEADERSHIP: _EventKind.ValueType  # 3
+    """another leader is known, or none any more"""
+    MEMBERSHIP: _EventKind.ValueType  # 4
+    """a change of membership applied"""
+    SNAPSHOTS: _EventKind.ValueType  # 5
+    """built, sent, received, installed, refused"""
+    ALARM: _EventKind.ValueType  # 6
+    """raised, cleared"""
+    ACTION: _EventKind.ValueType  # 7
+    """what an operator had done here: transfer, compact, save"""
+
+class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper): ...
+
+EVENT_KIND_UNSPECIFIED: EventKind.ValueType  # 0
+SERVER: EventKind.ValueType  # 1
+"""started, stops"""
+ELECTION: EventKind.ValueType  # 2
+"""a campaign began, was won or lost"""
+LEADERSHIP: EventKind.ValueType  # 3
+"""another leader is known, or none any more"""
+MEMBERSHIP: EventKind.ValueType  # 4
+"""a change of membership applied"""
+SNAPSHOTS: EventKind.ValueType  # 5
+"""built, sent, received, installed, refused"""
+ALARM: EventKind.ValueType  # 6
+"""raised, cleared"""
+ACTION: EventKind.ValueType  # 7
+"""what an operator had done here: transfer, compact, save"""
+Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
+
 @_typing.final
 class BootstrapRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -610,6 +651,12 @@ class PeerProgress(_message.Message):
     SNAPSHOT_INDEX_FIELD_NUMBER: _builtins.int
     SNAPSHOT_SENT_BYTES_FIELD_NUMBER: _builtins.int
     SNAPSHOT_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    LAG_ENTRIES_FIELD_NUMBER: _builtins.int
+    LAG_BYTES_FIELD_NUMBER: _builtins.int
+    LAG_BYTES_IS_LEAST_FIELD_NUMBER: _builtins.int
+    LAG_MS_FIELD_NUMBER: _builtins.int
+    LAG_MS_IS_LEAST_FIELD_NUMBER: _builtins.int
+    ACK_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.int
     state: Global___ProgressState.ValueType
     match: _builtins.int
@@ -631,6 +678,20 @@ class PeerProgress(_message.Message):
     """of the snapshot under way; 0: none"""
     snapshot_sent_bytes: _builtins.int
     snapshot_size_bytes: _builtins.int
+    lag_entries: _builtins.int
+    """the leader's last index - match; 0: it has all"""
+    lag_bytes: _builtins.int
+    """of the entries above match, as they are in the log"""
+    lag_bytes_is_least: _builtins.bool
+    """part of them is compacted or older than this leader's memory: it is at least so much"""
+    lag_ms: _builtins.int
+    """for how long the entry match + 1 has been in the leader's log, by the leader's monotonic clock"""
+    lag_ms_is_least: _builtins.bool
+    """it was there before this leader's memory begins: it is at least so long"""
+    @_builtins.property
+    def ack(self) -> Global___LatencySummary:
+        """from an append message to its answer"""
+
     def __init__(
         self,
         *,
@@ -647,14 +708,120 @@ class PeerProgress(_message.Message):
         snapshot_index: _builtins.int = ...,
         snapshot_sent_bytes: _builtins.int = ...,
         snapshot_size_bytes: _builtins.int = ...,
+        lag_entries: _builtins.int = ...,
+        lag_bytes: _builtins.int = ...,
+        lag_bytes_is_least: _builtins.bool = ...,
+        lag_ms: _builtins.int = ...,
+        lag_ms_is_least: _builtins.bool = ...,
+        ack: Global___LatencySummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contact_age_ms", b"contact_age_ms", "contacted", b"contacted", "inflight", b"inflight", "inflight_max", b"inflight_max", "match", b"match", "next", b"next", "paused", b"paused", "recent_active", b"recent_active", "replica_id", b"replica_id", "snapshot_index", b"snapshot_index", "snapshot_sent_bytes", b"snapshot_sent_bytes", "snapshot_size_bytes", b"snapshot_size_bytes", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "contact_age_ms", b"contact_age_ms", "contacted", b"contacted", "inflight", b"inflight", "inflight_max", b"inflight_max", "lag_bytes", b"lag_bytes", "lag_bytes_is_least", b"lag_bytes_is_least", "lag_entries", b"lag_entries", "lag_ms", b"lag_ms", "lag_ms_is_least", b"lag_ms_is_least", "match", b"match", "next", b"next", "paused", b"paused", "recent_active", b"recent_active", "replica_id", b"replica_id", "snapshot_index", b"snapshot_index", "snapshot_sent_bytes", b"snapshot_sent_bytes", "snapshot_size_bytes", b"snapshot_size_bytes", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PeerProgress: _TypeAlias = PeerProgress  # noqa: Y015
+
+@_typing.final
+class LatencySummary(_message.Message):
+    """Durations of the last ten seconds, by a monotonic clock. Nothing happened in them if count is 0: then the others mean nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    P50_US_FIELD_NUMBER: _builtins.int
+    P99_US_FIELD_NUMBER: _builtins.int
+    MAX_US_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    p50_us: _builtins.int
+    p99_us: _builtins.int
+    max_us: _builtins.int
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        p50_us: _builtins.int = ...,
+        p99_us: _builtins.int = ...,
+        max_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "max_us", b"max_us", "p50_us", b"p50_us", "p99_us", b"p99_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatencySummary: _TypeAlias = LatencySummary  # noqa: Y015
+
+@_typing.final
+class Counters(_message.Message):
+    """Counters of one process since its start (boot_id): rates are differences over `monotonic_ms`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MONOTONIC_MS_FIELD_NUMBER: _builtins.int
+    WRITES_FIELD_NUMBER: _builtins.int
+    READS_FIELD_NUMBER: _builtins.int
+    LOG_BYTES_FIELD_NUMBER: _builtins.int
+    ELECTIONS_FIELD_NUMBER: _builtins.int
+    monotonic_ms: _builtins.int
+    """of the process that answers; says nothing between hosts or boots"""
+    writes: _builtins.int
+    """commands that change data, answered by this replica"""
+    reads: _builtins.int
+    """reads that this replica answered"""
+    log_bytes: _builtins.int
+    """payloads appended to its log"""
+    elections: _builtins.int
+    """campaigns seen: its own, and terms that others began"""
+    def __init__(
+        self,
+        *,
+        monotonic_ms: _builtins.int = ...,
+        writes: _builtins.int = ...,
+        reads: _builtins.int = ...,
+        log_bytes: _builtins.int = ...,
+        elections: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elections", b"elections", "log_bytes", b"log_bytes", "monotonic_ms", b"monotonic_ms", "reads", b"reads", "writes", b"writes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Counters: _TypeAlias = Counters  # noqa: Y015
+
+@_typing.final
+class Candidacy(_message.Message):
+    """One more sight of the leaderless: who stands, and who has voted for whom in this term."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    GRANTED_BY_FIELD_NUMBER: _builtins.int
+    REFUSED_BY_FIELD_NUMBER: _builtins.int
+    since_ms: _builtins.int
+    """for how long no leader has been known"""
+    @_builtins.property
+    def granted_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """if it is a candidate (or pre-candidate): who has granted it a vote, itself included"""
+
+    @_builtins.property
+    def refused_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        since_ms: _builtins.int = ...,
+        granted_by: _abc.Iterable[_builtins.int] | None = ...,
+        refused_by: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted_by", b"granted_by", "refused_by", b"refused_by", "since_ms", b"since_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Candidacy: _TypeAlias = Candidacy  # noqa: Y015
 
 @_typing.final
 class StatusRequest(_message.Message):
@@ -704,6 +871,17 @@ class StatusResponse(_message.Message):
     LEASE_REMAINING_MS_FIELD_NUMBER: _builtins.int
     TRANSFEREE_ID_FIELD_NUMBER: _builtins.int
     ELECTION_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_MS_FIELD_NUMBER: _builtins.int
+    VOTE_ID_FIELD_NUMBER: _builtins.int
+    FSYNC_FIELD_NUMBER: _builtins.int
+    APPLY_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
+    COUNTERS_FIELD_NUMBER: _builtins.int
+    CANDIDACY_FIELD_NUMBER: _builtins.int
+    ELECTIONS_1H_FIELD_NUMBER: _builtins.int
+    WALL_MS_FIELD_NUMBER: _builtins.int
+    EVENTS_SEQUENCE_FIELD_NUMBER: _builtins.int
+    DB_MAP_BYTES_FIELD_NUMBER: _builtins.int
     cluster_name: _builtins.str
     role: Global___RaftRole.ValueType
     leader_id: _builtins.int
@@ -744,6 +922,17 @@ class StatusResponse(_message.Message):
     """whom leadership is being handed to; 0: nobody"""
     election_timeout_ms: _builtins.int
     """the shortest"""
+    heartbeat_ms: _builtins.int
+    vote_id: _builtins.int
+    """whom it voted for in this term; 0: nobody"""
+    elections_1h: _builtins.int
+    """elections that this replica saw in the last hour of its life"""
+    wall_ms: _builtins.int
+    """its wall clock, since 1970, UTC; for people only"""
+    events_sequence: _builtins.int
+    """of its newest event"""
+    db_map_bytes: _builtins.int
+    """the map of the applied state, as it is now"""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     @_builtins.property
@@ -756,6 +945,24 @@ class StatusResponse(_message.Message):
 
     @_builtins.property
     def alarms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alarm]: ...
+    @_builtins.property
+    def fsync(self) -> Global___LatencySummary:
+        """making a batch of saves durable"""
+
+    @_builtins.property
+    def apply(self) -> Global___LatencySummary:
+        """one turn of applying"""
+
+    @_builtins.property
+    def commit(self) -> Global___LatencySummary:
+        """from the append of a batch on this leader to its application"""
+
+    @_builtins.property
+    def counters(self) -> Global___Counters: ...
+    @_builtins.property
+    def candidacy(self) -> Global___Candidacy:
+        """while no leader is known"""
+
     def __init__(
         self,
         *,
@@ -788,14 +995,246 @@ class StatusResponse(_message.Message):
         lease_remaining_ms: _builtins.int = ...,
         transferee_id: _builtins.int = ...,
         election_timeout_ms: _builtins.int = ...,
+        heartbeat_ms: _builtins.int = ...,
+        vote_id: _builtins.int = ...,
+        fsync: Global___LatencySummary | None = ...,
+        apply: Global___LatencySummary | None = ...,
+        commit: Global___LatencySummary | None = ...,
+        counters: Global___Counters | None = ...,
+        candidacy: Global___Candidacy | None = ...,
+        elections_1h: _builtins.int = ...,
+        wall_ms: _builtins.int = ...,
+        events_sequence: _builtins.int = ...,
+        db_map_bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "server", b"server"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "candidacy", b"candidacy", "commit", b"commit", "counters", b"counters", "fsync", b"fsync", "header", b"header", "server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "applied_index", b"applied_index", "blank", b"blank", "boot_id", b"boot_id", "cluster_name", b"cluster_name", "commit_index", b"commit_index", "config_index", b"config_index", "contact_age_ms", b"contact_age_ms", "db_size_max_bytes", b"db_size_max_bytes", "db_used_bytes", b"db_used_bytes", "election_timeout_ms", b"election_timeout_ms", "first_index", b"first_index", "flushed_index", b"flushed_index", "header", b"header", "last_index", b"last_index", "leader_age_ms", b"leader_age_ms", "leader_id", b"leader_id", "lease_remaining_ms", b"lease_remaining_ms", "log_used_bytes", b"log_used_bytes", "members", b"members", "progress", b"progress", "ready", b"ready", "removed", b"removed", "revision", b"revision", "role", b"role", "server", b"server", "snapshot_index", b"snapshot_index", "transferee_id", b"transferee_id", "uptime_ms", b"uptime_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "applied_index", b"applied_index", "apply", b"apply", "blank", b"blank", "boot_id", b"boot_id", "candidacy", b"candidacy", "cluster_name", b"cluster_name", "commit", b"commit", "commit_index", b"commit_index", "config_index", b"config_index", "contact_age_ms", b"contact_age_ms", "counters", b"counters", "db_map_bytes", b"db_map_bytes", "db_size_max_bytes", b"db_size_max_bytes", "db_used_bytes", b"db_used_bytes", "election_timeout_ms", b"election_timeout_ms", "elections_1h", b"elections_1h", "events_sequence", b"events_sequence", "first_index", b"first_index", "flushed_index", b"flushed_index", "fsync", b"fsync", "header", b"header", "heartbeat_ms", b"heartbeat_ms", "last_index", b"last_index", "leader_age_ms", b"leader_age_ms", "leader_id", b"leader_id", "lease_remaining_ms", b"lease_remaining_ms", "log_used_bytes", b"log_used_bytes", "members", b"members", "progress", b"progress", "ready", b"ready", "removed", b"removed", "revision", b"revision", "role", b"role", "server", b"server", "snapshot_index", b"snapshot_index", "transferee_id", b"transferee_id", "uptime_ms", b"uptime_ms", "vote_id", b"vote_id", "wall_ms", b"wall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
+
+@_typing.final
+class WatchStatusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    interval_ms: _builtins.int
+    """100 to 60,000; 0: 1,000"""
+    @_builtins.property
+    def after(self) -> Global___EventPosition:
+        """events after this one; not set: only those that happen from now on"""
+
+    def __init__(
+        self,
+        *,
+        interval_ms: _builtins.int = ...,
+        after: Global___EventPosition | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "interval_ms", b"interval_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchStatusRequest: _TypeAlias = WatchStatusRequest  # noqa: Y015
+
+@_typing.final
+class WatchStatusResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def status(self) -> Global___StatusResponse:
+        """not set in a frame that only brings events"""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """oldest first"""
+
+    def __init__(
+        self,
+        *,
+        status: Global___StatusResponse | None = ...,
+        events: _abc.Iterable[Global___Event] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchStatusResponse: _TypeAlias = WatchStatusResponse  # noqa: Y015
+
+@_typing.final
+class EventPosition(_message.Message):
+    """Where in a replica's events a reader stands. Sequences go on over restarts: a pair never names two events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    boot_id: _builtins.str
+    sequence: _builtins.int
+    """0: before the oldest that is kept"""
+    def __init__(
+        self,
+        *,
+        boot_id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventPosition: _TypeAlias = EventPosition  # noqa: Y015
+
+@_typing.final
+class Event(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FieldsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    WALL_MS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    boot_id: _builtins.str
+    """of the process that it happened in"""
+    sequence: _builtins.int
+    """1, 2, 3, ... of this replica's directory"""
+    wall_ms: _builtins.int
+    """since 1970, UTC, by the wall clock of its host"""
+    kind: Global___EventKind.ValueType
+    name: _builtins.str
+    """of the event, such as `leader-elected`: stable, for programs"""
+    replica_id: _builtins.int
+    """whose event it is"""
+    term: _builtins.int
+    index: _builtins.int
+    """of the log, where it has one; else 0"""
+    text: _builtins.str
+    """one sentence for people"""
+    @_builtins.property
+    def fields(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """its values, for programs"""
+
+    def __init__(
+        self,
+        *,
+        boot_id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        wall_ms: _builtins.int = ...,
+        kind: Global___EventKind.ValueType = ...,
+        name: _builtins.str = ...,
+        replica_id: _builtins.int = ...,
+        term: _builtins.int = ...,
+        index: _builtins.int = ...,
+        text: _builtins.str = ...,
+        fields: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "fields", b"fields", "index", b"index", "kind", b"kind", "name", b"name", "replica_id", b"replica_id", "sequence", b"sequence", "term", b"term", "text", b"text", "wall_ms", b"wall_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class EventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    FOLLOW_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    since_ms: _builtins.int
+    """wall clock; 0: no bound"""
+    limit: _builtins.int
+    """the newest so many of those that are kept; 0: all (at most 1,000)"""
+    follow: _builtins.bool
+    """then go on with those that come"""
+    @_builtins.property
+    def after(self) -> Global___EventPosition:
+        """not set: from the oldest there is"""
+
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___EventKind.ValueType]:
+        """none: all"""
+
+    def __init__(
+        self,
+        *,
+        after: Global___EventPosition | None = ...,
+        since_ms: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        follow: _builtins.bool = ...,
+        kinds: _abc.Iterable[Global___EventKind.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "follow", b"follow", "kinds", b"kinds", "limit", b"limit", "since_ms", b"since_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventsRequest: _TypeAlias = EventsRequest  # noqa: Y015
+
+@_typing.final
+class EventsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> _common_pb2.ResponseHeader: ...
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """oldest first"""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.ResponseHeader | None = ...,
+        events: _abc.Iterable[Global___Event] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventsResponse: _TypeAlias = EventsResponse  # noqa: Y015
 
 @_typing.final
 class Alarm(_message.Message):

@@ -75,6 +75,16 @@ class ClusterStub(object):
                 request_serializer=ravelpb_dot_v1_dot_cluster__pb2.StatusRequest.SerializeToString,
                 response_deserializer=ravelpb_dot_v1_dot_cluster__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.WatchStatus = channel.unary_stream(
+                '/ravel.v1.Cluster/WatchStatus',
+                request_serializer=ravelpb_dot_v1_dot_cluster__pb2.WatchStatusRequest.SerializeToString,
+                response_deserializer=ravelpb_dot_v1_dot_cluster__pb2.WatchStatusResponse.FromString,
+                _registered_method=True)
+        self.Events = channel.unary_stream(
+                '/ravel.v1.Cluster/Events',
+                request_serializer=ravelpb_dot_v1_dot_cluster__pb2.EventsRequest.SerializeToString,
+                response_deserializer=ravelpb_dot_v1_dot_cluster__pb2.EventsResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer(object):
@@ -136,6 +146,20 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchStatus(self, request, context):
+        """The same again and again: a first frame at once, then one each interval; events as they happen, in frames without a status.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Events(self, request, context):
+        """What has happened at the asked replica: the events that it keeps, oldest first, and with `follow` those that come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -178,6 +202,16 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=ravelpb_dot_v1_dot_cluster__pb2.StatusRequest.FromString,
                     response_serializer=ravelpb_dot_v1_dot_cluster__pb2.StatusResponse.SerializeToString,
+            ),
+            'WatchStatus': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchStatus,
+                    request_deserializer=ravelpb_dot_v1_dot_cluster__pb2.WatchStatusRequest.FromString,
+                    response_serializer=ravelpb_dot_v1_dot_cluster__pb2.WatchStatusResponse.SerializeToString,
+            ),
+            'Events': grpc.unary_stream_rpc_method_handler(
+                    servicer.Events,
+                    request_deserializer=ravelpb_dot_v1_dot_cluster__pb2.EventsRequest.FromString,
+                    response_serializer=ravelpb_dot_v1_dot_cluster__pb2.EventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -397,6 +431,60 @@ class Cluster(object):
             '/ravel.v1.Cluster/Status',
             ravelpb_dot_v1_dot_cluster__pb2.StatusRequest.SerializeToString,
             ravelpb_dot_v1_dot_cluster__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ravel.v1.Cluster/WatchStatus',
+            ravelpb_dot_v1_dot_cluster__pb2.WatchStatusRequest.SerializeToString,
+            ravelpb_dot_v1_dot_cluster__pb2.WatchStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Events(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ravel.v1.Cluster/Events',
+            ravelpb_dot_v1_dot_cluster__pb2.EventsRequest.SerializeToString,
+            ravelpb_dot_v1_dot_cluster__pb2.EventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

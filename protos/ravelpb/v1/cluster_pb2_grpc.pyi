@@ -48,6 +48,10 @@ class ClusterStub:
     TransferLeader: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.TransferLeaderRequest, _cluster_pb2.TransferLeaderResponse]
     Status: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.StatusRequest, _cluster_pb2.StatusResponse]
     """How the asked replica sees itself and, if it leads, the others. Never waits for anyone."""
+    WatchStatus: _grpc.UnaryStreamMultiCallable[_cluster_pb2.WatchStatusRequest, _cluster_pb2.WatchStatusResponse]
+    """The same again and again: a first frame at once, then one each interval; events as they happen, in frames without a status."""
+    Events: _grpc.UnaryStreamMultiCallable[_cluster_pb2.EventsRequest, _cluster_pb2.EventsResponse]
+    """What has happened at the asked replica: the events that it keeps, oldest first, and with `follow` those that come."""
 
 @_typing.type_check_only
 class ClusterAsyncStub(ClusterStub):
@@ -69,6 +73,10 @@ class ClusterAsyncStub(ClusterStub):
     TransferLeader: _aio.UnaryUnaryMultiCallable[_cluster_pb2.TransferLeaderRequest, _cluster_pb2.TransferLeaderResponse]  # type: ignore[assignment]
     Status: _aio.UnaryUnaryMultiCallable[_cluster_pb2.StatusRequest, _cluster_pb2.StatusResponse]  # type: ignore[assignment]
     """How the asked replica sees itself and, if it leads, the others. Never waits for anyone."""
+    WatchStatus: _aio.UnaryStreamMultiCallable[_cluster_pb2.WatchStatusRequest, _cluster_pb2.WatchStatusResponse]  # type: ignore[assignment]
+    """The same again and again: a first frame at once, then one each interval; events as they happen, in frames without a status."""
+    Events: _aio.UnaryStreamMultiCallable[_cluster_pb2.EventsRequest, _cluster_pb2.EventsResponse]  # type: ignore[assignment]
+    """What has happened at the asked replica: the events that it keeps, oldest first, and with `follow` those that come."""
 
 class ClusterServicer(metaclass=_abc_1.ABCMeta):
     """What concerns a cluster as a whole: how it begins, who is in it, who leads it, how it does."""
@@ -135,5 +143,21 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.StatusResponse, _abc.Awaitable[_cluster_pb2.StatusResponse]]:
         """How the asked replica sees itself and, if it leads, the others. Never waits for anyone."""
+
+    @_abc_1.abstractmethod
+    def WatchStatus(
+        self,
+        request: _cluster_pb2.WatchStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cluster_pb2.WatchStatusResponse], _abc.AsyncIterator[_cluster_pb2.WatchStatusResponse]]:
+        """The same again and again: a first frame at once, then one each interval; events as they happen, in frames without a status."""
+
+    @_abc_1.abstractmethod
+    def Events(
+        self,
+        request: _cluster_pb2.EventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cluster_pb2.EventsResponse], _abc.AsyncIterator[_cluster_pb2.EventsResponse]]:
+        """What has happened at the asked replica: the events that it keeps, oldest first, and with `follow` those that come."""
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
