@@ -30,17 +30,19 @@ from ravel_node.machine.kv import KVMachine
 from ravel_node.metrics import Metrics, MetricsServer
 from ravel_node.raft import ConfState, HardState, Index, InvariantError, RaftEvent, ReplicaId, Snapshot, Term
 from ravel_node.replica.errors import AlreadyMemberError, BlankError, MembershipError, ReplicaError, ReplicaStoppedError
+from ravel_node.replica.events import EventKind, EventLog
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.replica import Replica
 from ravel_node.replica.status import Expectation
 from ravel_node.server.app import ServerOptions, build_client_server, build_peer_server
 from ravel_node.server.binding import ListenError
-from ravel_node.server.cluster import member_from_proto, record_from_proto, server_to_proto, verdict_from_proto
+from ravel_node.server.cluster import member_from_proto, record_from_proto, verdict_from_proto
 from ravel_node.server.errors import ForwardedError
 from ravel_node.server.handshakes import HandshakeLog, LibraryOutput
 from ravel_node.server.host import Joined
 from ravel_node.server.limits import Limits
 from ravel_node.server.peer_certificates import PeerCertificates
+from ravel_node.server.status import server_to_proto
 from ravel_node.storage.base import Identity, Store, StoreError, StoreFailedError
 from ravel_node.storage.store import StoreOptions, open_store
 from ravel_node.transport.grpc_transport import GrpcTransport
@@ -82,6 +84,7 @@ class Daemon:
         self.config = config
         self._library_output = library_output
         self.boot_id = os.urandom(8).hex()
+        self.events = EventLog(self.boot_id, time.time)
         self.version = __version__
         self._started_at = time.monotonic()
         self._machine = KVMachine()
@@ -121,13 +124,19 @@ class Daemon:
         if self._stop.is_set():
             log.warning("daemon.exits_at_once", signal=signal.Signals(number).name)
             os._exit(0 if self._failure is None else 1)
-        log.info("daemon.stopping", signal=signal.Signals(number).name)
+        name = signal.Signals(number).name
+        log.info("daemon.stopping", signal=name)
+        self.events.record(EventKind.SERVER, "server-stopping", f"stops in order, told to by {name}", {"signal": name})
         self._stop.set()
 
     async def _start(self) -> None:
         config = self.config
         self._store = await open_store(config.data_dir, _store_options(config, self._store_event))
         self._stack.push_async_callback(self._store.close)
+        self.events.replica_id = self.identity.replica_id
+        self.events.record(
+            EventKind.SERVER, "server-started", f"version {self.version} started", {"version": self.version, "name": config.name}
+        )
         await self._serve()
         log.info(
             "daemon.started",
@@ -201,6 +210,7 @@ class Daemon:
             machine=self._machine,
             transport=self._transport,
             observer=_Observer(self._metrics),
+            events=self.events,
             options=_replica_options(config),
             rng=SystemRandom(),
             boot_id=self.boot_id,
@@ -236,6 +246,7 @@ class Daemon:
         """The replica cannot go on: say why, and end."""
         if self._failure is None and not self._stop.is_set():
             self._failure = error
+            self.events.record(EventKind.SERVER, "server-failed", f"stops itself: {error}", {"error": type(error).__name__})
             if isinstance(error, InvariantError):
                 log.critical("daemon.broken_invariant", exc_info=error)
             self._stop.set()

@@ -69,6 +69,11 @@ def _status() -> ReplicaStatus:
         lease_remaining_s=0.5,
         transferee_id=ReplicaId(0),
         election_timeout_s=0.8,
+        vote_id=ReplicaId(1),
+        heartbeat_s=0.1,
+        elections=3,
+        elections_1h=2,
+        votes={},
         alarms=(Alarm("RV301", "full", ReplicaId(1)), Alarm("RV301", "full", ReplicaId(2))),
     )
 

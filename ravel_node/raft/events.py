@@ -47,16 +47,16 @@ class ElectionRefused:
 class ElectionWon:
     term: Term
     pre_vote: bool
-    granted: int
-    rejected: int
+    granted: tuple[ReplicaId, ...]
+    rejected: tuple[ReplicaId, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ElectionLost:
     term: Term
     pre_vote: bool
-    granted: int
-    rejected: int
+    granted: tuple[ReplicaId, ...]
+    rejected: tuple[ReplicaId, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,7 @@ class Status:
     last_index: Index
     membership: ConfState
     progress: Mapping[ReplicaId, ProgressStatus]
+    votes: Mapping[ReplicaId, bool]  # answers to this replica's candidacy, or poll, so far; empty in other roles
     transferee: ReplicaId
     pending_conf_index: Index  # a leader appends no membership change until this is applied
     committed_in_term: bool  # at a leader: reads and the commit index are current
@@ -73,6 +74,7 @@ class Status:
     @classmethod
     def of(cls, raft: Raft) -> Status:
         progress = raft.tracker.progress if raft.role is Role.LEADER else {}
+        votes = raft.tracker.votes if raft.role in (Role.PRE_CANDIDATE, Role.CANDIDATE) else {}
         return cls(
             id=raft.id,
             role=raft.role,
@@ -86,6 +88,7 @@ class Status:
             last_index=raft.log.last_index,
             membership=raft.tracker.membership.conf_state(),
             progress=MappingProxyType({replica: ProgressStatus.of(one) for replica, one in progress.items()}),
+            votes=MappingProxyType(dict(votes)),
             transferee=raft.transferee,
             pending_conf_index=raft.pending_conf_index,
             committed_in_term=raft.committed_in_term,

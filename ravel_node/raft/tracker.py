@@ -96,8 +96,8 @@ def _ids(replicas: Iterable[ReplicaId]) -> str:
 class Tally(NamedTuple):
     """An election so far."""
 
-    granted: int
-    rejected: int
+    granted: tuple[ReplicaId, ...]
+    rejected: tuple[ReplicaId, ...]
     result: VoteResult
 
 
@@ -163,5 +163,7 @@ class ProgressTracker:
     def record_vote(self, replica: ReplicaId, granted: bool) -> Tally:
         """Count the first answer of `replica` in this round, and no later one. Only voters decide."""
         self.votes.setdefault(replica, granted)
-        counted = [answer for voter, answer in self.votes.items() if voter in self.membership.all_voters]
-        return Tally(counted.count(True), counted.count(False), self.quorum.vote_result(self.votes))
+        counted = sorted(self.votes.keys() & self.membership.all_voters)
+        yes = tuple(voter for voter in counted if self.votes[voter])
+        no = tuple(voter for voter in counted if not self.votes[voter])
+        return Tally(yes, no, self.quorum.vote_result(self.votes))

@@ -50,6 +50,7 @@ from ravel_node.replica.errors import (
 from ravel_node.replica.inbox import Inbox, Proposal, Turn
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.reads import Reads
+from ravel_node.replica.vitals import Vitals
 from ravel_node.replica.waiters import Waiters
 from ravel_node.storage.base import Save, Store
 
@@ -61,20 +62,6 @@ this driver did not begin would leave its lease standing while the chosen one is
 
 _SLEEP_MIN_S: Final = 0.0005
 """The least time to sleep until a tick is due: a coarse timer that came too early is not asked again and again."""
-
-
-class Observer(Protocol):
-    """What the driver tells whoever counts and logs. Called on the loop; must not block or raise."""
-
-    def raft_event(self, event: RaftEvent) -> None: ...
-
-    def saved(self, seconds: float, saves: int, entries: int) -> None: ...
-
-    def applied(self, seconds: float, commands: int) -> None: ...
-
-    def committed(self, seconds: float) -> None:
-        """From the append of a batch on this leader to its application."""
-        ...
 
 
 class Router(Protocol):
@@ -110,7 +97,7 @@ class Driver:
         store: Store,
         machine: KVMachine,
         router: Router,
-        observer: Observer,
+        vitals: Vitals,
         options: ReplicaOptions,
         clock: Callable[[], float],
     ) -> None:
@@ -119,7 +106,7 @@ class Driver:
         self._store = store
         self._machine = machine
         self._router = router
-        self._observer = observer
+        self._vitals = vitals
         self._options = options
         self._clock = clock
         self.inbox = Inbox(
@@ -194,7 +181,7 @@ class Driver:
                 await self._store.save(saves)
                 self._durable = self._hard
                 self._saving_since = None
-                self._observer.saved(loop.time() - began, len(work), sum(len(message.entries) for message in work))
+                self._vitals.saved(loop.time() - began, len(work), sum(len(message.entries) for message in work))
             if any(save.snapshot is not None for save in saves):
                 self._state_replaced()
             for message in work:
@@ -312,6 +299,7 @@ class Driver:
                 if ready.soft_state is not None:
                     self._role_changed(ready.soft_state)
                 if raw.term != self.term:
+                    self._vitals.term_changed(raw.term, raw.leader)
                     self.term = raw.term
                     self.reads.end_lease()
                 if ready.messages:
@@ -325,7 +313,7 @@ class Driver:
 
     def _tell(self, events: Sequence[RaftEvent]) -> None:
         for event in events:
-            self._observer.raft_event(event)
+            self._vitals.raft_event(event)
             if isinstance(event, SnapshotOutdated):
                 self._router.snapshot_outdated()
             elif isinstance(event, SafetyEvent):
@@ -367,6 +355,7 @@ class Driver:
             self.reads.fail_all(self.not_leader())
         self.reads.end_lease()
         self._stalled = False
+        self._vitals.role_changed(after, self._raw.term)
         self._router.role_changed(before, after)
 
     # --- applying
@@ -393,7 +382,7 @@ class Driver:
                 store.applied_to(item.id)
                 appended_at = self.waiters.applied(item.id, outcomes, self.not_leader)
                 if appended_at is not None:
-                    self._observer.committed(self._clock() - appended_at)
+                    self._vitals.committed(self._clock() - appended_at)
             else:
                 self._apply_change(item)
                 commands += 1
@@ -401,7 +390,7 @@ class Driver:
         if machine.members is not self._members_seen:
             self._members_seen = machine.members
             self._router.membership_changed()
-        self._observer.applied(asyncio.get_running_loop().time() - began, commands)
+        self._vitals.applied(asyncio.get_running_loop().time() - began, commands)
         if queue and not store.congested:
             self.inbox.wake()  # the rest in a later turn, so that messages and ticks are not kept waiting; else a tick comes back
         return answered

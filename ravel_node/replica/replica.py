@@ -30,7 +30,7 @@ from ravel_node.raft import (
     Term,
 )
 from ravel_node.replica.compaction import compact_to
-from ravel_node.replica.driver import Driver, Observer
+from ravel_node.replica.driver import Driver
 from ravel_node.replica.errors import (
     NotLeaderError,
     QuotaExceededError,
@@ -40,11 +40,13 @@ from ravel_node.replica.errors import (
     WrongClusterError,
     WrongIdentityError,
 )
+from ravel_node.replica.events import EventLog
 from ravel_node.replica.inbox import Proposal
 from ravel_node.replica.membership import CatchUp, Changes, Health
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.reads import ReadMode
 from ravel_node.replica.status import Alarm, Expectation, Member, MemberRole, PeerView, ReplicaStatus, Verdict
+from ravel_node.replica.vitals import Observer, Vitals
 from ravel_node.replica.waiters import Waiters
 from ravel_node.storage.base import StagedSnapshot, Store, StoreError, StoreFailedError
 from ravel_node.transport.base import LocalHello, OutgoingSnapshot, PeerStats, Transport
@@ -82,6 +84,7 @@ class Replica:
         machine: KVMachine,
         transport: Transport,
         observer: Observer,
+        events: EventLog,
         options: ReplicaOptions,
         rng: Random,
         boot_id: str,
@@ -101,13 +104,17 @@ class Replica:
         self._started_at = clock()
         machine.open(store.reader())
         self._raw = RawNode(_raft_config(self.id, store, options), store, rng)
+        events.replica_id = self.id
+        self.vitals = Vitals(
+            observer, events, clock=clock, term=self._raw.term, name_of=self._name_of, leads=lambda: self._raw.is_leader
+        )
         self._driver = Driver(
             replica_id=self.id,
             raw=self._raw,
             store=store,
             machine=machine,
             router=self,
-            observer=observer,
+            vitals=self.vitals,
             options=options,
             clock=clock,
         )
@@ -511,6 +518,10 @@ class Replica:
             if replica_id in known
         ]
 
+    def _name_of(self, replica_id: ReplicaId) -> str:
+        record = self.machine.members.get(replica_id)
+        return record.name if record is not None else f"replica {replica_id}"
+
     @property
     def ready(self) -> bool:
         """It serves: it is a voter, knows a leader, has applied nearly all it knows to be committed, and is not stopping."""
@@ -561,6 +572,11 @@ class Replica:
             lease_remaining_s=self._driver.reads.lease_remaining_s,
             transferee_id=core.transferee,
             election_timeout_s=self.options.election_timeout_s,
+            vote_id=core.vote,
+            heartbeat_s=self.options.heartbeat_ticks * self.options.tick_s,
+            elections=self.vitals.elections,
+            elections_1h=self.vitals.elections_1h,
+            votes=core.votes,
             alarms=tuple(self._alarms()),
         )
 

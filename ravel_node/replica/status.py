@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -81,6 +82,11 @@ class ReplicaStatus:
     lease_remaining_s: float
     transferee_id: ReplicaId
     election_timeout_s: float
+    vote_id: ReplicaId  # whom it voted for in this term; 0: nobody
+    heartbeat_s: float
+    elections: int  # seen since the start
+    elections_1h: int  # in the last hour
+    votes: Mapping[ReplicaId, bool]  # answers to its candidacy, or poll, so far
     alarms: tuple[Alarm, ...] = field(default=())
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from typing import Final
 
 from ravel_node.machine.base import MemberRecord
 from ravel_node.machine.members import is_name
 from ravel_node.raft.types import ReplicaId
 from ravel_node.replica.replica import Replica
-from ravel_node.replica.status import Expectation, Member, MemberRole, PeerView, ReplicaStatus, Standing, Verdict
+from ravel_node.replica.status import Expectation, Member, MemberRole, Standing, Verdict
 from ravel_node.server.host import Host
 from ravel_node.server.limits import InputError
+from ravel_node.server.status import header_of, member_to_proto, server_to_proto, status_of
+from ravel_node.server.watching import Watching
 from ravelpb.v1 import cluster_pb2, common_pb2
 
 REPLICAS_MAX: Final = 64
@@ -27,13 +30,10 @@ class ClusterHandlers:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._watching = Watching(host)
 
     def _header(self, replica: Replica | None) -> common_pb2.ResponseHeader:
-        identity = self._host.identity
-        header = common_pb2.ResponseHeader(cluster_id=identity.cluster_id, replica_id=identity.replica_id)
-        if replica is not None:
-            header.term, header.index = replica.term, replica.applied.index
-        return header
+        return header_of(self._host, replica)
 
     # --- asked of a blank daemon
 
@@ -122,20 +122,21 @@ class ClusterHandlers:
     # --- asked of anybody
 
     async def status(self, request: cluster_pb2.StatusRequest) -> cluster_pb2.StatusResponse:
-        host = self._host
-        response = cluster_pb2.StatusResponse(
-            server=server_to_proto(host.server),
-            boot_id=host.boot_id,
-            uptime_ms=int(host.uptime_s * 1000),
-            blank=host.identity.blank,
-        )
-        if host.identity.blank:
-            response.header.CopyFrom(self._header(None))
-            return response
-        replica = host.replica
-        response.header.CopyFrom(self._header(replica))
-        response.MergeFrom(_status(replica.status()))
-        return response
+        return status_of(self._host)
+
+    async def watch_status(self, request: cluster_pb2.WatchStatusRequest) -> AsyncIterator[cluster_pb2.WatchStatusResponse]:
+        async with aclosing(self._watching.statuses(request)) as frames:
+            async for frame in frames:
+                yield frame
+
+    async def events(self, request: cluster_pb2.EventsRequest) -> AsyncIterator[cluster_pb2.EventsResponse]:
+        async with aclosing(self._watching.events(request)) as pages:
+            async for page in pages:
+                yield page
+
+    def close(self) -> None:
+        """End the streams that have no end of their own."""
+        self._watching.close()
 
 
 # --- our values to messages
@@ -143,28 +144,6 @@ class ClusterHandlers:
 
 def replica_to_proto(record: MemberRecord) -> common_pb2.ReplicaRef:
     return common_pb2.ReplicaRef(replica_id=record.replica_id, server=server_to_proto(record))
-
-
-def server_to_proto(record: MemberRecord) -> common_pb2.ServerRef:
-    return common_pb2.ServerRef(
-        server_id=record.server_id,
-        name=record.name,
-        version=record.version,
-        addresses=common_pb2.Addresses(
-            listen=record.listen, peer=record.peer, listen_bind=record.listen_bind, peer_bind=record.peer_bind
-        ),
-        format=record.format,
-    )
-
-
-def member_to_proto(member: Member) -> cluster_pb2.Member:
-    record = member.record
-    return cluster_pb2.Member(
-        replica_id=record.replica_id,
-        server=server_to_proto(record),
-        role=cluster_pb2.MemberRole.ValueType(member.role),
-        auto_promote=record.auto_promote,
-    )
 
 
 def _standing(standing: Standing) -> cluster_pb2.Standing:
@@ -188,59 +167,6 @@ def verdict_to_proto(verdict: Verdict) -> cluster_pb2.Verdict:
         warnings=verdict.warnings,
         seen=cluster_pb2.Expectation(term=verdict.seen.term, config_index=verdict.seen.config_index),
     )
-
-
-def _progress(peer: PeerView) -> cluster_pb2.PeerProgress:
-    return cluster_pb2.PeerProgress(
-        replica_id=peer.replica_id,
-        state=cluster_pb2.ProgressState.ValueType(peer.state),
-        match=peer.match,
-        next=peer.next,
-        paused=peer.paused,
-        recent_active=peer.recent_active,
-        inflight=peer.inflight,
-        inflight_max=peer.inflight_max,
-        contact_age_ms=_ms(peer.contact_age_s or 0.0),
-        contacted=peer.contact_age_s is not None,
-        snapshot_index=peer.snapshot_index,
-        snapshot_sent_bytes=peer.snapshot_sent_bytes,
-        snapshot_size_bytes=peer.snapshot_size_bytes,
-    )
-
-
-def _status(status: ReplicaStatus) -> cluster_pb2.StatusResponse:
-    return cluster_pb2.StatusResponse(
-        cluster_name=status.cluster_name,
-        role=cluster_pb2.RaftRole.ValueType(status.role),
-        leader_id=status.leader_id,
-        first_index=status.first_index,
-        last_index=status.last_index,
-        commit_index=status.commit_index,
-        applied_index=status.applied_index,
-        flushed_index=status.flushed_index,
-        revision=status.revision,
-        config_index=status.config_index,
-        members=map(member_to_proto, status.members),
-        progress=map(_progress, status.progress),
-        leader_age_ms=_ms(status.leader_age_s),
-        contact_age_ms=_ms(status.contact_age_s),
-        db_used_bytes=status.db_used_bytes,
-        db_size_max_bytes=status.db_size_max_bytes,
-        log_used_bytes=status.log_used_bytes,
-        alarms=[
-            cluster_pb2.Alarm(code=alarm.code, message=alarm.message, replica_id=alarm.replica_id) for alarm in status.alarms
-        ],
-        snapshot_index=status.snapshot_index,
-        removed=status.removed,
-        ready=status.ready,
-        lease_remaining_ms=_ms(status.lease_remaining_s),
-        transferee_id=status.transferee_id,
-        election_timeout_ms=_ms(status.election_timeout_s),
-    )
-
-
-def _ms(seconds: float) -> int:
-    return max(0, int(seconds * 1000))
 
 
 # --- messages to our values

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ravel_node.machine.base import MemberRecord
 from ravel_node.machine.kv import KVMachine
+from ravel_node.replica.events import EventLog
 from ravel_node.replica.replica import Replica
 from ravel_node.replica.status import Member, Verdict
 from ravel_node.storage.base import Identity, Store
@@ -45,6 +46,11 @@ class Host(Protocol):
     @property
     def server(self) -> MemberRecord:
         """This server's own record: id, name, version, addresses; replica id 0 while blank."""
+        ...
+
+    @property
+    def events(self) -> EventLog:
+        """What has happened here, since before this boot too."""
         ...
 
     @property

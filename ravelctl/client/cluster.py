@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -11,7 +12,7 @@ from grpc import aio
 
 from ravelctl.client.channels import ChannelFactory, Channels, no_endpoints
 from ravelctl.client.errors import RavelError
-from ravelctl.client.following import ask_leader, ask_one
+from ravelctl.client.following import ask_leader, ask_one, stream_from
 from ravelctl.client.retry import RetryPolicy
 from ravelctl.client.tls import TlsOptions
 from ravelpb.v1.cluster_pb2 import (
@@ -20,6 +21,10 @@ from ravelpb.v1.cluster_pb2 import (
     BootstrapRequest,
     BootstrapResponse,
     ChangeResponse,
+    Event,
+    EventKind,
+    EventPosition,
+    EventsRequest,
     Expectation,
     JoinRequest,
     JoinResponse,
@@ -31,6 +36,8 @@ from ravelpb.v1.cluster_pb2 import (
     TransferLeaderResponse,
     UpdateRequest,
     UpdateResponse,
+    WatchStatusRequest,
+    WatchStatusResponse,
 )
 from ravelpb.v1.cluster_pb2_grpc import ClusterStub
 from ravelpb.v1.common_pb2 import ServerRef
@@ -98,6 +105,53 @@ class ClusterClient:
             }
             asked = [endpoint for endpoint in told if endpoint not in found]
         return found
+
+    async def watch_status(
+        self, endpoint: str, interval_s: float = 1.0, after: EventPosition | None = None, *, timeout_s: float | None = None
+    ) -> AsyncGenerator[WatchStatusResponse, None]:
+        """The status of this daemon at once and then every `interval_s` (0.1 to 60), and its events as they happen.
+
+        `after` is the last event that was seen before, such as that of a stream that broke; None: only those from now on. Goes on
+        until it is closed; raises UnreachableError when the daemon goes, DeadlineError when nothing comes for `timeout_s` longer
+        than it should.
+        """
+        request = WatchStatusRequest(interval_ms=round(interval_s * 1000), after=after)
+        limit_s = interval_s + (self._timeout_s if timeout_s is None else timeout_s)
+        frames = stream_from(
+            self._channels, endpoint, lambda channel: ClusterStub(channel).WatchStatus(request), timeout_s=limit_s
+        )
+        async with aclosing(frames):
+            async for frame in frames:
+                yield frame
+
+    async def events(
+        self,
+        endpoint: str,
+        *,
+        after: EventPosition | None = None,
+        since_ms: int = 0,
+        limit: int = 0,
+        kinds: Iterable[EventKind.ValueType] = (),
+        follow: bool = False,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """What this daemon keeps of what has happened to it, oldest first, and with `follow` what happens from then on.
+
+        `since_ms` is wall clock; `limit`: only the newest so many of those that are kept (0: all).
+        Raises what `watch_status` does.
+        """
+        request = EventsRequest(after=after, since_ms=since_ms, limit=limit, follow=follow, kinds=kinds)
+        pages = stream_from(
+            self._channels,
+            endpoint,
+            lambda channel: ClusterStub(channel).Events(request),
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            endless=follow,
+        )
+        async with aclosing(pages):
+            async for page in pages:
+                for event in page.events:
+                    yield event
 
     async def bootstrap(
         self, endpoint: str, cluster_id: str, cluster_name: str, *, timeout_s: float | None = None

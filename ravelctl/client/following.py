@@ -71,7 +71,7 @@ async def ask_leader(
 
 
 async def _attempt(
-    call: Callable[[aio.Channel], Awaitable[T]], channel: aio.Channel, endpoint: str, limit_s: float
+    call: Callable[[aio.Channel], Awaitable[T]], channel: aio.Channel, endpoint: str, limit_s: float | None
 ) -> T | RavelError:
     try:
         async with asyncio.timeout(limit_s):
@@ -109,18 +109,23 @@ async def ask_one(
 
 
 async def stream_from(
-    channels: Channels, endpoint: str, call: Callable[[aio.Channel], Any], *, timeout_s: float
+    channels: Channels, endpoint: str, call: Callable[[aio.Channel], Any], *, timeout_s: float, endless: bool = False
 ) -> AsyncGenerator[Any, None]:
-    """The messages of a server stream that `call` opens; each may take `timeout_s` to come. Raises what `ask_one` raises."""
+    """The messages of a server stream that `call` opens; each may take `timeout_s` to come. Raises what `ask_one` raises.
+
+    `endless`: only the first one may; the stream may be silent after it. A dead connection is noticed all the same.
+    """
     channel = await channels.ready(endpoint, timeout_s)
     stream = call(channel)
+    limit_s: float | None = timeout_s
     try:
-        while (message := await _attempt(lambda _: stream.read(), channel, endpoint, timeout_s)) is not aio.EOF:
+        while (message := await _attempt(lambda _: stream.read(), channel, endpoint, limit_s)) is not aio.EOF:
             if isinstance(message, HangingError):
                 raise DeadlineError(f"{endpoint} sent nothing for {timeout_s:.3g} s")
             if isinstance(message, RavelError):
                 raise message
             yield message
+            limit_s = None if endless else timeout_s
     finally:
         stream.cancel()
 

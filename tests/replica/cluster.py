@@ -18,6 +18,7 @@ from ravel_node.machine.base import MemberRecord, Outcome, Txn
 from ravel_node.machine.kv import KVMachine
 from ravel_node.raft import ConfState, HardState, Index, Message, RaftEvent, ReplicaId, SafetyEvent, Snapshot, Term
 from ravel_node.replica.errors import RemovedError, ReplicaError, WrongClusterError, WrongIdentityError
+from ravel_node.replica.events import EventLog
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.reads import ReadMode
 from ravel_node.replica.replica import Replica
@@ -124,12 +125,14 @@ class Node:
         self.boots += 1
         self.machine = KVMachine()
         self.watcher = Watcher()
+        self.events = EventLog(f"{self.boots:016x}", asyncio.get_running_loop().time)
         network = self.cluster.network
         self.replica = Replica(
             store=self.store,
             machine=self.machine,
             transport=network.transport(self.record.peer),
             observer=self.watcher,
+            events=self.events,
             options=self.cluster.options,
             rng=Random(f"{self.cluster.seed}-{self.id}-{self.boots}"),
             boot_id=f"{self.boots:016x}",

@@ -19,6 +19,7 @@ from ravel_node.machine.kv import KVMachine
 from ravel_node.machine.members import bootstrap_state
 from ravel_node.raft.types import ConfState, Entry, EntryId, Index, Message, ReplicaId, Role, Snapshot, Term
 from ravel_node.replica.errors import BlankError
+from ravel_node.replica.events import EventLog
 from ravel_node.replica.reads import ReadMode
 from ravel_node.replica.status import Alarm, Expectation, Member, MemberRole, PeerView, ReplicaStatus, Standing, Verdict
 from ravel_node.server.app import RpcServer, ServerOptions, build_client_server, build_peer_server
@@ -276,6 +277,11 @@ class FakeReplica:
             lease_remaining_s=0.5,
             transferee_id=ReplicaId(0),
             election_timeout_s=0.8,
+            vote_id=ReplicaId(1),
+            heartbeat_s=0.1,
+            elections=3,
+            elections_1h=2,
+            votes={},
             alarms=(Alarm("RV301", "the store is nearly full", ReplicaId(1)),),
         )
 
@@ -287,6 +293,7 @@ class FakeHost:
         self.boot_id = "b" * 16
         self.version = "0.1.0"
         self.uptime_s = 12.5
+        self.events = EventLog(self.boot_id, lambda: 1_700_000_000.0)
         self.server = record(1)
         self.identity = Identity(server_id(1), CLUSTER, "test", ReplicaId(1), "n1")
         self.machine = KVMachine()

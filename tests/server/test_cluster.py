@@ -27,15 +27,14 @@ from ravel_node.replica.errors import (
 from ravel_node.replica.status import Expectation, Member, MemberRole
 from ravel_node.server.cluster import (
     member_from_proto,
-    member_to_proto,
     record_from_proto,
     replica_to_proto,
-    server_to_proto,
     verdict_from_proto,
     verdict_to_proto,
 )
 from ravel_node.server.host import Joined
 from ravel_node.server.limits import InputError
+from ravel_node.server.status import member_to_proto, server_to_proto
 from ravelpb.v1 import cluster_pb2, common_pb2
 from ravelpb.v1.cluster_pb2_grpc import ClusterStub
 from tests.server.fakes import CLUSTER, VERDICT, FakeHost, info_of, record, server_id, serving

@@ -24,6 +24,7 @@ from ravel_node.raft import (
     Term,
 )
 from ravel_node.replica.errors import RemovedError, ReplicaStoppedError, WrongClusterError, WrongIdentityError
+from ravel_node.replica.events import EventLog
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.replica import Replica
 from ravel_node.storage.base import Identity, StoreError, StoreFailedError
@@ -175,6 +176,7 @@ class Running:
             machine=self.machine,
             transport=self.transport,
             observer=_Observer(self.server),
+            events=EventLog(f"{self.server.boots:016x}", self.boot_clock),
             options=self.settings.replica,
             rng=self.rng,
             boot_id=f"{self.server.boots:016x}",

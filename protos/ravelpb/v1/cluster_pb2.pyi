@@ -118,6 +118,31 @@ ACTION: EventKind.ValueType  # 7
 """what an operator had done here: transfer, compact, save"""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
+class _AlarmSeverity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AlarmSeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlarmSeverity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ALARM_SEVERITY_UNSPECIFIED: _AlarmSeverity.ValueType  # 0
+    NOTICE: _AlarmSeverity.ValueType  # 1
+    """goes on as it should, and lasts"""
+    WARNING: _AlarmSeverity.ValueType  # 2
+    """look when there is time"""
+    CRITICAL: _AlarmSeverity.ValueType  # 3
+    """look now"""
+
+class AlarmSeverity(_AlarmSeverity, metaclass=_AlarmSeverityEnumTypeWrapper): ...
+
+ALARM_SEVERITY_UNSPECIFIED: AlarmSeverity.ValueType  # 0
+NOTICE: AlarmSeverity.ValueType  # 1
+"""goes on as it should, and lasts"""
+WARNING: AlarmSeverity.ValueType  # 2
+"""look when there is time"""
+CRITICAL: AlarmSeverity.ValueType  # 3
+"""look now"""
+Global___AlarmSeverity: _TypeAlias = AlarmSeverity  # noqa: Y015
+
 @_typing.final
 class BootstrapRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -1136,7 +1161,7 @@ class Event(_message.Message):
     """since 1970, UTC, by the wall clock of its host"""
     kind: Global___EventKind.ValueType
     name: _builtins.str
-    """of the event, such as `leader-elected`: stable, for programs"""
+    """of the event, such as `leader-known`: stable, for programs"""
     replica_id: _builtins.int
     """whose event it is"""
     term: _builtins.int
@@ -1243,21 +1268,29 @@ class Alarm(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     REPLICA_ID_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    RAISED_MS_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """RVnnn, see docs/operations.md"""
     message: _builtins.str
     """one sentence with the values"""
     replica_id: _builtins.int
+    """whom it is about"""
+    severity: Global___AlarmSeverity.ValueType
+    raised_ms: _builtins.int
+    """for how long it has been raised"""
     def __init__(
         self,
         *,
         code: _builtins.str = ...,
         message: _builtins.str = ...,
         replica_id: _builtins.int = ...,
+        severity: Global___AlarmSeverity.ValueType = ...,
+        raised_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "replica_id", b"replica_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "raised_ms", b"raised_ms", "replica_id", b"replica_id", "severity", b"severity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,92 @@
+"""What a replica measures of itself, beside what it is.
+
+It stands between the driver and whoever counts and logs: each thing that the driver tells is passed on, and noted here for the
+status and the events.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from ravel_node.raft import RaftEvent, ReplicaId, SoftState, Term
+from ravel_node.replica.chronicle import Chronicle
+from ravel_node.replica.events import EventLog
+
+ELECTIONS_WINDOW_S: Final = 3_600.0
+ELECTIONS_KEPT: Final = 1_024
+"""Elections of the last hour that are remembered: more than that many are told as that many."""
+
+
+class Observer(Protocol):
+    """Who counts and logs what the driver does. Called on the loop; must not block or raise."""
+
+    def raft_event(self, event: RaftEvent) -> None: ...
+
+    def saved(self, seconds: float, saves: int, entries: int) -> None: ...
+
+    def applied(self, seconds: float, commands: int) -> None: ...
+
+    def committed(self, seconds: float) -> None:
+        """From the append of a batch on this leader to its application."""
+        ...
+
+
+class Vitals:
+    """Measures one replica. Called on the loop; every call is cheap and none raises."""
+
+    def __init__(
+        self,
+        observer: Observer,
+        events: EventLog,
+        *,
+        clock: Callable[[], float],
+        term: Term,
+        name_of: Callable[[ReplicaId], str],
+        leads: Callable[[], bool],
+    ) -> None:
+        self.events = events
+        self._observer = observer
+        self._clock = clock
+        self._chronicle = Chronicle(events, clock=clock, name_of=name_of, leads=leads)
+        self._term = term
+        self._elections: deque[float] = deque(maxlen=ELECTIONS_KEPT)  # when they were seen
+        self.elections = 0
+        """Elections seen since the start: each is a term that began."""
+        self.writes = 0
+        """Commands of clients that were proposed here and answered."""
+        self.reads = 0
+        """Reads of clients that were answered here."""
+
+    def raft_event(self, event: RaftEvent) -> None:
+        self._observer.raft_event(event)
+        self._chronicle.raft_event(event)
+
+    def saved(self, seconds: float, saves: int, entries: int) -> None:
+        self._observer.saved(seconds, saves, entries)
+
+    def applied(self, seconds: float, commands: int) -> None:
+        self._observer.applied(seconds, commands)
+
+    def committed(self, seconds: float) -> None:
+        self._observer.committed(seconds)
+
+    def term_changed(self, term: Term, leader: ReplicaId) -> None:
+        """A later term has begun. The first that a newcomer hears of began without it."""
+        if self._term:
+            self.elections += 1
+            self._elections.append(self._clock())
+        self._term = term
+        self._chronicle.leader(leader, term)
+
+    def role_changed(self, after: SoftState, term: Term) -> None:
+        self._chronicle.leader(after.leader, term)
+
+    @property
+    def elections_1h(self) -> int:
+        """Elections seen in the last hour."""
+        since = self._clock() - ELECTIONS_WINDOW_S
+        while self._elections and self._elections[0] <= since:
+            self._elections.popleft()
+        return len(self._elections)
