@@ -51,7 +51,7 @@ class SnapshotHeader:
         """Raises SnapshotDamagedError unless it is a JSON object with the fields that every snapshot has."""
         try:
             fields = json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the second one for brackets in brackets
             raise SnapshotDamagedError(path, f"has a header that is no JSON: {error}") from error
         if not isinstance(fields, dict):
             raise SnapshotDamagedError(path, "has a header that is no JSON object")

@@ -25,7 +25,7 @@ from ravel_node.server.commands import WRITES, check_outcome, mode_of, once_of
 from ravel_node.server.errors import FATAL, ResultForgottenError, SessionExpiredError, is_refusal, to_rpc_status
 from ravel_node.server.host import Host
 from ravel_node.server.interrupts import Interrupts
-from ravel_node.server.limits import AnswerTooLargeError, InputError, Limits
+from ravel_node.server.limits import BATCH_COMMANDS_MAX, AnswerTooLargeError, InputError, Limits
 from ravelpb.v1 import common_pb2, kv_pb2
 
 
@@ -124,7 +124,9 @@ class SessionStream:
         try:
             once = self._check(request)
         except InputError as error:
-            _fail([response.results.add() for _ in request.commands] or [response.results.add()], error)
+            # One error for each command, but not for the millions that a request of empty ones can hold.
+            count = len(request.commands)
+            _fail([response.results.add() for _ in range(count if 0 < count <= BATCH_COMMANDS_MAX else 1)], error)
         else:
             results = [response.results.add() for _ in request.commands]
             for reads, run in groupby(enumerate(request.commands), key=_is_read):

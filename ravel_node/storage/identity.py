@@ -31,7 +31,7 @@ def decode_identity(payload: bytes) -> Identity:
     """Raises BadRecordError."""
     try:
         values = json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second one for brackets in brackets
         raise BadRecordError(f"an identity of {len(payload)} bytes that is no JSON") from error
     if not isinstance(values, dict) or {name: type(value) for name, value in values.items()} != _TYPES:
         raise BadRecordError(f"an identity with other fields than {', '.join(_TYPES)}")
@@ -61,4 +61,4 @@ def _problem(identity: Identity) -> str:
         return "a replica id but no cluster id" if identity.replica_id else ""
     if not _HEX_ID.match(identity.cluster_id):
         return f"cluster id {identity.cluster_id[:40]!r}: it must be 32 lower-case hex digits"
-    return "" if identity.replica_id > 0 else f"replica id {identity.replica_id}: ids start at 1"
+    return "" if 0 < identity.replica_id < 1 << 63 else f"replica id {identity.replica_id}: ids start at 1"

@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ravel_node.machine.kv import read_revision
-from ravel_node.machine.members import MemberRecordError, MemberVersionError, read_cluster_name, read_conf_state
+from ravel_node.machine.members import MemberVersionError, read_cluster_name, read_conf_state
 from ravel_node.raft.types import ConfState, EntryId, Index, ReplicaId, Snapshot, Term
 from ravel_node.storage import files
 from ravel_node.storage.base import DamagedError, Identity, SnapshotFile, SnapshotHeader, SnapshotRefusedError, StoreError
@@ -29,6 +30,10 @@ from ravel_node.storage.keys import FORMAT, STATE_DATABASES
 from ravel_node.storage.state_store import StateReader
 
 HEADER_BYTES_MAX: Final = 1 << 20
+NUMBER_END: Final = 1 << 63
+TEXT_CHARS_MAX: Final = 256
+"""Of one field of a header."""
+
 HASH_BYTES: Final = 1 << 20
 STAGED_MAX: Final = 2
 """Transfers kept for going on with; the oldest goes when another begins."""
@@ -37,6 +42,8 @@ DATA_SUFFIX: Final = ".mdb"
 HEADER_SUFFIX: Final = ".json"
 DAMAGED_SUFFIX: Final = ".damaged"
 """Added to both names of a file that is not what its header says; it is left for a person to look at."""
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 
 # --- headers
@@ -51,7 +58,7 @@ def decode_header(data: bytes) -> SnapshotHeader:
     """Raises SnapshotRefusedError for what is no header of a format that this version reads."""
     try:
         values = json.loads(data) if len(data) <= HEADER_BYTES_MAX else None
-    except ValueError:
+    except (ValueError, RecursionError):  # the second one for brackets in brackets
         values = None
     if not isinstance(values, dict) or not isinstance(values.get("format"), int):
         raise SnapshotRefusedError(f"a snapshot header of {len(data)} bytes that cannot be read")
@@ -60,15 +67,20 @@ def decode_header(data: bytes) -> SnapshotHeader:
     wanted = {field.name: str(field.type) for field in fields(SnapshotHeader)}
     if values.keys() != wanted.keys() or not all(_fits(values[name], kind) for name, kind in wanted.items()):
         raise SnapshotRefusedError("a snapshot header whose fields are not those of its format")
+    if not _SHA256.match(values["sha256"]):
+        raise SnapshotRefusedError(f"a snapshot header with the sha256 {values['sha256']!r}: it must be 64 lower-case hex digits")
     typed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return SnapshotHeader(**typed)
 
 
 def _fits(value: Any, kind: str) -> bool:
+    """Whether a value of JSON, which knows no bounds, is one that this program could have written."""
     if kind.startswith("tuple"):
-        return isinstance(value, list) and all(type(item) is int and item > 0 for item in value)
+        return isinstance(value, list) and all(type(item) is int and 0 < item < NUMBER_END for item in value)
     if kind == "int":
-        return type(value) is int and value >= 0
+        return type(value) is int and 0 <= value < NUMBER_END
+    if kind == "str":
+        return isinstance(value, str) and len(value) <= TEXT_CHARS_MAX and value.isprintable()
     return type(value).__name__ == kind
 
 
@@ -107,8 +119,20 @@ def _content(engine: Engine, path: Path) -> _Content:
 
     try:
         return engine.examine(path, STATE_DATABASES, read)
-    except (MemberRecordError, MemberVersionError) as error:
-        raise DamagedError(f"{path.name} holds a membership that cannot be read: {error}") from error
+    except (ValueError, MemberVersionError) as error:
+        raise DamagedError(f"{path.name} holds a membership or a name that cannot be read: {error}") from error
+
+
+def _mismatch(header: SnapshotHeader, content: _Content) -> str:
+    """Why a header does not tell what is in its file; empty if it does. The header itself has no check sum."""
+    wanted = snapshot_of(header)
+    if content.applied != wanted.id or content.conf_state != wanted.conf_state:
+        return f"it holds the state of {content.applied} with {content.conf_state}, and its header says {wanted}"
+    found = (content.revision, content.keys, content.cluster_name)
+    if found != (header.revision, header.keys, header.cluster_name):
+        told = (header.revision, header.keys, header.cluster_name)
+        return f"revision, keys and cluster name in it are {found}, and its header says {told}"
+    return ""
 
 
 class _Stop:
@@ -145,38 +169,56 @@ class Shelf:
 
     async def load(self) -> Sequence[SnapshotFile]:
         """Clear remnants away; the files that have yet to be verified, newest first. Before anything is built."""
-        return await self._engine.run(self._found)
+        found, problems = await self._engine.run(self._found)
+        for path, why in problems:
+            self._observe("store.snapshot_damaged", {"file": str(path), "why": why})
+        return found
 
-    async def verify(self, found: Sequence[SnapshotFile]) -> None:
-        """Take in the files whose check sum is right, one after the other; a damaged one is put aside and told."""
+    async def verify(self, found: Sequence[SnapshotFile], cluster_id: str) -> None:
+        """Take in the files that are what their headers say, one after the other; a damaged one is put aside and told."""
         for file in found:
-            digest = await self._engine.run(partial(_sha256, file.path, self._stop))
-            if digest == file.header.sha256:
+            why = await self._engine.run(partial(self._problem, file, cluster_id))
+            if not why:
                 self._add(file)
             else:
                 await self._engine.run(partial(_put_aside, file))
-                self._observe(
-                    "store.snapshot_damaged", {"file": str(file.path), "sha256": digest, "expected": file.header.sha256}
-                )
+                self._observe("store.snapshot_damaged", {"file": str(file.path), "why": why})
+
+    def _problem(self, file: SnapshotFile, cluster_id: str) -> str:
+        """Blocks. Why a file must not be sent to anybody; empty if it may."""
+        header = file.header
+        digest = _sha256(file.path, self._stop)
+        if digest != header.sha256:
+            return f"its sha256 is {digest}, and its header says {header.sha256}"
+        if header.cluster_id != cluster_id:
+            return f"its header says cluster {header.cluster_id!r}, and this replica is in {cluster_id!r}"
+        try:
+            return _mismatch(header, _content(self._engine, file.path))
+        except DamagedError as error:
+            return str(error)
 
     def _add(self, file: SnapshotFile) -> None:
         others = [other for other in self.files if other.name != file.name]
         self.files = sorted([file, *others], key=lambda each: (each.header.index, each.header.term), reverse=True)
 
-    def _found(self) -> list[SnapshotFile]:
-        """Blocks. Files whose header is whole and whose size is right, newest first."""
+    def _found(self) -> tuple[list[SnapshotFile], list[tuple[Path, str]]]:
+        """Blocks. Files whose header is whole and whose size is right, newest first; and why the others are not taken."""
         found: list[SnapshotFile] = []
+        problems: list[tuple[Path, str]] = []
         for path, data in reversed(_pairs(self._path)):
             try:
                 header = decode_header(data)
-            except SnapshotRefusedError:
-                continue  # a later version's, or damaged: left for a person to look at
+            except SnapshotRefusedError as error:  # a later version's, or damaged: left for a person to look at
+                problems.append((path.with_suffix(HEADER_SUFFIX), str(error)))
+                continue
             file = SnapshotFile(path.stem, path, header, data)
-            if path.stat().st_size == header.size_bytes:
+            size = path.stat().st_size
+            if size == header.size_bytes:
                 found.append(file)
             else:
                 _put_aside(file)
-        return found
+                problems.append((path, f"it has {size} bytes, and its header says {header.size_bytes}"))
+        return found, problems
 
     async def build(self, env: Environment, identity: Identity) -> SnapshotFile:
         """Copy the environment as it was last committed, and take the copy in. Raises StoreError, and then leaves no file."""
@@ -317,10 +359,7 @@ class Staged:
             content = _content(self._incoming.engine, self.path)
         except DamagedError as error:
             return str(error)
-        wanted = snapshot_of(self.header)
-        if content.applied != wanted.id or content.conf_state != wanted.conf_state:
-            return f"it holds the state of {content.applied} with {content.conf_state}, and its header says {wanted}"
-        return ""
+        return _mismatch(self.header, content)
 
     def _require_turn(self) -> None:
         if self.gone:
@@ -454,5 +493,6 @@ def _pairs(folder: Path) -> list[tuple[Path, bytes]]:
         if path.suffix not in (DATA_SUFFIX, HEADER_SUFFIX) or not (data.exists() and header.exists()):
             files.remove_file(path)
         elif path.suffix == HEADER_SUFFIX:
-            pairs.append((data, header.read_bytes()))
+            with header.open("rb") as file:
+                pairs.append((data, file.read(HEADER_BYTES_MAX + 1)))
     return pairs

@@ -197,7 +197,7 @@ class DiskStore:
 
     async def _verify(self, found: Sequence[SnapshotFile]) -> None:
         try:
-            await self._shelf.verify(found)
+            await self._shelf.verify(found, self.identity.cluster_id)
         except (OSError, StoreError) as error:
             self._options.observe("store.snapshots_unreadable", {"why": str(error)})
 

@@ -175,7 +175,9 @@ async def test_session_outcomes_of_single_commands(channel: grpc.aio.Channel) ->
     ("request_", "expected", "count"),
     [
         (batch(1), "INVALID_ARGUMENT", 1),
-        (batch(1, *[delete(b"k")] * 1025), "INVALID_ARGUMENT", 1025),
+        (batch(1, *[delete(b"k")] * 1024, once=common_pb2.Once(client_id=1)), "INVALID_ARGUMENT", 1024),
+        (batch(1, *[delete(b"k")] * 1025), "INVALID_ARGUMENT", 1),
+        (batch(1, *[kv_pb2.Command()] * 100_000), "INVALID_ARGUMENT", 1),
         (batch(1, put(b"a", b"v" * 200_000), put(b"a", b"v" * 200_000)), "REQUEST_TOO_LARGE", 2),
         (batch(1, put(b"a"), once=common_pb2.Once(client_id=1)), "INVALID_ARGUMENT", 1),
     ],

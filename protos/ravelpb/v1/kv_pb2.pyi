@@ -716,7 +716,7 @@ class SessionResponse(_message.Message):
     id: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Result]:
-        """in the order of the commands; their headers are not set"""
+        """in the order of the commands, or one error if there were too many; their headers are not set"""
 
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
