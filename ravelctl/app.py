@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from ravelctl.config import Settings, settings
+from ravelctl.config import Settings, context_path, settings
 from ravelctl.errors import usage_error
 
 if TYPE_CHECKING:
     from asyncio import Runner
+
+    from ravelctl.contexts import Context
 
 PROGRAM: Final = "ravelctl"
 
@@ -29,11 +31,44 @@ class App:
     """One run of the program. Options are gathered in `given` while the command line is read; `settings` resolves them."""
 
     given: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)  # of what was given: which flag, which variable
+    apart: bool = False  # the command names its daemons itself: a context does not apply unless this run names one
+    local: bool = False  # the command has nothing to do with any context
     runner: Runner | None = None  # of the event loop, once a command has dialled
+
+    _read: dict[str, Context | None] = field(default_factory=dict)  # by the name that was asked for; "": the current one
 
     @property
     def settings(self) -> Settings:
-        return settings(self.given, os.environ)
+        """What holds now. Raises CommandError for a context that is not there, and for a file of contexts that is broken."""
+        context = self.context
+        given = {name: value for name, value in self.given.items() if name != "context"}
+        if context is None:
+            return settings(given, os.environ)
+        return settings({**given, "context": context.name}, os.environ, context.values)
+
+    @property
+    def context(self) -> Context | None:
+        """The one that this run names, else the current one, unless the run names daemons of its own: a context is a whole."""
+        name = str(self.given.get("context", ""))
+        if self.local:
+            return None
+        if not name and (self.apart or "endpoints" in self.given):
+            return None
+        if name not in self._read:
+            self._read[name] = self._read_context(name)
+        return self._read[name]
+
+    def _read_context(self, name: str) -> Context | None:
+        path = context_path(os.environ)
+        if not name and not path.exists():
+            return None
+        from ravelctl import contexts
+
+        file = contexts.load(path)
+        if contexts.is_open(path):
+            self.say(f"warning: {path} can be read by others; `chmod 600 {path}` ends that")
+        return file.find(name or file.current) if name or file.current else None
 
     def close(self) -> None:
         """Cancel what is still under way, and close the loop."""

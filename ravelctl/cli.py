@@ -30,6 +30,8 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "kv": ("ravelctl.commands.kv", "Get, put, delete, swap and list keys."),
     "playground": ("ravelctl.commands.playground", "Run a real cluster on this machine."),
     "bench": ("ravelctl.commands.bench", "Put load on a live cluster and measure it."),
+    "context": ("ravelctl.commands.context", "Keep clusters under names, and choose among them."),
+    "config": ("ravelctl.commands.config", "Show which settings hold, and check their file."),
     "completion": ("ravelctl.commands.completion", "Print a shell's completion script."),
     "version": ("ravelctl.commands.version", "Print the version."),
     "help": ("ravelctl.commands.help", "Tell about ravelctl, or about one command."),

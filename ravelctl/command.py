@@ -74,6 +74,12 @@ class EndpointType(click.ParamType[str]):
 class EndpointsType(click.ParamType[tuple[str, ...]]):
     name = "address[,address]"
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from ravelctl.names import addresses
+
+        head, comma, last = incomplete.rpartition(",")
+        return [CompletionItem(f"{head}{comma}{one}") for one in addresses(ctx.ensure_object(App)) if one.startswith(last)]
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, tuple):
             return value
@@ -83,9 +89,21 @@ class EndpointsType(click.ParamType[tuple[str, ...]]):
             self.fail(str(error), param, ctx)
 
 
+class ReplicaType(click.ParamType[str]):
+    """A replica's name or id. Tab offers the names that commands have met."""
+
+    name = "replica"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from ravelctl.names import replica_names
+
+        return [CompletionItem(name) for name in replica_names(ctx.ensure_object(App)) if name.startswith(incomplete)]
+
+
 DURATION: Final = DurationType()
 ENDPOINT: Final = EndpointType()
 ENDPOINTS: Final = EndpointsType()
+REPLICA: Final = ReplicaType()
 
 
 # --- options that every command takes, before and after its name
@@ -109,8 +127,18 @@ _PARSED: Final[Mapping[str, Callable[[Any], Any]]] = {
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     """Keep what was said. Groups are parsed before their commands, so that the later word wins."""
     name = str(param.name)
-    if ctx.get_parameter_source(name) in {ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT}:
-        ctx.ensure_object(App).given[name] = _PARSED.get(name, lambda same: same)(value)
+    source = ctx.get_parameter_source(name)
+    if source in {ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT}:
+        app = ctx.ensure_object(App)
+        app.given[name] = _PARSED.get(name, lambda same: same)(value)
+        by_flag = source is ParameterSource.COMMANDLINE
+        app.origins[name] = f"flag {param.opts[-1]}" if by_flag else f"variable {param.envvar}"
+
+
+def _context_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from ravelctl.names import context_names
+
+    return [CompletionItem(name) for name in context_names() if name.startswith(incomplete)]
 
 
 class GlobalOption(click.Option):
@@ -134,6 +162,7 @@ def global_options(*, root: bool) -> list[click.Parameter]:
         return click.Choice([str(member.value) for member in kind])
 
     return [
+        option("context", "--context", metavar="NAME", shell_complete=_context_names, help="Which cluster, by its context."),
         option("endpoints", "-e", "--endpoints", type=ENDPOINTS, multiple=True, help="Where the cluster is reached."),
         file("cacert", "--cacert", "Use TLS; this authority signed the daemons' certificates."),
         file("tls_cert", "--cert", "The certificate to show to daemons that ask for one."),
@@ -192,16 +221,20 @@ class _Frame(click.Command):
 
 
 class RavelCommand(_Frame):
-    """A command whose function returns a `View`. `watchable` ones take --watch."""
+    """A command whose function returns a `View`. `watchable` ones take --watch; `local` ones heed no context."""
 
-    def __init__(self, name: str | None, *, effect: Effect = Effect.READS, watchable: bool = False, **rest: Any) -> None:
+    def __init__(
+        self, name: str | None, *, effect: Effect = Effect.READS, watchable: bool = False, local: bool = False, **rest: Any
+    ) -> None:
         super().__init__(name, **rest)
         self.effect = effect
+        self.local = local
         if watchable:
             self.params.insert(0, _watch_option())
 
     def invoke(self, ctx: click.Context) -> ExitCode:
         app = ctx.ensure_object(App)
+        app.local = app.local or self.local
         if self.effect is Effect.CHANGES and app.settings.dry_run:
             raise usage_error(f"{ctx.command_path} cannot tell beforehand what it would do", "leave out --dry-run")
         every_s = ctx.meta.get(_WATCH_KEY)

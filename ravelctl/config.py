@@ -1,7 +1,7 @@
 """What holds for every command: where the cluster is, how long to wait, how to print.
 
-Flag > `RAVELCTL_*` variable > default. Click reads the first two (`ravelctl.command`); this module knows the defaults, parses the
-words and holds the result. A named context will stand between variable and default: `settings` is the only place that fills gaps.
+Flag > `RAVELCTL_*` variable > context > default. Click reads the first two (`ravelctl.command`), `ravelctl.contexts` the third;
+this module knows the defaults, parses the words and holds the result. `settings` is the only place that fills gaps.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 DEFAULT_PORT: Final = 7400
@@ -21,6 +22,10 @@ WAIT_TIMEOUT_S: Final = 60.0
 """How long a command waits for a cluster to get somewhere (a join, a promotion) where --timeout says nothing."""
 TRANSFER_TIMEOUT_S: Final = 3600.0
 """The same for the download of a snapshot."""
+
+CONFIG_VARIABLE: Final = "RAVELCTL_CONFIG"
+"""Names another file of contexts."""
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -60,10 +65,12 @@ class Settings:
     quiet: bool = False
     verbose: bool = False
     color: Color = Color.AUTO
-    endpoints_given: bool = False  # by a flag or a variable, not by default
+    endpoints_given: bool = False  # by a flag, a variable or a context, not by default
     cacert: Path | None = None  # of the authority that signed the daemons' certificates; without it nothing is encrypted
     tls_cert: Path | None = None  # what daemons are shown that ask for a certificate
     tls_key: Path | None = None
+    context: str = ""  # where the gaps were filled from
+    cluster_id: str = ""  # the one cluster that is meant; empty: whichever answers
 
     @property
     def call_timeout_s(self) -> float:
@@ -75,10 +82,20 @@ class Settings:
         return default if self.timeout_s is None else self.timeout_s
 
 
-def settings(given: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
-    """Defaults, overlaid with what flags and variables gave (parsed already, by the names of the fields)."""
+def settings(given: Mapping[str, Any], environ: Mapping[str, str], context: Mapping[str, Any] = NOTHING) -> Settings:
+    """Defaults, overlaid with a context's values, then with what flags and variables gave: by the names of the fields."""
     defaults = {"color": Color.NEVER} if environ.get("NO_COLOR") else {}
-    return Settings(**{**defaults, **given}, endpoints_given="endpoints" in given)
+    # The id belongs to the context's own addresses: whoever names others means what is there.
+    pinned = {} if "endpoints" not in given else {"cluster_id": ""}
+    endpoints_given = "endpoints" in given or "endpoints" in context
+    return Settings(**{**context, **defaults, **pinned, **given}, endpoints_given=endpoints_given)
+
+
+def context_path(environ: Mapping[str, str]) -> Path:
+    """Where the file of contexts is, or would be."""
+    if named := environ.get(CONFIG_VARIABLE):
+        return Path(named)
+    return Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "ravelctl" / "config.toml"
 
 
 def duration_s(text: str) -> float:

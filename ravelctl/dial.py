@@ -48,20 +48,31 @@ def keys(app: App) -> RavelClient:
     """
     from ravelctl.client import RavelClient
 
-    return RavelClient(app.settings.endpoints, timeout_s=app.settings.call_timeout_s, exactly_once=False, tls=tls(app))
+    settings = app.settings
+    return RavelClient(
+        settings.endpoints,
+        timeout_s=settings.call_timeout_s,
+        exactly_once=False,
+        tls=tls(app),
+        cluster_id=settings.cluster_id,
+    )
 
 
 def cluster(app: App, endpoints: tuple[str, ...] | None = None) -> ClusterClient:
     """The client for membership, at these endpoints or at those of the settings."""
     from ravelctl.client import ClusterClient
 
-    return ClusterClient(endpoints or app.settings.endpoints, timeout_s=app.settings.call_timeout_s, tls=tls(app))
+    settings = app.settings
+    return ClusterClient(
+        endpoints or settings.endpoints, timeout_s=settings.call_timeout_s, tls=tls(app), cluster_id=settings.cluster_id
+    )
 
 
 def inspect(app: App) -> InspectClient:
     from ravelctl.client import InspectClient
 
-    return InspectClient(timeout_s=app.settings.call_timeout_s, tls=tls(app))
+    settings = app.settings
+    return InspectClient(timeout_s=settings.call_timeout_s, tls=tls(app), cluster_id=settings.cluster_id)
 
 
 def run(app: App, work: Coroutine[Any, Any, T]) -> T:

@@ -9,6 +9,7 @@ from ravelctl import dial
 from ravelctl.app import App
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
+from ravelctl.names import remember
 from ravelctl.output import U64, Table, View, columns
 from ravelctl.overview import chief, find_member, heard, require_answer, survey
 from ravelctl.preflight import preflight
@@ -30,6 +31,7 @@ async def cluster_status(
     """
     answers = await survey(client, endpoints or app.settings.endpoints, timeout_s=app.settings.timeout_s)
     require_answer(answers)
+    remember(app, answers.values())
     status = chief(answers)
     if status is None:
         raise CommandError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from ravelctl.client.errors import RavelError
+from ravelctl.client.errors import RavelError, WrongServerError
 from ravelctl.client.tls import HandshakeError
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
@@ -131,8 +131,10 @@ def replies(answers: Answers) -> dict[str, pb.StatusResponse]:
 
 
 def require_answer(answers: Answers) -> None:
-    """Raises CommandError (exit 3) if nobody answered, naming each and why."""
+    """Raises CommandError (exit 3) if nobody answered, naming each and why; WrongServerError if only another cluster did."""
     if not replies(answers):
+        if wrong := next((answer for answer in answers.values() if isinstance(answer, WrongServerError)), None):
+            raise wrong
         why = "; ".join(sorted({error.message for error in answers.values() if isinstance(error, RavelError)}))
         raise CommandError(
             f"no daemon answers at {', '.join(answers)}: {why}",

@@ -28,6 +28,7 @@ the daemons over the network: one address of a cluster is enough, the other memb
 _EXAMPLES: Final = (
     ("ravelctl playground up", "a real cluster on this machine"),
     ("ravelctl bootstrap 10.0.0.1 10.0.0.2 10.0.0.3", "make three blank daemons one"),
+    ("ravelctl context add prod -e 10.0.0.1,10.0.0.2", "from now on these are meant"),
     ("ravelctl status --watch", "how it does, again and again"),
     ("ravelctl member remove n3 --dry-run", "would the quorum bear it?"),
 )
@@ -61,7 +62,8 @@ def write_commands(formatter: click.HelpFormatter, shorts: Mapping[str, str]) ->
 
 def write_end(formatter: click.HelpFormatter) -> None:
     with formatter.section("Where a setting comes from"):
-        formatter.write_text("A flag beats its RAVELCTL_* variable (RAVELCTL_ENDPOINTS), which beats the default.")
+        formatter.write_text("A flag beats its RAVELCTL_* variable, which beats the context, which beats the default.")
+        formatter.write_text("`ravelctl config show --show-origin` tells which it was.")
     with formatter.section("Examples"):
         formatter.write_dl(_EXAMPLES, col_max=50)
     with formatter.section("Exit codes"):

@@ -8,6 +8,7 @@ from ravelctl import dial
 from ravelctl.app import App
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
+from ravelctl.names import remember
 from ravelctl.overview import chief, find_member, replies, require_answer, survey
 
 
@@ -24,6 +25,7 @@ async def source(app: App, replica: str | None) -> Source:
     async with dial.cluster(app) as client:
         answers = await survey(client, app.settings.endpoints, timeout_s=app.settings.timeout_s)
     require_answer(answers)
+    remember(app, answers.values())
     if replica is not None and (status := chief(answers)) is not None:
         member = find_member(status.members, replica)
         return Source(member.server.name, member.server.addresses.listen)

@@ -22,10 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_settings_of_the_machine() -> Iterator[None]:
-    """Variables that daemons and commands read would change what the tests see, also in the processes they start."""
+def _no_settings_of_the_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Variables and files that daemons and commands read would change what the tests see, also in the processes they start."""
+    home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
             if name.startswith(("RAVEL_", "RAVELCTL_")) or name in ("NO_COLOR", "FORCE_COLOR"):
                 patch.delenv(name)
+        for kind in ("CONFIG", "CACHE", "STATE"):
+            patch.setenv(f"XDG_{kind}_HOME", str(home / kind.lower()))
         yield

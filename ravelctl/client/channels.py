@@ -25,9 +25,13 @@ from ravelctl.client.errors import (
     RemovedError,
     StoppedError,
     UnreachableError,
+    WrongServerError,
 )
 from ravelctl.client.retry import RetryPolicy
 from ravelctl.client.tls import Explanation, HandshakeError, TlsOptions, explain
+from ravelpb.errors import Reason
+from ravelpb.v1.cluster_pb2 import StatusRequest
+from ravelpb.v1.cluster_pb2_grpc import ClusterStub
 
 ChannelFactory = Callable[[str], aio.Channel]
 """Makes the channel to one endpoint ("host:port"): the place for credentials."""
@@ -98,8 +102,10 @@ class Channels:
         retry: RetryPolicy,
         factory: ChannelFactory | None = None,
         tls: TlsOptions | None = None,
+        cluster_id: str = "",
     ) -> None:
-        """Without `factory` the channels use `tls`, or plain text if that is None.
+        """Without `factory` the channels use `tls`, or plain text if that is None. With `cluster_id` nothing is asked of a daemon
+        of another cluster; blank ones are no cluster's.
 
         Raises InvalidArgumentError for an endpoint that is not "host:port", and for files of `tls` that cannot be used.
         """
@@ -111,6 +117,8 @@ class Channels:
         self._factory = factory or (plain_channel if tls is None else secure_channels(tls))
         self._tls = tls
         self._explains = factory is None  # what a factory of others does cannot be looked at by hand
+        self._cluster_id = cluster_id
+        self._of_cluster: set[aio.Channel] = set()  # those at whose end is a daemon of `cluster_id`
         self._explained: dict[str, tuple[float, Explanation | None]] = {}
         self._channels: dict[str, aio.Channel] = {}
         self._suspect_until: dict[str, float] = {}
@@ -171,7 +179,7 @@ class Channels:
         return False
 
     async def ready(self, endpoint: str, timeout_s: float | None = None) -> aio.Channel:
-        """The connected channel to an endpoint. Raises UnreachableError; then nothing was sent."""
+        """The connected channel to an endpoint. Raises UnreachableError or WrongServerError; then nothing was sent."""
         limit_s = self._retry.connect_timeout_s if timeout_s is None else min(timeout_s, self._retry.connect_timeout_s)
         channel = self._channels.get(endpoint)
         if channel is None:
@@ -188,6 +196,7 @@ class Channels:
                         break
                     await channel.wait_for_state_change(state)
                 else:
+                    await self._check_cluster(endpoint, channel)
                     return channel
         except (TimeoutError, aio.UsageError):
             pass
@@ -197,6 +206,24 @@ class Channels:
         if failed and (told := await self._explain(endpoint, deadline)) is not None:
             raise HandshakeError(told.why, next_step=told.next_step)
         raise UnreachableError(f"{endpoint} cannot be reached: {why}", next_step="check the address, and that its daemon runs")
+
+    async def _check_cluster(self, endpoint: str, channel: aio.Channel) -> None:
+        """Raises WrongServerError if the daemon there is of another cluster than the one that is meant."""
+        if not self._cluster_id or channel in self._of_cluster:
+            return
+        try:
+            status = await ClusterStub(channel).Status(StatusRequest())
+        except aio.AioRpcError:
+            return  # what is asked next will tell what is wrong; it is checked again then
+        found = status.header.cluster_id
+        if found and found != self._cluster_id:
+            raise WrongServerError(
+                f"the daemon at {endpoint} is of cluster {status.cluster_name} ({found[:8]}), not of {self._cluster_id[:8]}",
+                reason=Reason.WRONG_CLUSTER_ID,
+                next_step="check the address, or the context's cluster",
+            )
+        if found:
+            self._of_cluster.add(channel)
 
     async def _explain(self, endpoint: str, deadline: float) -> Explanation | None:
         """Why the connection failed, if TLS was the cause and there is time to find out."""
@@ -221,6 +248,7 @@ class Channels:
         if channel is None or self._channels.get(endpoint) is channel:
             channel = self._channels.pop(endpoint, None)
         if channel is not None:
+            self._of_cluster.discard(channel)
             await channel.close()
 
     def _suspect(self, endpoint: str, for_s: float) -> None:

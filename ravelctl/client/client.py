@@ -65,19 +65,20 @@ class RavelClient:
         exactly_once: bool = True,
         retry: RetryPolicy | None = None,
         tls: TlsOptions | None = None,
+        cluster_id: str = "",
         channel_factory: ChannelFactory | None = None,
     ) -> None:
         """`endpoints` are client addresses ("host:port") of some members; more are learned. Nothing is dialled yet.
 
         With `exactly_once` a write is repeated until it is answered or its time is up, and still happens once; without, a write
         that may have reached a server is not repeated. `tls` is how they are dialled; None: in plain text. A `channel_factory`
-        takes its place.
+        takes its place. With `cluster_id` nothing is asked of a daemon of another cluster: WrongServerError.
         """
         if not endpoints:
             raise no_endpoints()
         self._timeout_s = timeout_s
         self._retry = retry or RetryPolicy()
-        self._channels = Channels(endpoints, retry=self._retry, factory=channel_factory, tls=tls)
+        self._channels = Channels(endpoints, retry=self._retry, factory=channel_factory, tls=tls, cluster_id=cluster_id)
         writes = LaneKind.WRITES_ONCE if exactly_once else LaneKind.WRITES
         # Reads have streams of their own: a Session answers in the order of its requests, and a read need not wait for a disk.
         self._reads, self._stale_reads, self._writes = (

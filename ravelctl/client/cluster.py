@@ -64,15 +64,17 @@ class ClusterClient:
         timeout_s: float = 5.0,
         retry: RetryPolicy | None = None,
         tls: TlsOptions | None = None,
+        cluster_id: str = "",
         channel_factory: ChannelFactory | None = None,
     ) -> None:
         """`endpoints` are client addresses ("host:port") of some members; the others are learned. Nothing is dialled yet.
 
-        `tls` is how they are dialled; None: in plain text. A `channel_factory` takes its place.
+        `tls` is how they are dialled; None: in plain text. A `channel_factory` takes its place. With `cluster_id` nothing is
+        asked of a daemon of another cluster: WrongServerError.
         """
         self._timeout_s = timeout_s
         self._retry = retry or RetryPolicy()
-        self._channels = Channels(endpoints, retry=self._retry, factory=channel_factory, tls=tls)
+        self._channels = Channels(endpoints, retry=self._retry, factory=channel_factory, tls=tls, cluster_id=cluster_id)
 
     async def __aenter__(self) -> Self:
         return self

@@ -45,11 +45,12 @@ class InspectClient:
         timeout_s: float = 5.0,
         retry: RetryPolicy | None = None,
         tls: TlsOptions | None = None,
+        cluster_id: str = "",
         channel_factory: ChannelFactory | None = None,
     ) -> None:
-        """`timeout_s` is for a whole call, and on a stream for each message. `tls` as for RavelClient."""
+        """`timeout_s` is for a whole call, and on a stream for each message. `tls` and `cluster_id` as for RavelClient."""
         self._timeout_s = timeout_s
-        self._channels = Channels((), retry=retry or RetryPolicy(), factory=channel_factory, tls=tls)
+        self._channels = Channels((), retry=retry or RetryPolicy(), factory=channel_factory, tls=tls, cluster_id=cluster_id)
 
     async def __aenter__(self) -> Self:
         return self

@@ -21,4 +21,5 @@ async def command(app: App, address: tuple[str, ...], name: str | None) -> View:
     """
     from ravelctl.founding import found
 
+    app.apart = True
     return await found(app, address, name)

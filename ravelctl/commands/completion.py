@@ -13,7 +13,7 @@ from ravelctl.output import View
 SHELLS: Final = ("bash", "zsh", "fish")
 
 
-@click.command("completion", cls=RavelCommand)
+@click.command("completion", cls=RavelCommand, local=True)
 @click.argument("shell", type=click.Choice(SHELLS))
 @pass_app
 def command(app: App, shell: str) -> View:

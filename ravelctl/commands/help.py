@@ -9,7 +9,7 @@ from ravelctl.command import RavelCommand, pass_app
 from ravelctl.output import View
 
 
-@click.command("help", cls=RavelCommand)
+@click.command("help", cls=RavelCommand, local=True)
 @click.argument("words", nargs=-1, metavar="[COMMAND]...")
 @click.pass_context
 @pass_app

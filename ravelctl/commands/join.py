@@ -21,8 +21,9 @@ def command(app: App, address: str, via: tuple[str, ...] | None, no_promote: boo
 
     It joins as a learner and becomes a voter by itself once it has caught up.
     """
+    app.apart = via is not None
     if via is None and not app.settings.endpoints_given:
-        raise usage_error("join needs to know the cluster", "name one of its members with --via")
+        raise usage_error("join needs to know the cluster", "name one of its members with --via, or a context")
     return _join(app, address, via or app.settings.endpoints, not no_promote, wait)
 
 

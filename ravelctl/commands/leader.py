@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from ravelctl.app import App
-from ravelctl.command import Effect, RavelGroup, pass_app
+from ravelctl.command import REPLICA, Effect, RavelGroup, pass_app
 from ravelctl.output import U64, View, age_text
 
 MOST_CAUGHT_UP: Final = 0  # as a replica id in TransferLeader
@@ -47,7 +47,7 @@ async def show(app: App) -> View:
 
 
 @command.command("transfer", effect=Effect.PLANS)
-@click.argument("replica", required=False)
+@click.argument("replica", type=REPLICA, required=False)
 @pass_app
 async def transfer(app: App, replica: str | None) -> View:
     """Hand leadership to REPLICA, a name or an id, or to the voter that is most caught up."""

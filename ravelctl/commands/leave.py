@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from ravelctl.app import App
-from ravelctl.command import Effect, RavelCommand, pass_app
+from ravelctl.command import REPLICA, Effect, RavelCommand, pass_app
 from ravelctl.output import View
 
 
 @click.command("leave", cls=RavelCommand, effect=Effect.PLANS)
-@click.argument("replica")
+@click.argument("replica", type=REPLICA)
 @pass_app
 async def command(app: App, replica: str) -> View:
     """Take REPLICA, a name or an id, out of the cluster for good.

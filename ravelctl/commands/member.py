@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ravelctl.app import App
-from ravelctl.command import ENDPOINT, Effect, RavelGroup, Work, pass_app
+from ravelctl.command import ENDPOINT, REPLICA, Effect, RavelGroup, Work, pass_app
 from ravelctl.errors import usage_error
 from ravelctl.output import Table, View, columns
 
@@ -38,7 +38,7 @@ async def list_members(app: App) -> View:
 
 
 @command.command("promote", effect=Effect.PLANS)
-@click.argument("replica", nargs=-1, required=True)
+@click.argument("replica", type=REPLICA, nargs=-1, required=True)
 @pass_app
 async def promote(app: App, replica: tuple[str, ...]) -> View:
     """Make learners voters, all in one change. REPLICA is a name or an id."""
@@ -48,7 +48,7 @@ async def promote(app: App, replica: tuple[str, ...]) -> View:
 
 
 @command.command("remove", effect=Effect.PLANS)
-@click.argument("replica", nargs=-1, required=True)
+@click.argument("replica", type=REPLICA, nargs=-1, required=True)
 @pass_app
 async def remove(app: App, replica: tuple[str, ...]) -> View:
     """Take replicas out for good, all in one change. REPLICA is a name or an id."""
@@ -58,7 +58,7 @@ async def remove(app: App, replica: tuple[str, ...]) -> View:
 
 
 @command.command("update", effect=Effect.PLANS)
-@click.argument("replica")
+@click.argument("replica", type=REPLICA)
 @click.option("--listen", type=ENDPOINT, help="Its new address for clients.")
 @click.option("--peer", type=ENDPOINT, help="Its new address for other replicas.")
 @click.option("--name", help="Its new name.")

@@ -37,6 +37,7 @@ _dir_option = click.option(
 @pass_app
 def command(app: App) -> None:
     """Run a real cluster of daemons on this machine, to try things out."""
+    app.local = True
     for name in TLS_OPTIONS:  # its daemons speak plain text on loopback, whatever variables say of other clusters
         app.given.pop(name, None)
 

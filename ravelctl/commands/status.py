@@ -23,10 +23,12 @@ async def command(app: App) -> View:
     3 when nobody answers.
     """
     from ravelctl import dial
+    from ravelctl.names import remember
     from ravelctl.overview import overview, survey
 
     async with dial.cluster(app) as client:
         answers = await survey(client, app.settings.endpoints, timeout_s=app.settings.timeout_s)
+    remember(app, answers.values())
     return status_view(overview(answers))
 
 

@@ -14,7 +14,7 @@ from ravelctl.output import API_VERSION, View
 DISTRIBUTION: Final = "ravel-kv"
 
 
-@click.command("version", cls=RavelCommand)
+@click.command("version", cls=RavelCommand, local=True)
 @pass_app
 def command(app: App) -> View:
     """Print the version of ravelctl, and of what it runs on."""

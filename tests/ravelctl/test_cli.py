@@ -32,6 +32,8 @@ def test_the_tree_is_what_the_issue_asks_for() -> None:
         "leader", "leader show", "leader transfer", "log", "log show",
         "snapshot", "snapshot save", "snapshot list", "snapshot inspect",
         "kv", "kv get", "kv put", "kv del", "kv cas", "kv list",
+        "context", "context add", "context use", "context remove", "context list", "context show",
+        "config", "config show", "config check",
         "playground", "playground up", "playground kill", "playground start", "playground down",
     }  # fmt: skip
 
