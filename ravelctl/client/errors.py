@@ -8,6 +8,7 @@ The module loads neither grpc nor protobuf, so that catching an error costs a pr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
 """The trailing metadata that carries google.rpc.Status."""
+
+
+_TOO_LARGE: Final = re.compile(r"(Received|Sent) message larger than max \((\d+) vs\. (\d+)\)")
+"""What gRPC says of a message that it does not read to its end, so that the server gets to say nothing."""
 
 
 class LocalReason(StrEnum):
@@ -316,8 +321,18 @@ def _from_code(code: str, details: str, endpoint: str) -> RavelError:
             f"{where} does not offer this call: {_last_clause(details)}",
             next_step="check that it is the client address of a ravel daemon, and its version",
         )
-    if code == "RESOURCE_EXHAUSTED" and "larger than max" in details:
-        return InvalidArgumentError(f"{where} refused the message: {details}", reason=Reason.REQUEST_TOO_LARGE)
+    if code == "RESOURCE_EXHAUSTED" and (sizes := _TOO_LARGE.search(details)):
+        what, size, limit = sizes.groups()
+        return InvalidArgumentError(
+            f"the request has {size} bytes, and {where} reads at most {limit}"
+            if what == "Received"
+            else f"the answer of {where} has {size} bytes, and it sends at most {limit}",
+            reason=Reason.REQUEST_TOO_LARGE,
+            metadata={Field.VALUE: size, Field.LIMIT: limit},
+            next_step="send less at once, or raise --request-bytes-max on every replica"
+            if what == "Received"
+            else "ask for less",
+        )
     if code == "RESOURCE_EXHAUSTED":
         return BusyError(f"{where} takes no more calls now: {_last_clause(details)}")
     return InternalError(f"{where} failed: {details or 'no details'} ({code.lower()})")

@@ -61,8 +61,8 @@ COMMANDS_MAX: Final = 256
 BATCH_BYTES_MAX: Final = 1 << 20
 """Bytes of commands after which no further one joins a request. A larger command travels alone."""
 
-REQUEST_BYTES_MAX: Final = (4 << 20) - 1024
-"""Bytes of one command: the server's 4 MiB a request, less what frames it."""
+COMMAND_BYTES_MAX: Final = 64 << 20
+"""Bytes of one command: as much as a server can be told to take. What it does take, 4 MiB by default, it says itself."""
 
 IN_FLIGHT_MAX: Final = 4
 """Requests without an answer on a stream. Callers who act together fill one request whatever this is (1 to 16 measured alike); of
@@ -109,6 +109,7 @@ class Batch:
     client_id: int = 0
     first: int = 0
     uncertain: bool = False  # an earlier attempt may have done something
+    message_bytes: int = 0  # of the request that was sent, counted only for a large command, which travels alone
 
 
 class Lane:
@@ -141,11 +142,12 @@ class Lane:
         """Queue a command. The future gets the answer message of its kind, or a RavelError."""
         if self._closed:
             raise ClosedError("this client is closed")
-        if size_bytes > REQUEST_BYTES_MAX:
+        if size_bytes > COMMAND_BYTES_MAX:
             raise InvalidArgumentError(
-                f"the command has {size_bytes} bytes, and at most {REQUEST_BYTES_MAX} fit into a request",
+                f"the command has {size_bytes} bytes, and no server takes more than {COMMAND_BYTES_MAX}",
                 reason=Reason.REQUEST_TOO_LARGE,
-                metadata={Field.VALUE: str(size_bytes), Field.LIMIT: str(REQUEST_BYTES_MAX)},
+                metadata={Field.VALUE: str(size_bytes), Field.LIMIT: str(COMMAND_BYTES_MAX)},
+                next_step="split it over several keys",
             )
         if len(self._waiting) >= WAITING_MAX:
             raise BusyError(f"{WAITING_MAX} calls of this client wait already", next_step="await some before making more")
@@ -315,6 +317,8 @@ class Lane:
             # Of another session only the numbers themselves mean something.
             acked_below = self._window.acked_below if batch.client_id == self._window.client_id else batch.first
             request.once.CopyFrom(Once(client_id=batch.client_id, sequence=batch.first, acked_below=acked_below))
+        if batch.size_bytes > BATCH_BYTES_MAX:
+            batch.message_bytes = request.ByteSize()
         self._in_flight[self._request_id] = batch
         self._bytes_in_flight += batch.size_bytes
         if len(self._in_flight) == 1:
@@ -390,7 +394,7 @@ class Lane:
 
     def _reclaim(self, error: RavelError | None) -> None:
         """Nobody will answer what is in flight any more: sort it into what is sent again and what is not known."""
-        batches = list(self._in_flight.values())
+        batches = [batch for batch in self._in_flight.values() if not self._take_oversized(batch, error)]
         # A blank daemon has no log, and a stream that is refused for their number is refused before it is read.
         proved = isinstance(error, (BlankError, BusyError)) and error is not self._sent_away
         self._in_flight.clear()
@@ -407,6 +411,19 @@ class Lane:
         else:
             for batch in reversed(batches):
                 self._wait_again(batch)
+
+    def _take_oversized(self, batch: Batch, error: RavelError | None) -> bool:
+        """Give its caller the error of a stream that ended because this very request was too large to be read."""
+        if error is None or error.reason != Reason.REQUEST_TOO_LARGE:
+            return False
+        limit = error.metadata.get(Field.LIMIT, "")
+        if not limit.isdecimal() or batch.message_bytes <= int(limit):
+            return False
+        for future, *_ in batch.calls:
+            if not future.done():
+                future.set_exception(_unknown(error) if batch.uncertain and self._kind.writes else error)
+        self._window.settle(batch.client_id, batch.first)
+        return True
 
     def _wait_again(self, batch: Batch) -> None:
         """Its commands that are still wanted become new ones, ahead of those that wait."""

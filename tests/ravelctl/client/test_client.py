@@ -102,11 +102,31 @@ async def test_a_request_stays_within_its_bytes(cluster: FakeCluster, client: Ra
     assert big.revision == 13
 
 
-async def test_a_command_that_fits_no_request_is_refused_here(cluster: FakeCluster, client: RavelClient) -> None:
-    with pytest.raises(InvalidArgumentError) as told:
-        await client.put(b"k", bytes(4 << 20))
+async def test_a_command_that_no_server_takes_is_refused_here(cluster: FakeCluster, client: RavelClient) -> None:
+    with pytest.raises(InvalidArgumentError, match="no server takes more than 67108864") as told:
+        await client.put(b"k", bytes(64 << 20))
     assert told.value.reason is Reason.REQUEST_TOO_LARGE
     assert cluster.requests == []
+
+
+@pytest.mark.parametrize("exactly_once", [True, False])
+async def test_a_command_that_this_server_does_not_read_fails_alone(cluster: FakeCluster, exactly_once: bool) -> None:
+    """gRPC ends the whole stream over it: the calls beside it go on, this one is told the sizes, and it is sent once."""
+    async with RavelClient([cluster.replicas[0].address], exactly_once=exactly_once) as client:
+        await client.put(b"k", b"v")
+        with pytest.raises(
+            InvalidArgumentError, match=r"has 50000\d\d bytes, and \S+ reads at most 4194304.*--request-bytes-max"
+        ) as told:
+            await client.put(b"large", bytes(5_000_000))
+        assert told.value.reason is Reason.REQUEST_TOO_LARGE
+        assert told.value.metadata["limit"] == "4194304"
+        assert (await client.put(b"k", b"w")).revision == 2
+        together = await asyncio.gather(
+            *(client.get(b"k") for _ in range(3)), client.put(b"large", bytes(6_000_000)), return_exceptions=True
+        )
+        assert [type(each) for each in together] == [KeyValue] * 3 + [InvalidArgumentError]
+    assert max(cluster.applied.values(), default=1) == 1
+    assert cluster.violations == []
 
 
 async def test_reads_do_not_wait_for_writes(cluster: FakeCluster, client: RavelClient) -> None:
