@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-.PHONY: check fmt lint types contracts test unit sim sim-bugs e2e demo bench protos completions clean
+.PHONY: check fmt lint types contracts test unit sim sim-bugs e2e faults demo bench protos completions clean
 
 check: lint types contracts ## lint, types and import contracts: seconds
 
@@ -44,7 +44,7 @@ contracts: $(INSTALLED) ## who imports whom
 test: lint types unit e2e ## lint, types and all tests
 
 unit: $(INSTALLED) ## all tests that start no daemons
-	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not e2e"
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not e2e and not faults"
 
 sim: $(INSTALLED) ## whole clusters on virtual time, each from one seed: make sim SEEDS=1000 (FIRST=7 SEEDS=1 repeats seed 7)
 	@$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
@@ -54,6 +54,9 @@ sim-bugs: $(INSTALLED) ## plant every known kind of bug, and see that the simula
 
 e2e: $(INSTALLED) ## real daemons, real sockets, real kills
 	@$(BIN)/python -m pytest -q -n $(E2E_JOBS) -m e2e
+
+faults: $(INSTALLED) ## kills, stops, cuts, bad disks: every fault on real daemons, each with a checked history; a table at the end
+	@$(BIN)/python -m pytest -q -n $(E2E_JOBS) tests/faults
 
 demo: $(INSTALLED) ## three daemons, a killed leader, nothing lost: half a minute
 	@$(BIN)/python tests/e2e/demo.py

@@ -13,12 +13,15 @@ settings.register_profile("ravel", deadline=None, print_blob=True)  # a deadline
 settings.load_profile("ravel")
 
 E2E = Path(__file__).parent / "e2e"
+FAULTS = Path(__file__).parent / "faults"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if E2E in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+        if FAULTS in item.path.parents:
+            item.add_marker(pytest.mark.faults)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -47,7 +47,9 @@ class Server:
         client_port, peer_port = free_ports(2)
         self.address = f"127.0.0.1:{client_port}"
         self.peer_address = f"127.0.0.1:{peer_port}"
+        self.advertised = self.address  # what clients are told to dial
         self.flags = list(flags)
+        self.environment: dict[str, str] = {}  # what its process gets besides this one's
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *more: str) -> None:
@@ -56,7 +58,8 @@ class Server:
         command = [sys.executable, "-m", "ravel_node", "start", "--data-dir", str(self.data_dir), "--name", self.name]
         command += ["--listen", self.address, "--peer-listen", self.peer_address, *self.flags, *more]
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            environment = {**os.environ, **self.environment}
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
 
     @property
     def running(self) -> bool:
