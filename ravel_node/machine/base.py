@@ -10,12 +10,12 @@ itself written and collects the effects of one contiguous range of log indexes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
-from ravel_node.raft.types import ConfState, EntryId, ReplicaId
+from ravel_node.raft.types import ConfState, EntryId, Index, ReplicaId
 
 
 class Database(IntEnum):
@@ -93,6 +93,17 @@ class MemberRecord:
     peer_bind: str
     auto_promote: bool = False
     removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What must hold of a machine's records beyond their check sums, for whoever checks a whole state. Both tell why not."""
+
+    record: Callable[[Database, bytes, bytes, Callable[[Database, bytes], bytes | None]], str]
+    """Database, key, payload, and what reads the same state; empty for a record that the machine can have written."""
+
+    state: Callable[[Callable[[Database, bytes], bytes | None], Index], list[str]]
+    """What reads the state, and the index that it was applied to."""
 
 
 class StateMachine(Protocol):

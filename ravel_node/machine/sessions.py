@@ -260,6 +260,11 @@ def _encode_answers(
     return b"".join(parts)
 
 
+def stored_sequences(first: int, record: bytes) -> list[int]:
+    """The sequences whose answers a record of RESULTS holds. Raises struct.error, ValueError, InvariantError for what is none."""
+    return [sequence for sequence, _ in _answers(first, record)]
+
+
 def _answers(first: int, record: bytes) -> Iterator[tuple[int, Outcome]]:
     """Sequences, ascending, and answers of a record; `first` is the sequence in its key."""
     form, count = _HEAD.unpack_from(record)

@@ -11,12 +11,12 @@ and the replica stops.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from ravel_node.machine.base import Reader, Txn
+from ravel_node.machine.base import Reader, Rules, Txn
 from ravel_node.raft.storage import Storage
 from ravel_node.raft.types import NO_REPLICA, Entry, EntryId, HardState, Index, ReplicaId, Snapshot
 
@@ -41,6 +41,10 @@ class DamagedError(StoreError):
 
 class FormatError(StoreError):
     """The data directory was written by a later version, or is not one of ours."""
+
+
+class LaterFormatError(FormatError):
+    """The data directory was written by a later version."""
 
 
 class DirectoryInUseError(StoreError):
@@ -125,6 +129,32 @@ class EnvironmentStats:
     free: int
     readers: int
     databases: tuple[DatabaseStats, ...]
+
+
+class LogRecord(NamedTuple):
+    """One place in the log as it lies on the disk: the entry, or why there is none."""
+
+    index: Index  # type: ignore[assignment]  # a tuple has a method of that name, which nobody needs here
+    entry: Entry | None
+    problem: str  # empty where there is an entry; of a run of missing ones only the first is told
+
+
+class LogPage(NamedTuple):
+    """A part of the log. Go on from `next`; there is nothing more once it lies beyond `last`, or the end that was asked for."""
+
+    records: list[LogRecord]
+    next: Index
+    first: Index  # of the whole log
+    last: Index
+
+
+class CheckStep(NamedTuple):
+    """How far a check of everything is, and what it has newly found: sentences that name file and record."""
+
+    part: str  # log, state or snapshots
+    done: int  # records read of that part, or bytes of snapshots
+    total: int  # as far as is known now
+    problems: tuple[str, ...]
 
 
 class StagedSnapshot(Protocol):
@@ -283,11 +313,22 @@ class Store(Storage, Protocol):
         """raft/ first, then the state."""
         ...
 
-    async def check(self) -> Sequence[str]:
-        """Read every record of log, state and snapshots, off the loop, and name all that is damaged.
+    async def log_page(self, first: Index, end: Index) -> LogPage:
+        """The records of [first, end) as they lie on the disk, as far as one page goes, read off the loop.
 
-        Starting checks only what it needs.
+        Unlike `entries` it raises nothing for a damaged record, but tells it in its place.
         """
+        ...
+
+    def checking(self, rules: Rules | None = None) -> AsyncGenerator[CheckStep, None]:
+        """Read every record of log, state and snapshots, off the loop and in short transactions, and name all that is wrong.
+
+        `rules` are the machine's. Starting checks only what it needs.
+        """
+        ...
+
+    async def check(self) -> Sequence[str]:
+        """All problems that `checking` tells of."""
         ...
 
     async def close(self) -> None:

@@ -16,10 +16,11 @@ import fcntl
 import os
 import re
 from pathlib import Path
+from time import sleep
 from typing import Final
 
 from ravel_node.storage import files
-from ravel_node.storage.base import DirectoryInUseError, FormatError, StoreError
+from ravel_node.storage.base import DirectoryInUseError, FormatError, LaterFormatError, StoreError
 from ravel_node.storage.keys import FORMAT
 
 FORMAT_FILE: Final = "FORMAT"
@@ -27,6 +28,10 @@ LOCK_FILE: Final = "LOCK"
 RAFT: Final = "raft"
 SNAPSHOTS: Final = "snapshots"
 INCOMING: Final = "incoming"
+
+LOCK_TRIES: Final = 10
+LOCK_RETRY_S: Final = 0.02
+"""A starting daemon tries so often: whoever only looks whether the directory is open holds the lock for a moment."""
 
 _FORMAT_LINE: Final = re.compile(r"ravel ([0-9]{1,9})\n\Z")
 _STATE: Final = re.compile(r"state-([1-9][0-9]{0,17})\Z")
@@ -73,7 +78,7 @@ class Directory:
                 f"{self.path / FORMAT_FILE} says {line[:40]!r}, not `ravel {FORMAT}`: this is no data directory of ravel"
             )
         if int(match[1]) > FORMAT:
-            raise FormatError(
+            raise LaterFormatError(
                 f"{self.path} has format {match[1]}, and this version reads up to {FORMAT}: "
                 "start the version that wrote it, or a later one"
             )
@@ -90,17 +95,53 @@ class Directory:
 
     def _take_lock(self) -> None:
         descriptor = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, files.FILE_MODE)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(descriptor, 20, 0).decode("ascii", errors="replace").strip() or "unknown"
-            os.close(descriptor)
-            raise DirectoryInUseError(
-                f"{self.path} is open in process {owner} already: stop that one first, or give another --data-dir"
-            ) from None
+        for patience in range(LOCK_TRIES, -1, -1):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if patience:
+                    sleep(LOCK_RETRY_S)
+                    continue
+                owner = _holder(descriptor)
+                os.close(descriptor)
+                raise DirectoryInUseError(
+                    f"{self.path} is open in process {owner} already: stop that one first, or give another --data-dir"
+                ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._lock = descriptor
+
+    def owner(self) -> str:
+        """The process that has the directory open now, "unknown" if it does not say; empty: none has. Raises StoreError.
+
+        Looking takes the lock, shared and for a moment, which a daemon that starts waits for.
+        """
+        try:
+            descriptor = os.open(self.path / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise StoreError(f"{self.path / LOCK_FILE} cannot be read: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _holder(descriptor)
+        finally:
+            os.close(descriptor)
+        return ""
+
+    def require_whole(self) -> int:
+        """The format of a directory that is looked at. Raises FormatError, or StoreError where there is none to look at."""
+        try:
+            if not self.path.is_dir():
+                raise StoreError(f"{self.path} is {'not a directory' if self.path.exists() else 'not there'}")
+            format_ = self._format()
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be read: {error.strerror or error}") from error
+        if format_ is None:
+            raise FormatError(f"{self.path} has no {FORMAT_FILE} file: it is empty, or its making was interrupted")
+        return format_
 
     def seal(self) -> None:
         """The directory is whole: say so durably."""
@@ -136,3 +177,8 @@ class Directory:
     def make_folders(self) -> None:
         for path in (self.raft, self.snapshots, self.incoming):
             files.make_directory(path)
+
+
+def _holder(lock: int) -> str:
+    """The process id that stands in an open LOCK file."""
+    return os.pread(lock, 20, 0).decode("ascii", errors="replace").strip() or "unknown"

@@ -60,7 +60,7 @@ class LmdbReadTxn:
         try:
             return self._txn.get(key, None, self._handles[database])
         except lmdb.Error as error:
-            raise _unreadable(self._name, error) from error
+            raise unreadable(self._name, error) from error
 
     def items(self, database: str, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         try:
@@ -68,14 +68,14 @@ class LmdbReadTxn:
             if cursor.set_range(start) if start else cursor.first():
                 yield from cursor.iternext()
         except lmdb.Error as error:
-            raise _unreadable(self._name, error) from error
+            raise unreadable(self._name, error) from error
 
     def last(self, database: str) -> tuple[bytes, bytes] | None:
         try:
             cursor = self._txn.cursor(self._handles[database])
             return cursor.item() if cursor.last() else None
         except lmdb.Error as error:
-            raise _unreadable(self._name, error) from error
+            raise unreadable(self._name, error) from error
 
     def entries(self, database: str) -> int:
         return self._txn.stat(self._handles[database])["entries"]
@@ -183,6 +183,7 @@ class LmdbEnvironment:
 
     def _commit(self, job: Callable[[WriteTxn], T]) -> T:
         """On the writer thread."""
+        self._env.reader_check()  # a reader of another process that was killed would pin its pages for good
         txn = self._env.begin(write=True)
         try:
             result = job(LmdbWriteTxn(self._name, txn, self._handles))
@@ -291,22 +292,7 @@ class LmdbEnvironment:
     # --- the rest
 
     def stats(self) -> EnvironmentStats:
-        info = self._env.info()
-        with self._env.begin() as txn:
-            main = txn.stat()
-            found = {name: txn.stat(handle) for name, handle in self._handles.items()}
-        page = main["psize"]
-        databases = tuple(DatabaseStats(name, stat["entries"], _pages(stat)) for name, stat in found.items())
-        used = page * (META_PAGES + _pages(main) + sum(database.pages for database in databases))
-        readers = max(0, len(self._env.readers().splitlines()) - 1)
-        return EnvironmentStats(
-            name=self._name,
-            map_size=info["map_size"],
-            used=used,
-            free=max(0, page * (info["last_pgno"] + 1) - used),
-            readers=readers,
-            databases=databases,
-        )
+        return environment_stats(self._name, self._env, self._handles)
 
     async def close(self) -> None:
         if self._closed:
@@ -323,6 +309,26 @@ class LmdbEnvironment:
         self._writer.shutdown(wait=False)
 
 
+def environment_stats(name: str, env: lmdb.Environment, handles: Mapping[str, Any]) -> EnvironmentStats:
+    """Sizes of an open environment, and who reads it."""
+    info = env.info()
+    with env.begin() as txn:
+        main = txn.stat()
+        found = {name: txn.stat(handle) for name, handle in handles.items()}
+    page = main["psize"]
+    databases = tuple(DatabaseStats(name, stat["entries"], _pages(stat)) for name, stat in found.items())
+    used = page * (META_PAGES + _pages(main) + sum(database.pages for database in databases))
+    readers = max(0, len(env.readers().splitlines()) - 1)
+    return EnvironmentStats(
+        name=name,
+        map_size=info["map_size"],
+        used=used,
+        free=max(0, page * (info["last_pgno"] + 1) - used),
+        readers=readers,
+        databases=databases,
+    )
+
+
 def _pages(stat: Any) -> int:
     """Pages that one database uses.
 
@@ -331,7 +337,7 @@ def _pages(stat: Any) -> int:
     return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
 
 
-def _unreadable(name: str, error: lmdb.Error) -> StoreError:
+def unreadable(name: str, error: lmdb.Error) -> StoreError:
     """What an error of LMDB means where something is read."""
     if isinstance(error, DAMAGE):
         return DamagedError(f"{name}/{DATA_FILE} cannot be read: {error}; {WAY_OUT}")
@@ -389,7 +395,7 @@ def _open(path: Path, databases: Mapping[str, bool], map_size: int) -> tuple[lmd
     try:
         env = lmdb.open(str(path), map_size=map_size, max_dbs=len(databases), mode=files.FILE_MODE, max_spare_txns=4)
     except lmdb.Error as error:
-        raise _unreadable(path.name, error) from error
+        raise unreadable(path.name, error) from error
     try:
         stale = env.reader_check()
         missing = _mend_length(env, path / DATA_FILE)
@@ -400,7 +406,7 @@ def _open(path: Path, databases: Mapping[str, bool], map_size: int) -> tuple[lmd
         files.sync_directory(path)
     except lmdb.Error as error:
         env.close()
-        raise _unreadable(path.name, error) from error
+        raise unreadable(path.name, error) from error
     except BaseException:
         env.close()
         raise

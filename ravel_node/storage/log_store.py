@@ -9,10 +9,10 @@ What is in memory follows the disk: it changes on the loop once the commit has r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 from ravel_node.raft.errors import CompactedError, UnavailableError, invariant
 from ravel_node.raft.storage import entry_size, limited
@@ -43,6 +43,8 @@ from ravel_node.storage.keys import (
     unseal,
 )
 
+T = TypeVar("T")
+
 FILE: Final = f"raft/{DATA_FILE}"
 PAUSE_RECORDS: Final = 1_024
 """A save of more records lets other threads run after each so many."""
@@ -71,9 +73,10 @@ class LogStore:
         self._tail: list[Entry] = []  # invariant: contiguous, and ends at `_last` unless it is empty
         self._tail_bytes = 0
         try:
-            self.identity, self.state = self._identity(), self._state()
-            self.hard_state = self._hard_state()
-            self._base = self._entry_id(BASE)
+            self.identity = read_meta(self._view, IDENTITY, decode_identity)
+            self.state = read_meta(self._view, STATE, decode_number)
+            self.hard_state = read_meta(self._view, HARD_STATE, decode_hard_state)
+            self._base = read_meta(self._view, BASE, decode_entry_id)
             self._last = self._last_entry()
         finally:
             self._view.close()
@@ -94,39 +97,6 @@ class LogStore:
         finally:
             view.close()
 
-    def _record(self, key: bytes) -> bytes:
-        record = self._view.get(META, key)
-        if record is None:
-            raise _damaged(key.decode(), "it is missing")
-        try:
-            return unseal(_SEED, key, record)
-        except BadRecordError as error:
-            raise _damaged(key.decode(), str(error)) from error
-
-    def _identity(self) -> Identity:
-        try:
-            return decode_identity(self._record(IDENTITY))
-        except BadRecordError as error:
-            raise _damaged("identity", str(error)) from error
-
-    def _state(self) -> int:
-        try:
-            return decode_number(self._record(STATE))
-        except BadRecordError as error:
-            raise _damaged("state", str(error)) from error
-
-    def _hard_state(self) -> HardState:
-        try:
-            return decode_hard_state(self._record(HARD_STATE))
-        except BadRecordError as error:
-            raise _damaged("hard_state", str(error)) from error
-
-    def _entry_id(self, key: bytes) -> EntryId:
-        try:
-            return decode_entry_id(self._record(key))
-        except BadRecordError as error:
-            raise _damaged(key.decode(), str(error)) from error
-
     def _last_entry(self) -> EntryId:
         found = self._view.last(LOG)
         if found is None:
@@ -134,7 +104,7 @@ class LogStore:
         last = _decode(*found)
         count = self._view.entries(LOG)
         if last.index != self._base.index + count:
-            raise _damaged(f"entry {last.index}", f"it is the last of {count} after entry {self._base.index}")
+            raise damaged_record(f"entry {last.index}", f"it is the last of {count} after entry {self._base.index}")
         return last.id
 
     # --- reading (raft.Storage)
@@ -199,7 +169,7 @@ class LogStore:
         finally:
             view.close()
         if not found:
-            raise _damaged(f"entry {first}", "it is missing")
+            raise damaged_record(f"entry {first}", "it is missing")
         return found
 
     # --- writing
@@ -281,9 +251,9 @@ class LogStore:
     def stats(self) -> EnvironmentStats:
         return self._env.stats()
 
-    async def damage(self) -> list[str]:
-        """Read every record, off the loop, and name those that are damaged."""
-        return await self._env.inspect(lambda txn: list(_find_damage(txn)))
+    @property
+    def environment(self) -> Environment:
+        return self._env
 
     async def close(self) -> None:
         await self._env.close()
@@ -339,7 +309,7 @@ def _decode(key: bytes, record: bytes) -> Entry:
     try:
         return decode_entry(key, record)
     except (BadRecordError, ValueError) as error:
-        raise _damaged(f"entry {key_index(key)}", str(error)) from error
+        raise damaged_record(f"entry {key_index(key)}", str(error)) from error
 
 
 def _entries(txn: ReadTxn, first: Index, end: Index) -> Iterator[Entry]:
@@ -347,30 +317,21 @@ def _entries(txn: ReadTxn, first: Index, end: Index) -> Iterator[Entry]:
     expected = first
     for key, record in islice(txn.items(LOG, index_key(first)), end - first):
         if key != index_key(expected):
-            raise _damaged(f"entry {expected}", f"it is missing, the next one is {key_index(key)}")
+            raise damaged_record(f"entry {expected}", f"it is missing, the next one is {key_index(key)}")
         yield _decode(key, record)
         expected = Index(expected + 1)
 
 
-def _find_damage(txn: ReadTxn) -> Iterator[str]:
-    expected = 0  # not known
-    for key, record in txn.items(META):
-        try:
-            payload = unseal(_SEED, key, record)
-            if key == BASE:
-                expected = decode_entry_id(payload).index + 1
-        except BadRecordError as error:
-            yield str(_damaged(key.decode(errors="replace"), str(error)))
-    for key, record in txn.items(LOG):
-        index = key_index(key)
-        if index != expected and expected:
-            yield str(_damaged(f"entry {expected}", f"it is missing, the next one is {index}"))
-        try:
-            decode_entry(key, record)
-        except ValueError as error:
-            yield str(_damaged(f"entry {index}", str(error)))
-        expected = index + 1
+def read_meta(txn: ReadTxn, key: bytes, decode: Callable[[bytes], T]) -> T:
+    """One record of META. Raises DamagedError."""
+    record = txn.get(META, key)
+    if record is None:
+        raise damaged_record(key.decode(), "it is missing")
+    try:
+        return decode(unseal(_SEED, key, record))
+    except BadRecordError as error:
+        raise damaged_record(key.decode(), str(error)) from error
 
 
-def _damaged(what: str, why: str) -> DamagedError:
+def damaged_record(what: str, why: str) -> DamagedError:
     return DamagedError(f"{FILE}: {what} is damaged: {why}; {WAY_OUT}")

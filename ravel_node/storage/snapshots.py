@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,15 @@ from ravel_node.machine.kv import read_revision
 from ravel_node.machine.members import MemberVersionError, read_cluster_name, read_conf_state
 from ravel_node.raft.types import ConfState, EntryId, Index, ReplicaId, Snapshot, Term
 from ravel_node.storage import files
-from ravel_node.storage.base import DamagedError, Identity, SnapshotFile, SnapshotHeader, SnapshotRefusedError, StoreError
+from ravel_node.storage.base import (
+    CheckStep,
+    DamagedError,
+    Identity,
+    SnapshotFile,
+    SnapshotHeader,
+    SnapshotRefusedError,
+    StoreError,
+)
 from ravel_node.storage.engine import DATA_FILE, Engine, Environment, Observe, ReadTxn
 from ravel_node.storage.keys import FORMAT, STATE_DATABASES
 from ravel_node.storage.state_store import StateReader
@@ -275,14 +283,15 @@ class Shelf:
                 self.files.remove(file)
                 await self._engine.run(partial(_delete, file.path))
 
-    async def damage(self) -> list[str]:
-        """Read every file and name those that are damaged."""
-        damaged: list[str] = []
-        for file in tuple(self.files):
+    async def checking(self) -> AsyncGenerator[CheckStep, None]:
+        """Read every file, and name those that are damaged."""
+        listed = tuple(self.files)
+        total, done = sum(file.header.size_bytes for file in listed), 0
+        for file in listed:
             digest = await self._engine.run(partial(_sha256, file.path, self._stop))
-            if digest != file.header.sha256:
-                damaged.append(f"snapshots/{file.path.name}: sha256 is {digest}, and its header says {file.header.sha256}")
-        return damaged
+            done += file.header.size_bytes
+            problem = f"snapshots/{file.path.name}: sha256 is {digest}, and its header says {file.header.sha256}"
+            yield CheckStep("snapshots", done, total, () if digest == file.header.sha256 else (problem,))
 
     def stop(self) -> None:
         """End long jobs soon."""

@@ -6,7 +6,7 @@ which says which keys a slot has, so that a slot can be read without scanning al
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 from crc32c import crc32c
@@ -56,11 +56,11 @@ class StateReader:
     def applied(self) -> EntryId:
         record = self._txn.get(STORE, APPLIED)
         if record is None:
-            raise _damaged(self._file, STORE, APPLIED, "it is missing")
+            raise damaged_record(self._file, STORE, APPLIED, "it is missing")
         try:
             return decode_entry_id(unseal(_STORE_SEED, APPLIED, record))
         except BadRecordError as error:
-            raise _damaged(self._file, STORE, APPLIED, str(error)) from error
+            raise damaged_record(self._file, STORE, APPLIED, str(error)) from error
 
     def get(self, database: Database, key: bytes) -> bytes | None:
         if not 0 < len(key) <= KEY_BYTES_MAX:
@@ -70,7 +70,7 @@ class StateReader:
             return None
         payload = record[4:]
         if pack_u32(crc32c(payload, crc32c(key, _SEEDS[database]))) != record[:4]:
-            raise _damaged(self._file, _NAMES[database], key, "its check sum does not fit")
+            raise damaged_record(self._file, _NAMES[database], key, "its check sum does not fit")
         return payload
 
     def scan(self, database: Database, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
@@ -80,7 +80,7 @@ class StateReader:
                 return
             payload = record[4:]
             if pack_u32(crc32c(payload, crc32c(key, seed))) != record[:4]:
-                raise _damaged(self._file, name, key, "its check sum does not fit")
+                raise damaged_record(self._file, name, key, "its check sum does not fit")
             yield key, payload
 
     def keys(self) -> int:
@@ -122,11 +122,6 @@ class StateStore(StateReader):
 
     def stats(self) -> EnvironmentStats:
         return self._env.stats()
-
-    async def damage(self) -> list[str]:
-        """Read every record, off the loop, and name those that are damaged."""
-        file = self._file
-        return await self._env.inspect(lambda txn: list(find_damage(txn, file)))
 
     async def close(self) -> None:
         await self._env.close()
@@ -170,26 +165,7 @@ def _write_keys(txn: WriteTxn, database: Database, layer: Layer) -> None:
             txn.pause()
 
 
-def find_damage(txn: ReadTxn, file: str) -> Iterator[str]:
-    """Every record that is not what was written, and every disagreement between the keys and the slots."""
-    seeds: Mapping[str, int] = {STORE: _STORE_SEED, **{_NAMES[database]: _SEEDS[database] for database in _FLUSHED}}
-    for name, seed in seeds.items():
-        for key, record in txn.items(name):
-            try:
-                unseal(seed, key, record)
-            except BadRecordError as error:
-                yield str(_damaged(file, name, key, str(error)))
-    if txn.get(STORE, APPLIED) is None:
-        yield str(_damaged(file, STORE, APPLIED, "it is missing"))
-    slotted = 0
-    for slot, key in txn.items(_SLOTS):
-        slotted += 1
-        if slot != slot_key(slot_of(key)) or txn.get(_KV, key) is None:
-            yield str(_damaged(file, _SLOTS, slot, f"it names key {key.hex()}, which is not there"))
-    if slotted != txn.entries(_KV):
-        yield str(_damaged(file, _SLOTS, b"", f"it has {slotted} keys and {_KV} has {txn.entries(_KV)}"))
-
-
-def _damaged(file: str, database: str, key: bytes, why: str) -> DamagedError:
+def damaged_record(file: str, database: str, key: bytes, why: str) -> DamagedError:
+    """What is wrong with one record of a state, for people."""
     shown = repr(key)[1:] if key.isascii() and key.decode("ascii").isprintable() else f"0x{key.hex()}"
     return DamagedError(f"{file}: record {shown} of database {database} is damaged: {why}; {WAY_OUT}")

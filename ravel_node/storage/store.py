@@ -14,23 +14,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import time
 from typing import Final
 from uuid import uuid4
 
-from ravel_node.machine.base import Reader, Txn
+from ravel_node.machine.base import Reader, Rules, Txn
 from ravel_node.machine.members import read_conf_state
 from ravel_node.raft.errors import InvariantError, SnapshotTemporarilyUnavailableError, invariant
 from ravel_node.raft.types import ConfState, Entry, EntryId, HardState, Index, Snapshot, Term
 from ravel_node.storage import files
 from ravel_node.storage.base import (
+    CheckStep,
     DamagedError,
     EnvironmentStats,
     Identity,
+    LogPage,
     Save,
     SnapshotFile,
     StagedSnapshot,
@@ -38,11 +40,13 @@ from ravel_node.storage.base import (
     StoreFailedError,
     WriteState,
 )
+from ravel_node.storage.checking import LogCheck, StateCheck
 from ravel_node.storage.directory import Directory
-from ravel_node.storage.engine import WAY_OUT, Engine, Observe
+from ravel_node.storage.engine import DATA_FILE, WAY_OUT, Engine, Observe
 from ravel_node.storage.identity import require_takeable
 from ravel_node.storage.keys import RAFT_DATABASES, STATE_DATABASES
 from ravel_node.storage.lmdb_engine import LmdbEngine
+from ravel_node.storage.log_pages import read_log_page
 from ravel_node.storage.log_store import Birth, LogStore
 from ravel_node.storage.snapshots import Incoming, Shelf, move_in, snapshot_of
 from ravel_node.storage.state_store import StateStore
@@ -534,9 +538,25 @@ class DiskStore:
     def stats(self) -> Sequence[EnvironmentStats]:
         return (self._log.stats(), self._state.stats())
 
-    async def check(self) -> Sequence[str]:
+    async def log_page(self, first: Index, end: Index) -> LogPage:
         self._check()
-        return [*await self._log.damage(), *await self._state.damage(), *await self._shelf.damage()]
+        return await self._log.environment.inspect(lambda txn: read_log_page(txn, first, end))
+
+    async def checking(self, rules: Rules | None = None) -> AsyncGenerator[CheckStep, None]:
+        self._check()
+        log = LogCheck(raft=rules is not None)
+        while not log.finished:
+            yield await self._log.environment.inspect(log.step)
+        state, environment = StateCheck(f"{self._state.path_name}/{DATA_FILE}", rules), self._state.environment
+        while not state.finished and environment is self._state.environment:  # else a snapshot has replaced the state
+            yield await environment.inspect(state.step)
+        async with aclosing(self._shelf.checking()) as steps:
+            async for step in steps:
+                yield step
+
+    async def check(self) -> Sequence[str]:
+        async with aclosing(self.checking()) as steps:
+            return [problem async for step in steps for problem in step.problems]
 
     # --- the end
 
