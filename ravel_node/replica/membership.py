@@ -1,8 +1,7 @@
-"""Who is in the cluster: the verdict on a change, and the steps of one.
+"""Who is in the cluster: the steps of a change.
 
-The verdict is the leader's, because only it knows which voters it hears and how far each log has come. It compares what the
-membership bears before and after: voters, quorum, live, caught up, and how many may fail. A change that would leave fewer live
-voters than a quorum is refused; so is one that was decided on a view that is no longer true.
+The verdict on a change (`verdict.py`) is the leader's, because only it knows which voters it hears and how far each log has come.
+What the verdict speaks against is refused; so is what was decided on a view that is no longer true.
 
 One change at a time. A joiner is a learner until it has caught up (thesis 4.2.1: a round of catching up took less than an
 election timeout); `auto_promote` stands in its replicated record, so that a new leader goes on where the old one stopped.
@@ -11,9 +10,9 @@ election timeout); `auto_promote` stands in its replicated record, so that a new
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Protocol
 
 from ravel_node.machine import envelope, members
@@ -47,71 +46,18 @@ from ravel_node.replica.errors import (
     UnsafeChangeError,
 )
 from ravel_node.replica.options import ReplicaOptions
-from ravel_node.replica.status import Expectation, Member, Standing, Verdict
+from ravel_node.replica.status import Expectation, Member, Verdict
+from ravel_node.replica.verdict import Health, Plan, judge
 from ravel_node.replica.waiters import ChangeApplied, Waiters
 from ravel_node.transport.base import ProbeFailedError, Transport
 
 NOT_PROPOSED: Final = ChangeApplied(EntryId(Term(0), Index(0)), effective=False)
 
+STEP_DOWN_TIMEOUTS: Final = 4
+"""How many election timeouts whoever asked a leader to step down waits for the next one: votes may split once or twice."""
+
 PROBE_TIMEOUT_S: Final = 2.0
 """How long a leader waits for a joining server to answer at its peer address."""
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """What a leader knows of its voters and learners: pure input of the verdict."""
-
-    conf_state: ConfState
-    live: frozenset[ReplicaId]  # heard of within an election timeout; the leader itself always
-    caught_up: frozenset[ReplicaId]
-
-
-def standing(voters: Iterable[ReplicaId], learners: Iterable[ReplicaId], health: Health) -> Standing:
-    """What these voters bear, given who lives and who is caught up. Only caught-up voters count for what is tolerated."""
-    voters = tuple(sorted(voters))
-    quorum = len(voters) // 2 + 1
-    live = sum(voter in health.live for voter in voters)
-    caught_up = sum(voter in health.live and voter in health.caught_up for voter in voters)
-    return Standing(
-        voters=voters,
-        learners=tuple(sorted(learners)),
-        quorum=quorum,
-        live=live,
-        caught_up=caught_up,
-        tolerates=max(caught_up - quorum, 0) if live >= quorum else live - quorum,
-    )
-
-
-def judge(
-    health: Health,
-    *,
-    add_learners: Sequence[ReplicaId] = (),
-    promote: Sequence[ReplicaId] = (),
-    remove: Sequence[ReplicaId] = (),
-    seen: Expectation,
-) -> Verdict:
-    """The verdict on one change. Pure."""
-    voters, learners = set(health.conf_state.voters), set(health.conf_state.learners)
-    after_voters = (voters | set(promote)) - set(remove)
-    after_learners = (learners | set(add_learners)) - set(promote) - set(remove)
-    before = standing(voters, learners, health)
-    after = standing(after_voters, after_learners, health)
-    reason = next_step = ""
-    warnings: list[str] = []
-    if not after_voters:
-        reason = "it would remove the last voter, and with it the cluster's data"
-        next_step = "stop the daemon instead: its data directory keeps everything"
-    elif after.live < after.quorum:
-        reason = f"it would leave {after.live} live voters of {len(after_voters)}, and a quorum needs {after.quorum}"
-        next_step = "bring voters back first (`ravelctl status` shows which are down), or remove the dead ones before live ones"
-    elif behind := [voter for voter in promote if voter not in health.caught_up]:
-        reason = f"replica {behind[0]} has not caught up with the leader's log"
-        next_step = "wait until `ravelctl status` shows no lag for it, then promote it again"
-    elif len(after_voters) > 1 and after.tolerates < 1 and (promote or remove):
-        warnings.append(f"afterwards the cluster tolerates {max(after.tolerates, 0)} failures")
-    if len(after_voters) % 2 == 0 and after_voters != voters:
-        warnings.append(f"{len(after_voters)} voters tolerate no more failures than {len(after_voters) - 1}")
-    return Verdict(before, after, seen, reason, next_step, tuple(warnings))
 
 
 class CatchUp:
@@ -211,11 +157,11 @@ class Changes:
     ) -> tuple[MemberRecord | None, Verdict]:
         """Take a server in as a learner. The same server asked again gets the same answer."""
         if (seat := self._seat_of(record, expect)) is not None:
-            return seat, self._judge()
+            return seat, self._judge(Plan())
         await self._check_reachable(record)
         if (seat := self._seat_of(record, expect)) is not None:  # it, or another of that name, may have come meanwhile
-            return seat, self._judge()
-        verdict = self._judge(add_learners=[ReplicaId(0)])
+            return seat, self._judge(Plan())
+        verdict = self._judge(Plan(add_learners=(ReplicaId(0),)))
         if dry_run:
             return None, verdict
         if not verdict.allowed:
@@ -232,42 +178,47 @@ class Changes:
 
     async def promote(self, ids: Sequence[ReplicaId], *, dry_run: bool, expect: Expectation) -> Verdict:
         """Learners become voters, all in one (joint, where they are several) change."""
-        self._check_view(expect)
-        for replica_id in ids:
-            self._check_member(replica_id)
-        voters = self._replica.conf_state.voters
-        wanted = [replica_id for replica_id in ids if replica_id not in voters]
-        verdict = self._judge(promote=wanted)
-        if dry_run or not wanted:
-            return verdict
-        if not verdict.allowed:
-            error = UnsafeChangeError if verdict.after.live < verdict.after.quorum else NotCaughtUpError
-            raise error(f"promotion refused: {verdict.reason}", verdict.next_step)
-        with self._alone(f"promoting {_ids(wanted)}"):
-            records = [replace(self._replica.machine.members[replica_id], auto_promote=False) for replica_id in wanted]
-            await self._change([SingleChange(ChangeType.ADD_VOTER, replica_id) for replica_id in wanted], records, expect)
-        return verdict
+        return await self.change(Plan(promote=tuple(ids)), dry_run=dry_run, expect=expect)
 
     async def remove(self, ids: Sequence[ReplicaId], *, dry_run: bool, expect: Expectation) -> Verdict:
-        """Take replicas out for good. A leader that is among them hands leadership over first and names the new leader.
+        """Take replicas out for good."""
+        return await self.change(Plan(remove=tuple(ids)), dry_run=dry_run, expect=expect)
 
-        Those that are gone already are no error, so that a removal whose answer was lost can be repeated.
+    async def change(self, plan: Plan, *, dry_run: bool, expect: Expectation) -> Verdict:
+        """Promote, demote and remove, all in one change. What is so already is no error: a lost answer can be asked for again.
+
+        A leader that is to lose its vote hands leadership over first, and names the new leader by NotLeaderError.
         """
         self._check_view(expect)
-        ids = [replica_id for replica_id in ids if not self._replica.machine.is_removed(replica_id)]
-        for replica_id in ids:
-            self._check_member(replica_id)
-        verdict = self._judge(remove=ids)
-        if dry_run or not ids:
+        plan = self._to_do(plan)
+        verdict = self._judge(plan)
+        if dry_run or plan.empty:
             return verdict
+        what = _noun(plan)
         if not verdict.allowed:
-            raise UnsafeChangeError(f"removal refused: {verdict.reason}", verdict.next_step)
-        if self._replica.id in ids:
-            await self._hand_over(exclude=ids)
+            in_time = verdict.after.live >= verdict.after.quorum and verdict.before.live >= verdict.before.quorum
+            error = NotCaughtUpError if in_time and plan.promote and verdict.after.voters else UnsafeChangeError
+            raise error(f"{what} refused: {verdict.reason}", verdict.next_step)
+        losing = (*plan.demote, *plan.remove)
+        if self._replica.id in losing:
+            await self._hand_over(exclude=losing)
             raise self._replica.not_leader()
-        with self._alone(f"removing {_ids(ids)}"):
-            await self._change([SingleChange(ChangeType.REMOVE, replica_id) for replica_id in ids], [], expect)
+        with self._alone(f"making a {what} of {_ids((*plan.promote, *losing))}"):
+            moved = (*plan.promote, *plan.demote)
+            # Whoever was moved by hand stays there: no leader promotes it by itself.
+            records = [replace(self._replica.machine.members[replica_id], auto_promote=False) for replica_id in moved]
+            await self._change(_single_changes(plan), records, expect)
         return verdict
+
+    def _to_do(self, plan: Plan) -> Plan:
+        """The plan without what is so already. Raises UnknownMemberError for whom the cluster does not have."""
+        state, machine = self._replica.conf_state, self._replica.machine
+        remove = tuple(replica_id for replica_id in plan.remove if not machine.is_removed(replica_id))
+        for replica_id in (*plan.promote, *plan.demote, *remove):
+            self._check_member(replica_id)
+        promote = tuple(replica_id for replica_id in plan.promote if replica_id not in state.voters)
+        demote = tuple(replica_id for replica_id in plan.demote if replica_id in state.voters)
+        return Plan(promote=promote, demote=demote, remove=remove)
 
     async def update_member(self, record: MemberRecord, *, expect: Expectation) -> Member:
         """Replace a member's record: new addresses, name or version."""
@@ -285,20 +236,50 @@ class Changes:
     async def transfer_leader(self, target: ReplicaId, *, dry_run: bool, expect: Expectation) -> Verdict:
         """Hand leadership to `target`, or to the voter that has the most of the log. Returns once it leads."""
         self._check_view(expect)
-        verdict = self._judge()
-        if target == self._replica.id:
-            return verdict
         if target:
             self._check_member(target)
-            if target not in self._replica.conf_state.voters:
-                raise UnsafeChangeError(
-                    f"replica {target} is a learner and cannot lead", f"promote it first: `ravelctl member promote {target}`"
-                )
-            if target not in self._replica.health().live:
-                raise UnsafeChangeError(f"replica {target} does not answer the leader", "`ravelctl status` shows who does")
+        verdict = self._judge(Plan())
+        if target == self._replica.id:
+            return verdict
+        reason, next_step = self._heir_objection(target)
+        verdict = replace(verdict, reason=reason, next_step=next_step)
+        if not dry_run:
+            if reason:
+                raise UnsafeChangeError(f"transfer refused: {reason}", next_step)
+            await self._hand_over(target)
+        return verdict
+
+    def _heir_objection(self, target: ReplicaId) -> tuple[str, str]:
+        """Why `target`, or anybody where it is 0, cannot take over, and what to do; empty: it can."""
+        if target and target not in self._replica.conf_state.voters:
+            return f"replica {target} is a learner and cannot lead", f"promote it first: `ravelctl member promote {target}`"
+        if target and target not in self._replica.health().live:
+            return f"replica {target} does not answer the leader", "`ravelctl status` shows who does"
+        if not target and self._replica.best_heir(()) is None:
+            return "no other voter answers the leader, so nobody can take over", "`ravelctl status` shows who does"
+        return "", ""
+
+    async def step_down(self, *, dry_run: bool, expect: Expectation) -> Verdict:
+        """Stop leading and let the voters elect, for when a transfer does not succeed. Returns once somebody leads again."""
+        self._check_view(expect)
+        replica = self._replica
+        reason, next_step = self._heir_objection(NO_REPLICA)
+        verdict = replace(self._judge(Plan()), reason=reason, next_step=next_step)
         if dry_run:
             return verdict
-        await self._hand_over(target)
+        if reason:
+            raise UnsafeChangeError(f"stepping down refused: {reason}", next_step)
+        term = replica.term
+        with self._alone("stepping down"):
+            deadline = asyncio.get_running_loop().time() + STEP_DOWN_TIMEOUTS * replica.options.election_timeout_s
+            replica.call(lambda raw: raw.step_down("an operator asked for it"))
+            while replica.term == term or not replica.leader_id:
+                if (left := deadline - asyncio.get_running_loop().time()) <= 0:
+                    raise TransferFailedError(
+                        f"replica {replica.id} does not lead any more, and nobody has been elected yet",
+                        "look with `ravelctl status`",
+                    )
+                await replica.changed(timeout_s=min(left, 0.1))
         return verdict
 
     # --- what the leader does by itself
@@ -402,14 +383,8 @@ class Changes:
 
     # --- checks
 
-    def _judge(
-        self,
-        *,
-        add_learners: Sequence[ReplicaId] = (),
-        promote: Sequence[ReplicaId] = (),
-        remove: Sequence[ReplicaId] = (),
-    ) -> Verdict:
-        return judge(self._replica.health(), add_learners=add_learners, promote=promote, remove=remove, seen=self._view())
+    def _judge(self, plan: Plan) -> Verdict:
+        return judge(self._replica.health(), plan, self._view())
 
     def _view(self) -> Expectation:
         return Expectation(self._replica.term, self._replica.machine.config_index)
@@ -461,6 +436,19 @@ class Changes:
             if member.record.replica_id == replica_id:
                 return member
         raise UnknownMemberError(f"no member has the id {replica_id}", "`ravelctl member list` shows them")
+
+
+def _single_changes(plan: Plan) -> list[SingleChange]:
+    return [
+        *(SingleChange(ChangeType.ADD_VOTER, replica_id) for replica_id in plan.promote),
+        *(SingleChange(ChangeType.ADD_LEARNER, replica_id) for replica_id in plan.demote),
+        *(SingleChange(ChangeType.REMOVE, replica_id) for replica_id in plan.remove),
+    ]
+
+
+def _noun(plan: Plan) -> str:
+    kinds = [word for word, ids in (("promotion", plan.promote), ("demotion", plan.demote), ("removal", plan.remove)) if ids]
+    return kinds[0] if len(kinds) == 1 else "replacement"
 
 
 def _ids(ids: Sequence[ReplicaId]) -> str:

@@ -42,10 +42,11 @@ from ravel_node.replica.errors import (
 )
 from ravel_node.replica.events import EventLog
 from ravel_node.replica.inbox import Proposal
-from ravel_node.replica.membership import CatchUp, Changes, Health
+from ravel_node.replica.membership import CatchUp, Changes
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.reads import ReadMode
 from ravel_node.replica.status import Alarm, Expectation, Member, MemberRole, PeerView, ReplicaStatus, Verdict
+from ravel_node.replica.verdict import Health, Plan
 from ravel_node.replica.vitals import Observer, Vitals
 from ravel_node.replica.waiters import Waiters
 from ravel_node.storage.base import StagedSnapshot, Store, StoreError, StoreFailedError
@@ -304,8 +305,14 @@ class Replica:
     async def update_member(self, record: MemberRecord, *, expect: Expectation) -> Member:
         return await self._changes.update_member(record, expect=expect)
 
+    async def change_members(self, plan: Plan, *, dry_run: bool, expect: Expectation) -> Verdict:
+        return await self._changes.change(plan, dry_run=dry_run, expect=expect)
+
     async def transfer_leader(self, target: ReplicaId, *, dry_run: bool, expect: Expectation) -> Verdict:
         return await self._changes.transfer_leader(target, dry_run=dry_run, expect=expect)
+
+    async def step_down(self, *, dry_run: bool, expect: Expectation) -> Verdict:
+        return await self._changes.step_down(dry_run=dry_run, expect=expect)
 
     # --- what Changes works with
 

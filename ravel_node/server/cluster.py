@@ -12,6 +12,7 @@ from ravel_node.machine.members import is_name
 from ravel_node.raft.types import ReplicaId
 from ravel_node.replica.replica import Replica
 from ravel_node.replica.status import Expectation, Member, MemberRole, Standing, Verdict
+from ravel_node.replica.verdict import Plan
 from ravel_node.server.host import Host
 from ravel_node.server.limits import InputError
 from ravel_node.server.status import header_of, member_to_proto, server_to_proto, status_of
@@ -96,6 +97,17 @@ class ClusterHandlers:
         verdict = await replica.remove(_ids(request.replica_ids), dry_run=request.dry_run, expect=_expectation(request.expect))
         return self._changed(replica, verdict)
 
+    async def change(self, request: cluster_pb2.ChangeRequest) -> cluster_pb2.ChangeResponse:
+        replica = self._host.replica
+        _ids([*request.promote, *request.demote, *request.remove])  # none twice, none in two lists
+        plan = Plan(
+            promote=tuple(map(ReplicaId, request.promote)),
+            demote=tuple(map(ReplicaId, request.demote)),
+            remove=tuple(map(ReplicaId, request.remove)),
+        )
+        verdict = await replica.change_members(plan, dry_run=request.dry_run, expect=_expectation(request.expect))
+        return self._changed(replica, verdict)
+
     def _changed(self, replica: Replica, verdict: Verdict) -> cluster_pb2.ChangeResponse:
         return cluster_pb2.ChangeResponse(
             header=self._header(replica),
@@ -113,8 +125,15 @@ class ClusterHandlers:
 
     async def transfer_leader(self, request: cluster_pb2.TransferLeaderRequest) -> cluster_pb2.TransferLeaderResponse:
         replica = self._host.replica
-        target = ReplicaId(request.replica_id)
-        verdict = await replica.transfer_leader(target, dry_run=request.dry_run, expect=_expectation(request.expect))
+        target, dry_run, expect = ReplicaId(request.replica_id), request.dry_run, _expectation(request.expect)
+        if request.step_down and target:
+            raise InputError(
+                f"a leader that steps down names nobody, and {target} is named", field="replica_id", value=str(target)
+            )
+        if request.step_down:
+            verdict = await replica.step_down(dry_run=dry_run, expect=expect)
+        else:
+            verdict = await replica.transfer_leader(target, dry_run=dry_run, expect=expect)
         return cluster_pb2.TransferLeaderResponse(
             header=self._header(replica), leader_id=replica.leader_id, leader_term=replica.term, verdict=verdict_to_proto(verdict)
         )

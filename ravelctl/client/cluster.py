@@ -20,6 +20,7 @@ from ravelpb.v1.cluster_pb2 import (
     AddMemberResponse,
     BootstrapRequest,
     BootstrapResponse,
+    ChangeRequest,
     ChangeResponse,
     Event,
     EventKind,
@@ -215,6 +216,20 @@ class ClusterClient:
         request = LeaveRequest(replica_ids=replica_ids, dry_run=dry_run, expect=expect)
         return await self._ask_leader(lambda stub: stub.Leave(request), timeout_s, repeatable=dry_run)
 
+    async def change(
+        self,
+        *,
+        promote: Sequence[int] = (),
+        demote: Sequence[int] = (),
+        remove: Sequence[int] = (),
+        dry_run: bool = False,
+        expect: Expectation | None = None,
+        timeout_s: float | None = None,
+    ) -> ChangeResponse:
+        """Make learners voters and voters learners, and take replicas out for good, all in one change."""
+        request = ChangeRequest(promote=promote, demote=demote, remove=remove, dry_run=dry_run, expect=expect)
+        return await self._ask_leader(lambda stub: stub.Change(request), timeout_s, repeatable=dry_run)
+
     async def update_member(
         self, replica_id: int, server: ServerRef, *, expect: Expectation | None = None, timeout_s: float | None = None
     ) -> UpdateResponse:
@@ -232,6 +247,13 @@ class ClusterClient:
     ) -> TransferLeaderResponse:
         """Hand leadership to this voter; 0: to the most caught-up one."""
         request = TransferLeaderRequest(replica_id=replica_id, dry_run=dry_run, expect=expect)
+        return await self._ask_leader(lambda stub: stub.TransferLeader(request), timeout_s, repeatable=dry_run)
+
+    async def step_down(
+        self, *, dry_run: bool = False, expect: Expectation | None = None, timeout_s: float | None = None
+    ) -> TransferLeaderResponse:
+        """Have the leader stop leading and the voters elect, be it the same again; for when a transfer does not succeed."""
+        request = TransferLeaderRequest(step_down=True, dry_run=dry_run, expect=expect)
         return await self._ask_leader(lambda stub: stub.TransferLeader(request), timeout_s, repeatable=dry_run)
 
     async def close(self) -> None:

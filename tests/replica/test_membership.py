@@ -7,8 +7,9 @@ from itertools import chain, combinations
 import pytest
 
 from ravel_node.raft import ConfState, Index, ReplicaId
-from ravel_node.replica.membership import CatchUp, Health, judge
+from ravel_node.replica.membership import CatchUp
 from ravel_node.replica.status import Expectation, Verdict
+from ravel_node.replica.verdict import Health, Plan, judge
 
 SEEN = Expectation(term=3, config_index=9)
 
@@ -42,17 +43,13 @@ def tolerated(voters: set[ReplicaId], live: set[ReplicaId]) -> int:
     return max(count for count in range(len(voters) + 1) if can_lose_and_commit(voters, live, count))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
-def test_every_removal_from_every_cluster_of_up_to_five(size: int) -> None:
-    voters = ids(*range(1, size + 1))
-    for live in subsets(voters):
-        for removed in subsets(voters):
-            if not removed:
-                continue
-            verdict = judge(health(voters, (), live, live), remove=sorted(removed), seen=SEEN)
-            left = set(voters) - removed
-            assert verdict.allowed == (bool(left) and can_lose_and_commit(left, live, 0)), (live, removed)
-            check_standing(verdict, set(voters), left, live)
+def subsets_of_at_least_one(of: tuple[ReplicaId, ...]) -> list[set[ReplicaId]]:
+    return [each for each in subsets(of) if each]
+
+
+def possible(before: set[ReplicaId], after: set[ReplicaId], live: set[ReplicaId]) -> bool:
+    """By hand: the voters that there are can commit the change, and those that will be can commit what comes after it."""
+    return bool(after) and can_lose_and_commit(before, live, 0) and can_lose_and_commit(after, live, 0)
 
 
 def check_standing(verdict: Verdict, before: set[ReplicaId], after: set[ReplicaId], live: set[ReplicaId]) -> None:
@@ -64,32 +61,76 @@ def check_standing(verdict: Verdict, before: set[ReplicaId], after: set[ReplicaI
             assert max(standing.tolerates, -1) == tolerated(voters, live)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_every_promotion(size: int) -> None:
-    voters, learner = ids(*range(1, size + 1)), ReplicaId(9)
-    for live in subsets((*voters, learner)):
-        for caught_up in (live, live - {learner}):
-            verdict = judge(health(voters, (learner,), live, caught_up), promote=[learner], seen=SEEN)
-            expected = can_lose_and_commit({*voters, learner}, live, 0) and learner in caught_up
-            assert verdict.allowed == expected, (live, caught_up)
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+def test_every_removal_and_every_demotion_in_every_cluster_of_up_to_five(size: int) -> None:
+    voters = ids(*range(1, size + 1))
+    for live in subsets(voters):
+        for leaving in subsets_of_at_least_one(voters):
+            for staying in subsets(tuple(sorted(leaving))):
+                plan = Plan(demote=tuple(sorted(staying)), remove=tuple(sorted(leaving - staying)))
+                verdict = judge(health(voters, (), live, live), plan, SEEN)
+                left = set(voters) - leaving
+                assert verdict.allowed == possible(set(voters), left, live), (live, plan)
+                assert set(verdict.after.learners) == staying
+                assert bool(verdict.next_step) != verdict.allowed
+                check_standing(verdict, set(voters), left, live)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+def test_every_promotion_and_every_replacement_of_one_or_two(size: int) -> None:
+    voters, learners = ids(*range(1, size + 1)), ids(8, 9)
+    for live in subsets((*voters, *learners)):
+        for caught_up in subsets(tuple(sorted(live & set(learners)))):
+            known = health(voters, learners, live, (live & set(voters)) | caught_up)
+            for rising in subsets_of_at_least_one(learners):
+                for leaving in [each for each in subsets(voters) if len(each) <= 2]:
+                    plan = Plan(promote=tuple(sorted(rising)), remove=tuple(sorted(leaving)))
+                    after = (set(voters) | rising) - leaving
+                    verdict = judge(known, plan, SEEN)
+                    assert verdict.allowed == (possible(set(voters), after, live) and rising <= caught_up), (live, plan)
+                    assert set(verdict.after.voters) == after
+                    assert set(verdict.after.learners) == set(learners) - rising
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+def test_a_joiner_is_a_learner_and_changes_no_quorum(size: int) -> None:
+    voters = ids(*range(1, size + 1))
+    for live in subsets(voters):
+        verdict = judge(health(voters, (), live, live), Plan(add_learners=ids(9)), SEEN)
+        assert verdict.allowed == can_lose_and_commit(set(voters), live, 0)
+        assert verdict.after.quorum == verdict.before.quorum
 
 
 def test_tolerates_counts_only_voters_that_have_caught_up() -> None:
-    verdict = judge(health(ids(1, 2, 3), (), set(ids(1, 2, 3)), set(ids(1, 2))), seen=SEEN)
-    assert (verdict.before.live, verdict.before.caught_up, verdict.before.tolerates) == (3, 2, 0)
+    voters = ids(1, 2, 3, 4, 5)
+    for live in subsets(voters):
+        for caught_up in subsets(tuple(sorted(live))):
+            found = judge(health(voters, (), live, caught_up), Plan(), SEEN).before
+            expected = max(tolerated(set(voters), caught_up), 0) if can_lose_and_commit(set(voters), live, 0) else -1
+            assert max(found.tolerates, -1) == expected
+            assert found.caught_up == len(caught_up)
 
 
 def test_the_last_voter_and_the_next_step() -> None:
-    verdict = judge(health(ids(1), (), set(ids(1)), set(ids(1))), remove=ids(1), seen=SEEN)
-    assert "last voter" in verdict.reason
-    assert verdict.next_step
+    one = health(ids(1), (), set(ids(1)), set(ids(1)))
+    removal = judge(one, Plan(remove=ids(1)), SEEN)
+    assert "last voter" in removal.reason
+    assert "stop the daemon instead" in removal.next_step
+    demotion = judge(one, Plan(demote=ids(1)), SEEN)
+    assert "no voter" in demotion.reason
 
 
-def test_an_even_number_of_voters_is_warned_of() -> None:
+def test_without_a_quorum_nothing_can_be_changed() -> None:
+    verdict = judge(health(ids(1, 2, 3), (), set(ids(1)), set(ids(1))), Plan(remove=ids(2, 3)), SEEN)
+    assert verdict.reason == "1 of 3 voters are live, and a quorum needs 2, so no change can be committed"
+
+
+def test_warnings() -> None:
     everyone = set(ids(1, 2, 3, 4))
-    verdict = judge(health(ids(1, 2, 3), ids(4), everyone, everyone), promote=ids(4), seen=SEEN)
-    assert verdict.allowed
-    assert "4 voters tolerate no more failures than 3" in verdict.warnings
+    verdict = judge(health(ids(1, 2, 3), ids(4), everyone, everyone), Plan(promote=ids(4)), SEEN)
+    assert verdict.warnings == ("4 voters tolerate no more failures than 3",)
+    verdict = judge(health(ids(1, 2, 3), (), everyone, everyone), Plan(demote=ids(3)), SEEN)
+    assert verdict.warnings == ("afterwards the cluster tolerates 0 failures", "2 voters tolerate no more failures than 1")
 
 
 class TestCatchUp:

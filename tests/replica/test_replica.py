@@ -30,6 +30,7 @@ from ravel_node.replica.errors import (
 )
 from ravel_node.replica.reads import ReadMode
 from ravel_node.replica.status import Expectation
+from ravel_node.replica.verdict import Plan
 from ravel_node.transport.base import ProbeAnswer
 from ravel_node.transport.memory import Faults
 from tests.replica.cluster import ANY, OPTIONS, Cluster, Node, cluster_of, outcome_of, patch, record, until
@@ -607,6 +608,77 @@ class TestMembership:
             with pytest.raises(UnsafeChangeError, match="does not answer"):
                 await target.replica.transfer_leader(other.id, dry_run=False, expect=ANY)
             assert (await cluster.leader()) is target
+
+    @virtual
+    async def test_who_cannot_lead_is_told_by_the_verdict_too(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            learner = await cluster.join(4, auto_promote=False)
+            verdict = await leader.replica.transfer_leader(learner.id, dry_run=True, expect=ANY)
+            assert (verdict.allowed, verdict.reason) == (False, f"replica {learner.id} is a learner and cannot lead")
+            assert verdict.before == verdict.after
+
+    @virtual
+    async def test_stepping_down_lets_the_voters_elect(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            term = leader.replica.term
+            assert (await leader.replica.step_down(dry_run=True, expect=ANY)).allowed
+            assert leader.replica.is_leader
+            await leader.replica.step_down(dry_run=False, expect=ANY)
+            assert leader.replica.term > term
+            await (await cluster.leader()).put(b"k", b"v")
+
+    @virtual
+    async def test_nobody_steps_down_where_nobody_could_follow(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 1) as cluster:
+            leader = await cluster.leader()
+            with pytest.raises(UnsafeChangeError, match="nobody can take over"):
+                await leader.replica.step_down(dry_run=False, expect=ANY)
+            assert leader.replica.is_leader
+
+    @virtual
+    async def test_a_voter_becomes_a_learner_and_stays_one(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            one, two = await cluster.followers()
+            plan = Plan(demote=(one.id,))
+            assert (await leader.replica.change_members(plan, dry_run=True, expect=ANY)).after.learners == (one.id,)
+            await leader.replica.change_members(plan, dry_run=False, expect=ANY)
+            await asyncio.sleep(3 * ELECTION_S)
+            assert set(leader.replica.conf_state.voters) == {leader.id, two.id}
+            assert leader.replica.conf_state.learners == (one.id,)
+            await leader.put(b"k", b"v")
+            await until("it has it too", lambda: one.peek(b"k") == b"v")
+            at = leader.machine.config_index
+            await leader.replica.change_members(plan, dry_run=False, expect=ANY)
+            assert leader.machine.config_index == at, "what is so already is no change"
+            await leader.replica.promote([one.id], dry_run=False, expect=ANY)
+            assert one.id in leader.replica.conf_state.voters
+
+    @virtual
+    async def test_a_replacement_is_one_change(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            gone, _ = await cluster.followers()
+            new = await cluster.join(4, auto_promote=False)
+            await until("it caught up", lambda: new.id in leader.replica.health().caught_up)
+            plan = Plan(promote=(new.id,), remove=(gone.id,))
+            verdict = await leader.replica.change_members(plan, dry_run=False, expect=ANY)
+            assert set(leader.replica.conf_state.voters) == set(verdict.after.voters)
+            assert (len(verdict.after.voters), gone.id in verdict.after.voters) == (3, False)
+            await until("it knows", lambda: gone.replica.status().removed)
+            await leader.put(b"k", b"v")
+
+    @virtual
+    async def test_a_leader_that_is_to_be_a_learner_hands_over_first(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            with pytest.raises(NotLeaderError):
+                await leader.replica.change_members(Plan(demote=(leader.id,)), dry_run=False, expect=ANY)
+            successor = await cluster.leader(leader)
+            await successor.replica.change_members(Plan(demote=(leader.id,)), dry_run=False, expect=ANY)
+            assert leader.id in successor.replica.conf_state.learners
 
     @virtual
     async def test_another_leader_than_the_chosen_one_is_no_success(self, tmp_path: Path) -> None:

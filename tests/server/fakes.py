@@ -22,6 +22,7 @@ from ravel_node.replica.errors import BlankError
 from ravel_node.replica.events import EventLog
 from ravel_node.replica.reads import ReadMode
 from ravel_node.replica.status import Alarm, Expectation, Member, MemberRole, PeerView, ReplicaStatus, Standing, Verdict
+from ravel_node.replica.verdict import Plan
 from ravel_node.server.app import RpcServer, ServerOptions, build_client_server, build_peer_server
 from ravel_node.server.host import Host, Joined
 from ravel_node.server.limits import Limits
@@ -233,6 +234,14 @@ class FakeReplica:
 
     async def remove(self, ids: Sequence[ReplicaId], *, dry_run: bool, expect: Expectation) -> Verdict:
         await self._change("remove", list(ids), dry_run, expect)
+        return VERDICT
+
+    async def change_members(self, plan: Plan, *, dry_run: bool, expect: Expectation) -> Verdict:
+        await self._change("change", plan, dry_run, expect)
+        return VERDICT
+
+    async def step_down(self, *, dry_run: bool, expect: Expectation) -> Verdict:
+        await self._change("step down", dry_run, expect)
         return VERDICT
 
     async def update_member(self, record: MemberRecord, *, expect: Expectation) -> Member:

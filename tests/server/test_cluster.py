@@ -25,6 +25,7 @@ from ravel_node.replica.errors import (
     UnsupportedVersionError,
 )
 from ravel_node.replica.status import Expectation, Member, MemberRole
+from ravel_node.replica.verdict import Plan
 from ravel_node.server.cluster import (
     member_from_proto,
     record_from_proto,
@@ -170,11 +171,23 @@ async def test_promote_and_leave(cluster: Any, host: FakeHost) -> None:
         assert [member.auto_promote for member in answer.members] == [False, True]
 
 
+async def test_a_change_of_several_kinds(cluster: Any, host: FakeHost) -> None:
+    request = cluster_pb2.ChangeRequest(promote=[4], demote=[2, 3], remove=[1], dry_run=True, expect=EXPECT)
+    answer = await cluster.Change(request)
+    plan = Plan(promote=(ReplicaId(4),), demote=(ReplicaId(2), ReplicaId(3)), remove=(ReplicaId(1),))
+    assert host.fake.changes == [("change", plan, True, Expectation(7, 5))]
+    assert verdict_from_proto(answer.verdict) == VERDICT
+    both = await refused(cluster.Change(cluster_pb2.ChangeRequest(promote=[4], remove=[4])))
+    assert (both[0], both[2]["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "replica_ids")
+    assert len(host.fake.changes) == 1
+
+
 @pytest.mark.parametrize("ids", [[], [0], [2, 2], list(range(1, 66))])
 async def test_changes_name_each_replica_once(cluster: Any, host: FakeHost, ids: list[int]) -> None:
     for call in (
         cluster.Promote(cluster_pb2.PromoteRequest(replica_ids=ids)),
         cluster.Leave(cluster_pb2.LeaveRequest(replica_ids=ids)),
+        cluster.Change(cluster_pb2.ChangeRequest(demote=ids)),
     ):
         code, _, fields = await refused(call)
         assert (code, fields["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "replica_ids")
@@ -193,6 +206,14 @@ async def test_transfer_leader(cluster: Any, host: FakeHost) -> None:
     answer = await cluster.TransferLeader(cluster_pb2.TransferLeaderRequest(replica_id=2, dry_run=True, expect=EXPECT))
     assert host.fake.changes == [("transfer", 2, True, Expectation(7, 5))]
     assert (answer.leader_id, answer.leader_term, answer.verdict.allowed) == (1, 3, False)
+
+
+async def test_step_down(cluster: Any, host: FakeHost) -> None:
+    await cluster.TransferLeader(cluster_pb2.TransferLeaderRequest(step_down=True, expect=EXPECT))
+    assert host.fake.changes == [("step down", False, Expectation(7, 5))]
+    named = await refused(cluster.TransferLeader(cluster_pb2.TransferLeaderRequest(step_down=True, replica_id=2)))
+    assert (named[0], named[2]["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "replica_id")
+    assert len(host.fake.changes) == 1
 
 
 @pytest.mark.parametrize(
@@ -226,6 +247,8 @@ async def test_refused_changes(
         cluster.Leave(cluster_pb2.LeaveRequest(replica_ids=[2])),
         cluster.Update(cluster_pb2.UpdateRequest(replica_id=1, server=server_to_proto(record(1)))),
         cluster.TransferLeader(cluster_pb2.TransferLeaderRequest(replica_id=2)),
+        cluster.TransferLeader(cluster_pb2.TransferLeaderRequest(step_down=True)),
+        cluster.Change(cluster_pb2.ChangeRequest(demote=[2])),
     ):
         assert await refused(call) == (code, reason, fields)
 

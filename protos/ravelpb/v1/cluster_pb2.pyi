@@ -488,6 +488,49 @@ class LeaveRequest(_message.Message):
 Global___LeaveRequest: _TypeAlias = LeaveRequest  # noqa: Y015
 
 @_typing.final
+class ChangeRequest(_message.Message):
+    """A replica stands in one of the lists at most."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMOTE_FIELD_NUMBER: _builtins.int
+    DEMOTE_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    EXPECT_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    @_builtins.property
+    def promote(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """learners become voters"""
+
+    @_builtins.property
+    def demote(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """voters become learners, and stay so until promoted by hand"""
+
+    @_builtins.property
+    def remove(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """taken out for good"""
+
+    @_builtins.property
+    def expect(self) -> Global___Expectation: ...
+    def __init__(
+        self,
+        *,
+        promote: _abc.Iterable[_builtins.int] | None = ...,
+        demote: _abc.Iterable[_builtins.int] | None = ...,
+        remove: _abc.Iterable[_builtins.int] | None = ...,
+        dry_run: _builtins.bool = ...,
+        expect: Global___Expectation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["demote", b"demote", "dry_run", b"dry_run", "expect", b"expect", "promote", b"promote", "remove", b"remove"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeRequest: _TypeAlias = ChangeRequest  # noqa: Y015
+
+@_typing.final
 class ChangeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -577,9 +620,12 @@ class TransferLeaderRequest(_message.Message):
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     EXPECT_FIELD_NUMBER: _builtins.int
+    STEP_DOWN_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.int
     """0: the most caught-up voter"""
     dry_run: _builtins.bool
+    step_down: _builtins.bool
+    """only stop leading, and let the voters elect; replica_id must be 0"""
     @_builtins.property
     def expect(self) -> Global___Expectation: ...
     def __init__(
@@ -588,10 +634,11 @@ class TransferLeaderRequest(_message.Message):
         replica_id: _builtins.int = ...,
         dry_run: _builtins.bool = ...,
         expect: Global___Expectation | None = ...,
+        step_down: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "expect", b"expect", "replica_id", b"replica_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "expect", b"expect", "replica_id", b"replica_id", "step_down", b"step_down"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

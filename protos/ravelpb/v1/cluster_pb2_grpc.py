@@ -60,6 +60,11 @@ class ClusterStub(object):
                 request_serializer=ravelpb_dot_v1_dot_cluster__pb2.LeaveRequest.SerializeToString,
                 response_deserializer=ravelpb_dot_v1_dot_cluster__pb2.ChangeResponse.FromString,
                 _registered_method=True)
+        self.Change = channel.unary_unary(
+                '/ravel.v1.Cluster/Change',
+                request_serializer=ravelpb_dot_v1_dot_cluster__pb2.ChangeRequest.SerializeToString,
+                response_deserializer=ravelpb_dot_v1_dot_cluster__pb2.ChangeResponse.FromString,
+                _registered_method=True)
         self.Update = channel.unary_unary(
                 '/ravel.v1.Cluster/Update',
                 request_serializer=ravelpb_dot_v1_dot_cluster__pb2.UpdateRequest.SerializeToString,
@@ -126,6 +131,13 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Change(self, request, context):
+        """Promotes, demotes and removes members, all in one change: a replacement never passes through a smaller quorum.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Update(self, request, context):
         """New addresses, name or version of a member.
         """
@@ -186,6 +198,11 @@ def add_ClusterServicer_to_server(servicer, server):
             'Leave': grpc.unary_unary_rpc_method_handler(
                     servicer.Leave,
                     request_deserializer=ravelpb_dot_v1_dot_cluster__pb2.LeaveRequest.FromString,
+                    response_serializer=ravelpb_dot_v1_dot_cluster__pb2.ChangeResponse.SerializeToString,
+            ),
+            'Change': grpc.unary_unary_rpc_method_handler(
+                    servicer.Change,
+                    request_deserializer=ravelpb_dot_v1_dot_cluster__pb2.ChangeRequest.FromString,
                     response_serializer=ravelpb_dot_v1_dot_cluster__pb2.ChangeResponse.SerializeToString,
             ),
             'Update': grpc.unary_unary_rpc_method_handler(
@@ -349,6 +366,33 @@ class Cluster(object):
             target,
             '/ravel.v1.Cluster/Leave',
             ravelpb_dot_v1_dot_cluster__pb2.LeaveRequest.SerializeToString,
+            ravelpb_dot_v1_dot_cluster__pb2.ChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Change(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ravel.v1.Cluster/Change',
+            ravelpb_dot_v1_dot_cluster__pb2.ChangeRequest.SerializeToString,
             ravelpb_dot_v1_dot_cluster__pb2.ChangeResponse.FromString,
             options,
             channel_credentials,

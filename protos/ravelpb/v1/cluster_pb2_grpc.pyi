@@ -43,6 +43,8 @@ class ClusterStub:
     """Learners become voters, all in one change."""
     Leave: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.LeaveRequest, _cluster_pb2.ChangeResponse]
     """Takes replicas out for good, all in one change. Their ids are never used again."""
+    Change: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ChangeRequest, _cluster_pb2.ChangeResponse]
+    """Promotes, demotes and removes members, all in one change: a replacement never passes through a smaller quorum."""
     Update: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.UpdateRequest, _cluster_pb2.UpdateResponse]
     """New addresses, name or version of a member."""
     TransferLeader: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.TransferLeaderRequest, _cluster_pb2.TransferLeaderResponse]
@@ -68,6 +70,8 @@ class ClusterAsyncStub(ClusterStub):
     """Learners become voters, all in one change."""
     Leave: _aio.UnaryUnaryMultiCallable[_cluster_pb2.LeaveRequest, _cluster_pb2.ChangeResponse]  # type: ignore[assignment]
     """Takes replicas out for good, all in one change. Their ids are never used again."""
+    Change: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ChangeRequest, _cluster_pb2.ChangeResponse]  # type: ignore[assignment]
+    """Promotes, demotes and removes members, all in one change: a replacement never passes through a smaller quorum."""
     Update: _aio.UnaryUnaryMultiCallable[_cluster_pb2.UpdateRequest, _cluster_pb2.UpdateResponse]  # type: ignore[assignment]
     """New addresses, name or version of a member."""
     TransferLeader: _aio.UnaryUnaryMultiCallable[_cluster_pb2.TransferLeaderRequest, _cluster_pb2.TransferLeaderResponse]  # type: ignore[assignment]
@@ -120,6 +124,14 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.ChangeResponse, _abc.Awaitable[_cluster_pb2.ChangeResponse]]:
         """Takes replicas out for good, all in one change. Their ids are never used again."""
+
+    @_abc_1.abstractmethod
+    def Change(
+        self,
+        request: _cluster_pb2.ChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ChangeResponse, _abc.Awaitable[_cluster_pb2.ChangeResponse]]:
+        """Promotes, demotes and removes members, all in one change: a replacement never passes through a smaller quorum."""
 
     @_abc_1.abstractmethod
     def Update(
