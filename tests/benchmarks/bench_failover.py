@@ -1,4 +1,4 @@
-"""How long writes stand still when the leader dies: from its kill -9 to the next acknowledged put, beside etcd where it is installed.
+"""How long writes stand still when the leader dies: from its kill -9 to the next acknowledged put, beside etcd where installed.
 
     python -m tests.benchmarks.bench_failover [--rounds 10] [--no-etcd]
 

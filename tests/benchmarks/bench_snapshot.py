@@ -1,9 +1,9 @@
-"""How long a new replica takes to get a large state from its leader, what both hold in memory, and whether the cluster stays calm.
+"""How long a new replica takes to get a large state from its leader, what both hold in memory, whether the cluster stays calm.
 
     python -m tests.benchmarks.bench_snapshot [--mib 1024]
 
-A cluster of one holds that much; a second daemon joins it. Told: the time from `join` until the learner has applied what the leader
-had, the time until it votes, the most anonymous memory (RssAnon) of either meanwhile, and the terms that have passed.
+A cluster of one holds that much; a second daemon joins it. Told: the time from `join` until the learner has applied what the
+leader had, the time until it votes, the most anonymous memory (RssAnon) of either meanwhile, and the terms that have passed.
 """
 
 from __future__ import annotations
