@@ -126,6 +126,7 @@ class LimitsConfig:
     session_requests_max: int = field(
         default=64, metadata=_about(NUMBER, "requests that may wait on one Session stream", low=1, high=4_096)
     )
+    watches_max: int = field(default=1_024, metadata=_about(NUMBER, "streams of Watch served at once", low=1, high=1 << 20))
     streams_max: int = field(default=4_096, metadata=_about(NUMBER, "calls and streams served at once", low=1, high=1 << 20))
     connections_max: int = field(default=4_096, metadata=_about(NUMBER, "client connections open at once", low=1, high=1 << 20))
 

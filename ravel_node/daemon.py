@@ -169,6 +169,7 @@ class Daemon:
             value_bytes_max=config.limits.value_bytes_max,
             request_bytes_max=config.limits.request_bytes_max,
             session_requests_max=config.limits.session_requests_max,
+            watches_max=config.limits.watches_max,
         )
         calls_max = config.limits.streams_max
         clients = ServerOptions(

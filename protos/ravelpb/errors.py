@@ -41,7 +41,7 @@ class Reason(StrEnum):
     VALUE_TOO_LARGE = "VALUE_TOO_LARGE"
     REQUEST_TOO_LARGE = "REQUEST_TOO_LARGE"
     NOT_FOUND = "NOT_FOUND"
-    COMPACTED = "COMPACTED"  # FIRST_INDEX
+    COMPACTED = "COMPACTED"  # FIRST_INDEX of the log, or FIRST_REVISION that a watch may begin with
 
     # membership
     UNSAFE_CHANGE = "UNSAFE_CHANGE"  # it would lose quorum; NEXT_STEP
@@ -68,5 +68,6 @@ class Field(StrEnum):
     VALUE = "value"
     LIMIT = "limit"
     FIRST_INDEX = "first_index"
+    FIRST_REVISION = "first_revision"
     NEXT_STEP = "next_step"
     RETRY_AFTER_MS = "retry_after_ms"

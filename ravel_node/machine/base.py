@@ -28,6 +28,7 @@ class Database(IntEnum):
     RESULTS = 4  # client id, sequence -> the stored answer of that write
     MEMBERS = 5  # replica id -> member record (also of removed ones)
     OWNERSHIP = 6  # slots this cluster owns, imports, exports; empty: it owns all
+    HISTORY = 7  # which commands of recent entries changed nothing, and revisions to count from (see machine.history)
 
 
 class Reader(Protocol):

@@ -24,6 +24,7 @@ from ravel_node.machine.envelope import (
     read_server_id,
     read_write,
 )
+from ravel_node.machine.history import History
 from ravel_node.machine.limits import ENTRY_COMMANDS_MAX
 from ravel_node.machine.members import (
     LAST_REPLICA_ID,
@@ -44,7 +45,7 @@ from ravel_node.machine.members import (
     write_membership,
     write_number,
 )
-from ravel_node.machine.sessions import Sessions
+from ravel_node.machine.sessions import Admission, Sessions
 from ravel_node.machine.summary import describe
 from ravel_node.raft.errors import invariant
 from ravel_node.raft.types import ConfState, EntryId, Index, ReplicaId
@@ -61,7 +62,9 @@ PAGE_BYTES_MAX: Final = 1 << 20
 _U64: Final = struct.Struct(">Q")
 _pack_revision: Final = _U64.pack
 _Run = Callable[[int, bytes, Txn], Outcome]
-"""What a kind does; its stamp is log index << 16 | place in the entry."""
+"""What a kind does; its stamp is log index << 16 | place in the entry. One that changes no key says so with `_unchanged`."""
+
+_PLACE_MASK: Final = ENTRY_COMMANDS_MAX - 1
 
 
 class KeyValue(NamedTuple):
@@ -125,6 +128,7 @@ class KVMachine:
 
     def __init__(self) -> None:
         self._sessions = Sessions()
+        self._history = History()
         self._revision = 0
         self._members: dict[ReplicaId, MemberRecord] = {}
         self._removed: frozenset[ReplicaId] = frozenset()
@@ -147,6 +151,8 @@ class KVMachine:
         """See StateMachine. Raises MemberVersionError where a later version wrote the state."""
         self._sessions = Sessions()
         self._sessions.open(reader)
+        self._history = History()
+        self._history.open(reader)
         self._revision = read_revision(reader.get)
         self._conf_state = read_conf_state(reader.get)
         self._config_index = read_config_index(reader.get)
@@ -212,12 +218,34 @@ class KVMachine:
             elif commands:
                 admission = self._sessions.admit(once, commands, stamp, txn)
                 revision = self._revision
+                noted = len(self._history.idle)
                 fresh = self._run(self._runs_once, admission.commands, stamp, txn)
+                if admission.answers is not None:
+                    self._spread_idle(admission, noted, len(outcomes))
                 outcomes += self._sessions.settle(admission, fresh, self._revision - revision, txn)
         self._sessions.write(txn)
         if self._revision != before:
             write_number(txn, REVISION, self._revision)
+        self._history.applied(at.index, before, txn)
         return outcomes
+
+    def _unchanged(self, stamp: int, operations: Sequence[int] = ()) -> None:
+        """The command at this place, or these operations of it, found nothing to change."""
+        self._history.idle.append((stamp & _PLACE_MASK, operations))
+
+    def _spread_idle(self, admission: Admission, noted: int, first: int) -> None:
+        """Commands with a stored answer did nothing now, and those that ran stand further on than they were counted."""
+        idle = self._history.idle
+        ran = {place - first: operations for place, operations in idle[noted:]}
+        del idle[noted:]
+        number = 0
+        for at, answer in enumerate(admission.answers or ()):
+            if answer is not None:
+                idle.append((first + at, ()))
+                continue
+            if number in ran:
+                idle.append((first + at, ran[number]))
+            number += 1
 
     def _run(self, runs: Mapping[int, _Run], commands: Sequence[tuple[int, int, bytes]], stamp: int, txn: Txn) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -225,6 +253,8 @@ class KVMachine:
             try:
                 outcomes.append(runs[kind](stamp + len(outcomes), body, txn))
             except CommandError as error:
+                if kind <= Kind.WRITE:
+                    self._unchanged(stamp + len(outcomes))
                 outcomes.append(_refused(str(error)))
         return outcomes
 
@@ -234,48 +264,59 @@ class KVMachine:
         txn.put(Database.KV, key, _pack_revision(revision) + value)
         return Outcome(Status.OK, revision)
 
-    def _delete(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
+    def _delete(self, stamp: int, body: bytes, txn: Txn) -> Outcome:
         key = read_key(body)
         if txn.get(Database.KV, key) is None:
+            self._unchanged(stamp)
             return Outcome(Status.OK, self._revision)
         self._revision += 1
         txn.delete(Database.KV, key)
         return Outcome(Status.OK, self._revision, True)
 
-    def _get_and_delete(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
+    def _get_and_delete(self, stamp: int, body: bytes, txn: Txn) -> Outcome:
         key = read_key(body)
         revision, value = _stored(txn, key)
         if value is None:
+            self._unchanged(stamp)
             return Outcome(Status.OK)
         self._revision += 1
         txn.delete(Database.KV, key)
         return Outcome(Status.OK, revision, True, value)
 
-    def _compare_and_swap(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
+    def _compare_and_swap(self, stamp: int, body: bytes, txn: Txn) -> Outcome:
         key, expected, value = read_compare_and_swap(body)
         revision, actual = _stored(txn, key)
         if revision != expected:
+            self._unchanged(stamp)
             return Outcome(Status.CONDITION_FAILED, revision, actual is not None, actual or b"")
         self._revision += 1
         txn.put(Database.KV, key, _pack_revision(self._revision) + value)
         return Outcome(Status.OK, self._revision)
 
-    def _write(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
+    def _write(self, stamp: int, body: bytes, txn: Txn) -> Outcome:
         conditions, operations = read_write(body)
         for key, expected in conditions:
             revision, actual = _stored(txn, key)
             if revision != expected:
+                self._unchanged(stamp)
                 value = failed_condition(key, actual or b"")
                 return Outcome(Status.CONDITION_FAILED, revision, actual is not None, value)
         revision = self._revision + 1
-        for key, new in operations:
+        missing: list[int] = []
+        for number, (key, new) in enumerate(operations):
             if new is not None:
                 txn.put(Database.KV, key, _pack_revision(revision) + new)
-                self._revision = revision
             elif txn.get(Database.KV, key) is not None:
                 txn.delete(Database.KV, key)
-                self._revision = revision
-        return Outcome(Status.OK, self._revision)
+            else:
+                missing.append(number)
+        if len(missing) == len(operations):
+            self._unchanged(stamp)
+            return Outcome(Status.OK, self._revision)
+        self._revision = revision
+        if missing:
+            self._unchanged(stamp, missing)
+        return Outcome(Status.OK, revision)
 
     def _register_session(self, stamp: int, body: bytes, txn: Txn) -> Outcome:
         if body:
@@ -345,6 +386,7 @@ class KVMachine:
         self._take_members(dict(sorted(members.items())))
         self._conf_state, self._config_index = conf_state, at.index
         write_membership(txn, conf_state, at.index)
+        self._history.applied(at.index, self._revision, txn)
 
     def summarize(self, payload: bytes) -> list[str]:
         """See StateMachine. `summary.describe` tells the type of each command too."""

@@ -30,6 +30,9 @@ GROUP_COMMANDS_MAX: Final = 1_024
 ENTRY_COMMANDS_MAX: Final = 1 << 16
 """Commands of one entry: positions in it have 16 bits in client ids and in the order of sessions."""
 
+HISTORY_ENTRIES_MAX: Final = 1 << 20
+"""Entries back from the newest whose changes can be told; a multiple of history.ANCHOR_ENTRIES. Logs are mostly shorter."""
+
 SESSIONS_MAX: Final = 10_000
 """Registered clients; the least recently used goes first."""
 

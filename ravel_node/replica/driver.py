@@ -85,6 +85,10 @@ class Router(Protocol):
 
     def role_changed(self, before: SoftState, after: SoftState) -> None: ...
 
+    def applied_moved(self) -> None:
+        """More is applied than before."""
+        ...
+
 
 class Driver:
     """Joins core, store, machine and network of one replica."""
@@ -391,6 +395,7 @@ class Driver:
             self._members_seen = machine.members
             self._router.membership_changed()
         self._vitals.applied(asyncio.get_running_loop().time() - began, commands)
+        self._router.applied_moved()
         if queue and not store.congested:
             self.inbox.wake()  # the rest in a later turn, so that messages and ticks are not kept waiting; else a tick comes back
         return answered
@@ -421,6 +426,7 @@ class Driver:
         self._members_seen = self._machine.members
         self.reads.end_lease()
         self._router.membership_changed()
+        self._router.applied_moved()
 
     # --- leadership
 

@@ -38,6 +38,23 @@ class QuotaExceededError(ReplicaError):
     """The store is as large as --db-size-max allows; reads and deletes go on."""
 
 
+class RevisionCompactedError(ReplicaError):
+    """The log here no longer reaches back to a change that was asked for. `first_revision` is the first that it can tell."""
+
+    def __init__(self, revision: int, first_revision: int) -> None:
+        super().__init__(
+            f"the change of revision {revision} was compacted away here: the log tells changes from revision {first_revision} on"
+        )
+        self.first_revision = first_revision
+
+
+class OutOfTouchError(ReplicaError):
+    """This replica has not heard of a leader for a while: what it would show falls behind."""
+
+    def __init__(self, silence_s: float) -> None:
+        super().__init__(f"this replica has heard of no leader for {silence_s:.1f} s: another one may know more")
+
+
 class ReadTimeoutError(ReplicaError):
     """A read waited longer than an election for a majority to confirm this leader."""
 

@@ -41,6 +41,7 @@ from ravel_node.replica.errors import (
     WrongIdentityError,
 )
 from ravel_node.replica.events import EventLog
+from ravel_node.replica.feed import Feed
 from ravel_node.replica.inbox import Proposal
 from ravel_node.replica.membership import CatchUp, Changes
 from ravel_node.replica.options import ReplicaOptions
@@ -96,6 +97,8 @@ class Replica:
         self.id: ReplicaId = store.identity.replica_id
         self.options = options
         self.machine = machine
+        self.feed = Feed(store)
+        self.on_applied: Callable[[], None] | None = None  # called when more is applied, and when this replica ends
         self.boot_id = boot_id
         self._version = version
         self._peer_address = peer_address
@@ -180,7 +183,8 @@ class Replica:
         while (self.is_leader or not self.leader_id) and loop.time() < deadline:
             await self.changed(deadline - loop.time())
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises why nothing is done here any more, once that is so."""
         if self._stopping is not None:
             raise self._stopping.with_traceback(None)  # one error for all callers: it must not gather the frames of each
 
@@ -190,6 +194,7 @@ class Replica:
         self._driver.fail_everything(why)
         self._changes.end(why)
         self._tell_change()
+        self.applied_moved()
 
     async def _run(self) -> None:
         try:
@@ -213,7 +218,7 @@ class Replica:
         Raises NotLeaderError, ReplicaBusyError, QuotaExceededError, ReplicaStoppedError and RemovedError (nothing was done), or
         OutcomeUnknownError. `grows` says that the group writes data, as deletes and housekeeping do not.
         """
-        self._check_open()
+        self.check_open()
         if self._draining:
             raise ReplicaStoppedError()
         if not self._raw.is_leader:
@@ -238,7 +243,7 @@ class Replica:
 
         Raises NotLeaderError, ReadTimeoutError, ReplicaStoppedError, RemovedError.
         """
-        self._check_open()
+        self.check_open()
         if self.barrier_free(mode):
             return
         if not self._raw.is_leader:
@@ -285,7 +290,7 @@ class Replica:
 
     async def receive_snapshot(self, message: Message, header: bytes, size_bytes: int, sha256: bytes) -> StagedSnapshot:
         """Begin, or go on, taking a snapshot that `message` announces; when it is finished the servicer steps the message."""
-        self._check_open()
+        self.check_open()
         self._driver.heard[message.from_] = self._clock()
         return await self._store.receive(header, size_bytes, sha256)
 
@@ -322,7 +327,7 @@ class Replica:
 
     def call(self, function: Callable[[RawNode], None]) -> None:
         """Have the driver call `function`. Raises once nobody would call it any more."""
-        self._check_open()
+        self.check_open()
         self._driver.inbox.call(function)
 
     def begin_transfer(self, target: ReplicaId) -> None:
@@ -336,7 +341,7 @@ class Replica:
 
     def check_leader(self) -> None:
         """Raises unless this replica leads, and means to go on."""
-        self._check_open()
+        self.check_open()
         if self._draining:
             raise ReplicaStoppedError()
         if not self._raw.is_leader:
@@ -408,6 +413,10 @@ class Replica:
         if (before.role is Role.LEADER) != (after.role is Role.LEADER):
             self._catch_up.forget()
         self._tell_change()
+
+    def applied_moved(self) -> None:
+        if self.on_applied is not None:
+            self.on_applied()
 
     def _tell_change(self) -> None:
         if self._changed is not None and not self._changed.done():
@@ -540,6 +549,12 @@ class Replica:
             and self._raw.commit - self._store.applied.index <= self.options.log_retain_entries
             and (self._raw.is_leader or self._since_leader_s() < self.options.election_timeout_s)
         )
+
+    def leaderless_s(self) -> float:
+        """For how long this replica has heard of no leader; 0.0 on the leader itself."""
+        if self._raw.is_leader:
+            return 0.0
+        return self._since_leader_s() if self._raw.leader else self._clock() - self._driver.leader_since
 
     def _since_leader_s(self) -> float:
         return self._clock() - self._driver.heard.get(self._raw.leader, self._started_at)

@@ -277,7 +277,13 @@ def _both_streams(function: Callable[..., Any], parse: Parse, refuse: _Refusals,
     return call
 
 
-async def _write_all(responses: AsyncGenerator[Message, None], context: Context) -> None:
+class _Encodes(Protocol):
+    """A message, or what was encoded as one already."""
+
+    def SerializeToString(self) -> bytes: ...  # noqa: N802
+
+
+async def _write_all(responses: AsyncGenerator[_Encodes, None], context: Context) -> None:
     """Write each response once the one before has left: a slow caller slows its handler and nobody else."""
     async with aclosing(responses):
         async for response in responses:

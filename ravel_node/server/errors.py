@@ -88,6 +88,8 @@ STATUS_OF: Final[dict[type[Exception], tuple[int, Reason]]] = {
     replica.LeadershipLostError: (code_pb2.ABORTED, Reason.OUTCOME_UNKNOWN),
     replica.ReplicaBusyError: (code_pb2.RESOURCE_EXHAUSTED, Reason.BUSY),
     replica.QuotaExceededError: (code_pb2.RESOURCE_EXHAUSTED, Reason.QUOTA_EXCEEDED),
+    replica.RevisionCompactedError: (code_pb2.OUT_OF_RANGE, Reason.COMPACTED),
+    replica.OutOfTouchError: (code_pb2.UNAVAILABLE, Reason.NO_LEADER),
     replica.ReadTimeoutError: (code_pb2.DEADLINE_EXCEEDED, Reason.TIMEOUT),
     replica.ReplicaStoppedError: (code_pb2.UNAVAILABLE, Reason.SHUTTING_DOWN),
     replica.RemovedError: (code_pb2.FAILED_PRECONDITION, Reason.REMOVED),
@@ -185,6 +187,8 @@ def fields_of(error: Exception) -> dict[Field, str]:
             return {Field.FIELD: "once.client_id", Field.VALUE: str(error.client_id)}
         case NoSuchThingError():
             return {Field.FIELD: error.what, Field.VALUE: error.value}
+        case replica.RevisionCompactedError():
+            return {Field.FIRST_REVISION: str(error.first_revision)}
         case LogCompactedError():
             return {Field.FIRST_INDEX: str(error.first_index)}
     return {}

@@ -16,6 +16,7 @@ from ravel_node.server.host import Host
 from ravel_node.server.interrupts import Interrupts
 from ravel_node.server.limits import Limits
 from ravel_node.server.session import SessionStream
+from ravel_node.server.watch import EncodedResponse, Range, Watches
 from ravelpb.v1 import common_pb2, kv_pb2
 
 _NO_SESSION: Final = None
@@ -27,11 +28,12 @@ class KVHandlers:
     def __init__(self, host: Host, limits: Limits) -> None:
         self._host = host
         self._limits = limits
-        self._sessions = Interrupts()
+        self._streams = Interrupts()
+        self._watches: Watches | None = None  # of the host's replica, once there is one
 
     def close(self) -> None:
-        """Let Session streams answer what they have read, and end."""
-        self._sessions.interrupt(ReplicaStoppedError())
+        """Let Session streams answer what they have read, and end; end Watch streams."""
+        self._streams.interrupt(ReplicaStoppedError())
 
     def _header(self, replica: Replica) -> common_pb2.ResponseHeader:
         identity = self._host.identity
@@ -125,8 +127,19 @@ class KVHandlers:
                 return
             start = page.items[-1].key + b"\0"
 
+    async def watch(self, request: kv_pb2.WatchRequest) -> AsyncIterator[EncodedResponse]:
+        """The changes of a range, from a revision on, for ever."""
+        wanted = Range(*self._limits.watch(request.key, request.start, request.end))
+        progress_s = self._limits.progress_s(request.progress_ms)
+        replica = self._host.replica
+        if self._watches is None or self._watches.replica is not replica:
+            self._watches = Watches(replica, self._streams, self._limits.watches_max, lambda: self._header(replica))
+        async with aclosing(self._watches.watch(wanted, request.from_revision, progress_s)) as responses:
+            async for response in responses:
+                yield response
+
     async def session(self, requests: AsyncIterator[kv_pb2.SessionRequest]) -> AsyncIterator[kv_pb2.SessionResponse]:
-        stream = SessionStream(self._host, self._limits, requests, self._sessions, self._header)
+        stream = SessionStream(self._host, self._limits, requests, self._streams, self._header)
         async with aclosing(stream.answers()) as answers:
             async for answer in answers:
                 yield answer

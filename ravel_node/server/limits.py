@@ -17,6 +17,11 @@ BATCH_COMMANDS_MAX: Final = GROUP_COMMANDS_MAX
 
 PAGE_KEYS_DEFAULT: Final = 1_000
 
+PROGRESS_MS_DEFAULT: Final = 10_000
+PROGRESS_MS_MIN: Final = 100
+PROGRESS_MS_MAX: Final = 600_000
+"""How often a Watch stream says how far it is: unless asked otherwise, at most, at least."""
+
 
 class InputError(Exception):
     """What a client sent cannot be served as it is; nothing was done. `field` names it, `value` and `limit` are its figures as
@@ -92,6 +97,7 @@ class Limits:
     request_bytes_max: int = 4 << 20
     session_requests_max: int = 64  # of one Session stream, read and not yet answered
     session_bytes_max: int = 16 << 20  # the same, in bytes of requests and of values read for them; the oldest is always served
+    watches_max: int = 1_024  # streams of Watch served at once
     answer_bytes_max: int = 32 << 20  # of the values that one Session request reads; further gets in it are refused
 
     def key(self, key: bytes, field: str = "key") -> None:
@@ -139,3 +145,28 @@ class Limits:
                 limit=PAGE_KEYS_MAX,
             )
         return page_keys or PAGE_KEYS_DEFAULT
+
+    def watch(self, key: bytes, start: bytes, end: bytes) -> tuple[bytes, bytes]:
+        """The range that a watch is for, its end exclusive and empty for none. Raises InputError where it holds no key."""
+        if not key:
+            for field, bound in (("start", start), ("end", end)):
+                if len(bound) > KEY_BYTES_MAX:
+                    raise KeyTooLargeError(field, len(bound))
+            if end and start >= end:
+                raise InputError("no key lies between start and end: end must be above start", field="end", value=end[:64].hex())
+            return start, end
+        self.key(key)
+        if start or end:
+            raise InputError("a watch is for a key or for a range: leave key out, or start and end", field="key")
+        return key, key + b"\0"
+
+    def progress_s(self, progress_ms: int) -> float:
+        """How often a watch says how far it is, in seconds. Raises InputError."""
+        if progress_ms and not PROGRESS_MS_MIN <= progress_ms <= PROGRESS_MS_MAX:
+            raise InputError(
+                f"progress_ms is {progress_ms}, it may be {PROGRESS_MS_MIN} to {PROGRESS_MS_MAX}",
+                field="progress_ms",
+                value=progress_ms,
+                limit=PROGRESS_MS_MAX if progress_ms > PROGRESS_MS_MAX else PROGRESS_MS_MIN,
+            )
+        return (progress_ms or PROGRESS_MS_DEFAULT) / 1_000

@@ -35,6 +35,7 @@ STATE_NAMES: Final[Mapping[Database, str]] = {
     Database.RESULTS: "results",
     Database.MEMBERS: "members",
     Database.OWNERSHIP: "ownership",
+    Database.HISTORY: "history",
 }
 STATE_DATABASES: Final[Mapping[str, bool]] = {
     STORE: False,

@@ -80,6 +80,10 @@ class Cluster:
         (outcome,) = self.run(envelope.register_session())
         return outcome.revision
 
+    def content(self) -> dict[str, list[tuple[bytes, bytes]]]:
+        """Every byte of the state but the notes on what entries did, which also tell of one that did nothing."""
+        return {name: pairs for name, pairs in self.state.content().items() if name != Database.HISTORY.name}
+
     def rows(self, database: Database) -> dict[bytes, bytes]:
         return dict(self.state.databases[database])
 

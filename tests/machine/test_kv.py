@@ -97,11 +97,11 @@ def test_a_failed_swap_tells_what_is_there() -> None:
 def test_a_write_is_all_or_nothing() -> None:
     cluster = Cluster()
     cluster.run(envelope.put(b"k", b"actual"), envelope.put(b"other", b""))
-    before = cluster.state.content()
+    before = cluster.content()
     (outcome,) = cluster.run(envelope.write([(b"k", 1), (b"other", 1), (b"none", 9)], [(b"k", b"new"), (b"other", None)]))
     assert outcome[:3] == (Status.CONDITION_FAILED, 2, True)
     assert envelope.split_failed_condition(outcome.value) == (b"other", b"")
-    assert cluster.state.content() == before
+    assert cluster.content() == before
     (outcome,) = cluster.run(envelope.write([(b"k", 1), (b"none", 0)], [(b"k", b"new"), (b"other", None), (b"none", b"n")]))
     assert outcome == Outcome(Status.OK, 3)
     assert kv.scan(cluster.state, b"", None, 10).items == [KeyValue(b"k", b"new", 3), KeyValue(b"none", b"n", 3)]
@@ -117,9 +117,9 @@ def test_the_revision_is_written_once_an_entry_and_only_if_it_moved() -> None:
 
 def test_an_empty_payload_does_nothing() -> None:
     cluster = Cluster()
-    before = cluster.state.content()
+    before = cluster.content()
     assert list(cluster.machine.apply(cluster.next(), b"", cluster.state)) == []
-    assert cluster.state.content() == before
+    assert cluster.content() == before
 
 
 def test_records_are_the_revision_and_the_value() -> None:
@@ -170,6 +170,6 @@ def test_an_entry_holds_as_many_commands_as_it_has_places() -> None:
 def test_a_garbage_cluster_command_is_refused() -> None:
     cluster = Cluster()
     some = [bytes((kind, 0, 0, 0, 0, 0, 3)) + b"\x01\xff\x00" for kind in (6, 7, 8)]
-    before = cluster.state.content()
+    before = cluster.content()
     assert [outcome.status for outcome in cluster.run(*some)] == [Status.REFUSED] * 3
-    assert cluster.state.content() == before
+    assert cluster.content() == before

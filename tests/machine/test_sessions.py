@@ -110,9 +110,9 @@ def test_an_acknowledgement_never_moves_back() -> None:
 def test_an_unknown_session_runs_nothing(once_: bool) -> None:
     cluster = Cluster()
     client = cluster.register() if once_ else 0
-    before = cluster.state.content()
+    before = cluster.content()
     assert statuses(cluster.run(*puts(2), once=Once(client + 1, 1, 1))) == [Status.SESSION_EXPIRED] * 2
-    assert cluster.state.content() == before
+    assert cluster.content() == before
 
 
 @pytest.mark.parametrize(
@@ -129,11 +129,11 @@ def test_an_unknown_session_runs_nothing(once_: bool) -> None:
 def test_a_group_that_no_client_sends_is_refused(once: Once, offsets: list[int] | None, why: str) -> None:
     cluster = Cluster()
     client = cluster.register()
-    before = cluster.state.content()
+    before = cluster.content()
     outcomes = cluster.run(*puts(len(offsets or (0, 0))), once=once._replace(client_id=client), offsets=offsets)
     assert set(statuses(outcomes)) == {Status.REFUSED}
     assert why in outcomes[0].value.decode()
-    assert cluster.state.content() == before
+    assert cluster.content() == before
 
 
 def test_a_session_is_not_registered_within_a_session() -> None:

@@ -581,6 +581,117 @@ class ScanResponse(_message.Message):
 Global___ScanResponse: _TypeAlias = ScanResponse  # noqa: Y015
 
 @_typing.final
+class WatchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    FROM_REVISION_FIELD_NUMBER: _builtins.int
+    PROGRESS_MS_FIELD_NUMBER: _builtins.int
+    key: _builtins.bytes
+    """this key alone; then start and end are empty"""
+    start: _builtins.bytes
+    """first key, inclusive; empty: from the beginning"""
+    end: _builtins.bytes
+    """exclusive; empty: to the end"""
+    from_revision: _builtins.int
+    """the first revision wanted, also one to come; 0: what comes after what this replica has applied now"""
+    progress_ms: _builtins.int
+    """a message comes at least so often, without events if need be: 100 to 600,000; 0: 10,000"""
+    def __init__(
+        self,
+        *,
+        key: _builtins.bytes = ...,
+        start: _builtins.bytes = ...,
+        end: _builtins.bytes = ...,
+        from_revision: _builtins.int = ...,
+        progress_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "from_revision", b"from_revision", "key", b"key", "progress_ms", b"progress_ms", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
+
+@_typing.final
+class KeyEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[KeyEvent._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PUT: KeyEvent._Kind.ValueType  # 0
+        DELETE: KeyEvent._Kind.ValueType  # 1
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    PUT: KeyEvent.Kind.ValueType  # 0
+    DELETE: KeyEvent.Kind.ValueType  # 1
+
+    KIND_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    kind: Global___KeyEvent.Kind.ValueType
+    key: _builtins.bytes
+    value: _builtins.bytes
+    """of a PUT"""
+    revision: _builtins.int
+    """at which it happened; the events of an atomic Write share one"""
+    def __init__(
+        self,
+        *,
+        kind: Global___KeyEvent.Kind.ValueType = ...,
+        key: _builtins.bytes = ...,
+        value: _builtins.bytes = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "kind", b"kind", "revision", b"revision", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyEvent: _TypeAlias = KeyEvent  # noqa: Y015
+
+@_typing.final
+class WatchResponse(_message.Message):
+    """Events of whole revisions, ascending: those of one revision never come in two messages. The first message comes at once and says
+    where the watch begins.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    HEADER_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """everything up to and with this revision was sent: a later watch goes on from `revision` + 1"""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyEvent]: ...
+    @_builtins.property
+    def header(self) -> _common_pb2.ResponseHeader: ...
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___KeyEvent] | None = ...,
+        revision: _builtins.int = ...,
+        header: _common_pb2.ResponseHeader | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "header", b"header", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015
+
+@_typing.final
 class Command(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -71,6 +71,11 @@ class KVStub(object):
                 request_serializer=ravelpb_dot_v1_dot_kv__pb2.ScanRequest.SerializeToString,
                 response_deserializer=ravelpb_dot_v1_dot_kv__pb2.ScanResponse.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/ravel.v1.KV/Watch',
+                request_serializer=ravelpb_dot_v1_dot_kv__pb2.WatchRequest.SerializeToString,
+                response_deserializer=ravelpb_dot_v1_dot_kv__pb2.WatchResponse.FromString,
+                _registered_method=True)
         self.Session = channel.stream_stream(
                 '/ravel.v1.KV/Session',
                 request_serializer=ravelpb_dot_v1_dot_kv__pb2.SessionRequest.SerializeToString,
@@ -132,6 +137,13 @@ class KVServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """Every change of a key or range from a revision on, in order, and then as it happens. Any replica serves it, from its log.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Session(self, request_iterator, context):
         """The fast lane: pipelined batches of commands, answered in the order of the requests. Commands of one request run in order, but
         not as one: others may come between. At most --session-requests-max (64) requests wait at once on a stream.
@@ -184,6 +196,11 @@ def add_KVServicer_to_server(servicer, server):
                     servicer.Scan,
                     request_deserializer=ravelpb_dot_v1_dot_kv__pb2.ScanRequest.FromString,
                     response_serializer=ravelpb_dot_v1_dot_kv__pb2.ScanResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=ravelpb_dot_v1_dot_kv__pb2.WatchRequest.FromString,
+                    response_serializer=ravelpb_dot_v1_dot_kv__pb2.WatchResponse.SerializeToString,
             ),
             'Session': grpc.stream_stream_rpc_method_handler(
                     servicer.Session,
@@ -387,6 +404,33 @@ class KV(object):
             '/ravel.v1.KV/Scan',
             ravelpb_dot_v1_dot_kv__pb2.ScanRequest.SerializeToString,
             ravelpb_dot_v1_dot_kv__pb2.ScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ravel.v1.KV/Watch',
+            ravelpb_dot_v1_dot_kv__pb2.WatchRequest.SerializeToString,
+            ravelpb_dot_v1_dot_kv__pb2.WatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,178 @@
+"""What past entries of the log changed, told without the state that they met.
+
+The log says what was asked for, not what came of it: whether a compare-and-swap swapped, a deleted key had been there, or a
+repeated write ran at all depends on a state that is gone. So that a watch can be served from the log alone, the machine notes
+in Database.HISTORY the little that the log lacks:
+
+- *idle* places: which commands of an entry changed nothing, or which operations of a Write. Nearly every command does what it
+  says, so most entries need no record.
+- *anchors*: the cluster's revision before each 64th entry. Every change moves the revision by one, so the revisions of the
+  entries between follow by counting.
+- *since*: the first entry of which all this is known.
+
+Both are a function of the log like everything else in the state: replicas agree on them byte for byte, and they travel with
+snapshots. What is older than HISTORY_ENTRIES_MAX entries is dropped, a block with each anchor.
+
+    "s"                 u64 index            since
+    "a" u64 index       u64 revision         before this entry
+    "i" u64 index       (u16 place, u16 count, count x u16 operation), ...; count 0: the whole command
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from ravel_node.machine.base import Database, Reader, Txn
+from ravel_node.machine.envelope import Kind, decode, read_compare_and_swap, read_key, read_put, read_write
+from ravel_node.machine.limits import ENTRY_COMMANDS_MAX, HISTORY_ENTRIES_MAX
+from ravel_node.raft.types import Index
+
+ANCHOR_ENTRIES: Final = 64
+"""Entries between two anchors: so many are read, at most, to find a revision."""
+
+Change = tuple[bytes, bytes | None]
+"""A key and its new value; None: it was deleted."""
+
+Idle = Mapping[int, frozenset[int]]
+"""Places of commands that changed nothing -> which operations of that Write; empty: the whole command."""
+
+Getter = Callable[[Database, bytes], bytes | None]
+
+NOTHING_IDLE: Final[Idle] = {}
+
+_SINCE: Final = b"s"
+_U64: Final = struct.Struct(">Q")
+_PLACE: Final = struct.Struct(">HH")
+
+
+def _anchor_key(index: int) -> bytes:
+    return b"a" + _U64.pack(index)
+
+
+def _idle_key(index: int) -> bytes:
+    return b"i" + _U64.pack(index)
+
+
+# --- noting
+
+
+class History:
+    """Notes what the applied entries did. Called by the machine only; `idle` is what it filled while it ran the entry."""
+
+    def __init__(self) -> None:
+        self.idle: list[tuple[int, Sequence[int]]] = []  # place of a command, and which of its operations; none: the whole
+        self._since = Index(0)  # 0: nothing was applied yet
+
+    def open(self, reader: Reader) -> None:
+        self._since = read_since(reader.get)
+
+    def applied(self, index: Index, revision_before: int, txn: Txn) -> None:
+        """The entry was applied; to be called for each one, whatever its type."""
+        if self.idle:
+            txn.put(Database.HISTORY, _idle_key(index), _encode_idle(self.idle))
+            self.idle.clear()
+        if not index % ANCHOR_ENTRIES:
+            txn.put(Database.HISTORY, _anchor_key(index), _U64.pack(revision_before))
+            self._forget(index - HISTORY_ENTRIES_MAX, txn)
+        if not self._since:
+            self._set_since(index, txn)
+
+    def _forget(self, below: int, txn: Txn) -> None:
+        """Drop what is known of the entries below this one."""
+        if not 0 < self._since < below:
+            return
+        for key_of in (_anchor_key, _idle_key):
+            for key, _ in list(txn.scan(Database.HISTORY, key_of(self._since), key_of(below))):
+                txn.delete(Database.HISTORY, key)
+        self._set_since(below, txn)
+
+    def _set_since(self, index: int, txn: Txn) -> None:
+        self._since = Index(index)
+        txn.put(Database.HISTORY, _SINCE, _U64.pack(index))
+
+
+def _encode_idle(idle: Sequence[tuple[int, Sequence[int]]]) -> bytes:
+    parts: list[bytes] = []
+    for place, operations in idle:
+        parts.append(_PLACE.pack(place, len(operations)))
+        parts.append(struct.pack(f">{len(operations)}H", *operations))
+    return b"".join(parts)
+
+
+# --- reading
+
+
+def read_since(get: Getter) -> Index:
+    """The first entry whose changes can be told; 0: there is none yet."""
+    found = get(Database.HISTORY, _SINCE)
+    return Index(_U64.unpack(found)[0] if found is not None else 0)
+
+
+def read_anchor(get: Getter, index: int) -> int | None:
+    """The revision before this entry, a multiple of ANCHOR_ENTRIES from `since` on and at most the last applied one."""
+    found = get(Database.HISTORY, _anchor_key(index))
+    return _U64.unpack(found)[0] if found is not None else None
+
+
+def read_idle(get: Getter, index: int) -> Idle:
+    """What of this entry changed nothing."""
+    record = get(Database.HISTORY, _idle_key(index))
+    if record is None:
+        return NOTHING_IDLE
+    idle: dict[int, frozenset[int]] = {}
+    at = 0
+    while at < len(record):
+        place, count = _PLACE.unpack_from(record, at)
+        at += _PLACE.size
+        idle[place] = frozenset(struct.unpack_from(f">{count}H", record, at))
+        at += 2 * count
+    return idle
+
+
+def changes(payload: bytes, idle: Idle) -> list[list[Change]]:
+    """What an applied normal entry changed: one list for each revision, in order. `idle` is `read_idle` of the entry."""
+    found: list[list[Change]] = []
+    place = 0
+    for _, commands in decode(payload):
+        if place + len(commands) > ENTRY_COMMANDS_MAX:
+            place += len(commands)  # every replica refused this group: see KVMachine.apply
+            continue
+        for at, (kind, _, body) in enumerate(commands, place):
+            if kind > Kind.WRITE:
+                continue
+            operations = idle.get(at)
+            if operations is None:
+                found.append(_CHANGES[kind](body))
+            elif operations:
+                found.append([change for number, change in enumerate(_write(body)) if number not in operations])
+        place += len(commands)
+    return found
+
+
+def _put(body: bytes) -> list[Change]:
+    return [read_put(body)]
+
+
+def _delete(body: bytes) -> list[Change]:
+    return [(read_key(body), None)]
+
+
+def _compare_and_swap(body: bytes) -> list[Change]:
+    key, _, value = read_compare_and_swap(body)
+    return [(key, value)]
+
+
+def _write(body: bytes) -> list[Change]:
+    _, operations = read_write(body)
+    return list(operations)
+
+
+_CHANGES: Final[dict[int, Callable[[bytes], list[Change]]]] = {
+    Kind.PUT: _put,
+    Kind.DELETE: _delete,
+    Kind.GET_AND_DELETE: _delete,
+    Kind.COMPARE_AND_SWAP: _compare_and_swap,
+    Kind.WRITE: _write,
+}
