@@ -9,6 +9,9 @@
     G7 monotony                term, commit and applied never fall; one vote a term, over restarts too
     G8 order of the marks      applied <= commit <= last, match < next
     G10 read safety            a read shows at least what was acknowledged to any client before it was asked
+    lease                      held only by the leader, in the term and under the configuration it was won in, and by nobody once
+                               a later term has a leader; a read is served under it while the clock says so, and from a state
+                               that shows what earlier leaders committed
 
 G9, liveness, is the end of every run (world.py). A checker looks at the insides of the core: it compares what is there with what
 ever was, on any replica, so that a fault shows at the step that makes it and not where it is felt.
@@ -45,11 +48,13 @@ from ravel_node.storage.keys import (
     HARD_STATE,
     LOG,
     META,
+    STATE,
     STATE_NAMES,
     STORE,
     decode_entry,
     decode_entry_id,
     decode_hard_state,
+    decode_number,
     index_key,
 )
 from tests.simulation.disk import Databases, SimEnvironment, SimTxn
@@ -166,7 +171,8 @@ class SimMachine(KVMachine):
 class Checker:
     """What was ever seen, anywhere. Every method raises ViolationError."""
 
-    def __init__(self) -> None:
+    def __init__(self, leases: bool = True) -> None:
+        self._leases_hold = leases  # the clocks run evenly enough
         self.leaders: dict[Term, str] = {}
         self.votes: dict[tuple[str, Term], ReplicaId] = {}
         self.entries: dict[EntryId, tuple[Term | None, Entry]] = {}  # with the term of the entry before
@@ -209,6 +215,7 @@ class Checker:
         self.require(hard.term >= before.term, f"G7: the term on {server.name}'s disk falls from {before.term} to {hard.term}")
         self.require(hard.commit <= last.index, f"G8: {server.name}'s disk has commit {hard.commit} in a log up to {last.index}")
         self._durable[server.name] = hard
+        self._require_flushed(server, raft)
         if hard.vote:
             known = self.votes.setdefault((server.name, hard.term), hard.vote)
             self.require(
@@ -217,6 +224,18 @@ class Checker:
         for key, record in txn.appended:
             entry = decode_entry(key, record)
             self._entry_seen(server.name, entry, _term_at(raft, Index(entry.index - 1)))
+
+    def _require_flushed(self, server: Server, raft: Databases) -> None:
+        """G8: what the log does not hold any more, the state on disk does."""
+        number = raft[META].get(STATE)
+        name = "" if number is None else f"state-{decode_number(number[SEAL_BYTES:])}"
+        state = server.disk.environments.get(server.disk.path / name)
+        record = None if state is None else state[STORE].get(APPLIED)
+        if record is not None:
+            flushed, start = decode_entry_id(record[SEAL_BYTES:]).index, _base(raft).index
+            self.require(
+                start <= flushed, f"G8: {server.name}'s log starts after {start}, and its state has only {flushed} flushed"
+            )
 
     def _entry_seen(self, where: str, entry: Entry, before: Term | None) -> None:
         known = self.entries.setdefault(entry.id, (before, entry))
@@ -278,8 +297,9 @@ class Checker:
             now.term > before.term or before.vote in (0, now.vote),
             f"G7: {name} changes its vote in term {now.term} from {before.vote} to {now.vote}",
         )
-        marks = (log.applied, log.applying, log.committed, log.last_index)
-        self.require(marks == tuple(sorted(marks)), f"G8: applied, applying, commit, last of {name} are {marks}")
+        start = Index(0) if log.unstable.snapshot is not None else log.first_index - 1  # of a log that a snapshot is to replace
+        marks = (start, log.applied, log.applying, log.committed, log.last_index)
+        self.require(marks == tuple(sorted(marks)), f"G8: start, applied, applying, commit, last of {name} are {marks}")
         if now.role is Role.LEADER:
             self._observe_leader(server, raft, before, now)
         if now.commit > before.commit:
@@ -289,18 +309,21 @@ class Checker:
         """A lease is held only by the leader of the term, and under the configuration, that it was won in.
 
         That a read under any other lease would be stale takes several misfortunes in the right order; that there is one shows
-        at once.
+        at once. The same goes for a lease that lasts until another one leads: see `_require_no_lease`.
         """
         reads = replica._driver.reads
         name, until = server.name, reads._lease_until
         if raft.transferee:
             self._transferred[name] = raft.term
-        if replica._clock() >= until:
+        if reads.lease_remaining_s <= 0.0:
             return
         now = (raft.term, raft.tracker.membership)
         known_until, won = self._leases.get(name, (0.0, now))
         if until != known_until:
             self._leases[name] = (until, won := now)
+        later = max(self.leaders, default=Term(0))
+        if later > raft.term and self._leases_hold:
+            self.fail(f"lease: {name} holds one of term {raft.term}, and {self.leaders[later]} leads term {later}")
         if raft.role is not Role.LEADER:
             self.fail(f"lease: {name} holds one as {raft.role.name.lower()} of term {raft.term}")
         if won != now:
@@ -309,6 +332,15 @@ class Checker:
             )
         if self._transferred.get(name) == raft.term:
             self.fail(f"lease: {name} holds one in term {raft.term}, which it has begun to hand over")
+
+    def _require_no_lease(self, leader: str, term: Term) -> None:
+        """Nobody may answer reads from a lease of an earlier term, once there is a leader who may commit what it does not see."""
+        for server in self.servers.values():
+            replica = server.replica
+            if server.name != leader and replica is not None and replica._raw.term < term:
+                reads = replica._driver.reads
+                if reads.lease_remaining_s > 0.0:
+                    self.fail(f"lease: {leader} leads term {term}, and {server.name} has a lease of term {replica._raw.term}")
 
     def _observe_leader(self, server: Server, raft: Any, before: _Seen, now: _Seen) -> None:
         name = server.name
@@ -322,6 +354,8 @@ class Checker:
             self.require(kept, f"G2: leader {name} has replaced its entry {before.last}")
         else:
             self.elections += 1
+            if self._leases_hold:
+                self._require_no_lease(name, now.term)
             top = max((index for term, index in self.commits.items() if term < now.term), default=Index(0))
             held = top < raft.log.first_index or raft.log.matches(top, self.committed_terms.get(top, Term(0)))
             self.require(
@@ -372,6 +406,8 @@ class Checker:
     def sent(self, server: Server, message: Message) -> None:
         """A message leaves: what it promises must be durable."""
         kind = message.type
+        if kind in (MessageType.APPEND, MessageType.HEARTBEAT):
+            self._commit_sent(server, message)
         if message.reject or kind not in (MessageType.VOTE_RESPONSE, MessageType.APPEND_RESPONSE):
             if kind is MessageType.APPEND:
                 self._append_sent(server, message)
@@ -391,6 +427,23 @@ class Checker:
             self.require(
                 last.index >= message.index,
                 f"G6: {server.name} acknowledges entry {message.index}; on disk its log ends at {last}",
+            )
+
+    def _commit_sent(self, server: Server, message: Message) -> None:
+        replica = server.replica
+        if replica is None or not replica._raw.is_leader or replica._raw.term != message.term:
+            return  # it has led until this turn, and knows nothing of its peers any more
+        raft = replica._raw._raft
+        commit, last = raft.log.committed, raft.log.last_index
+        self.require(
+            message.commit <= commit <= last,
+            f"G8: {server.name} tells commit {message.commit}; its own is {commit}, and its log ends at {last}",
+        )
+        progress = raft.tracker.progress.get(message.to)
+        if message.type is MessageType.HEARTBEAT and progress is not None:
+            self.require(
+                message.commit <= progress.match,
+                f"G8: {server.name} tells replica {message.to} commit {message.commit}, whose match is {progress.match}",
             )
 
     def _append_sent(self, server: Server, message: Message) -> None:
@@ -451,11 +504,26 @@ class Checker:
         """A leader that has applied so far answers a client."""
         self.acknowledged = max(self.acknowledged, replica_applied)
 
-    def read(self, name: str, applied: Index, floor: Index) -> None:
-        """A read is served from a state, and `floor` was acknowledged before it was asked."""
-        self.require(
-            applied >= floor, f"G10: {name} serves a read from entry {applied}, and {floor} was acknowledged before it was asked"
-        )
+    @property
+    def committed_index(self) -> Index:
+        """The last entry that any leader has committed."""
+        return max(self.commits.values(), default=Index(0))
+
+    def read(self, server: Server, floor: Index, leased: bool) -> None:
+        """A read is served from a state; `floor` is what it must show, as it was known when the read was asked."""
+        replica = server.replica
+        assert replica is not None
+        name, applied = server.name, replica.applied.index
+        known = "acknowledged" if leased else "committed"
+        self.require(applied >= floor, f"G10: {name} serves a read from entry {applied}; {floor} was {known} before it was asked")
+        if leased:
+            reads, term = replica._driver.reads, replica._raw.term
+            self.require(reads.lease_remaining_s > 0.0, f"lease: {name} serves a read under a lease that its clock has ended")
+            earlier = max((index for each, index in self.commits.items() if each < term), default=Index(0))
+            self.require(
+                applied >= earlier,
+                f"lease: {name} serves a read of term {term} from entry {applied}, and earlier terms committed {earlier}",
+            )
 
 
 def _hard_state(raft: Databases) -> HardState:

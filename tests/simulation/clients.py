@@ -86,7 +86,7 @@ class Client:
         self._client_id = 0
         self._sequence = 0
         self._values = 0
-        self.resting = False  # asks nothing for a while
+        self.resting_until = 0.0  # world time until which it asks for nothing
         self.stopping = False
 
     @property
@@ -96,8 +96,10 @@ class Client:
     async def run(self) -> None:
         """Call after call, until told to stop."""
         while not self.stopping:
-            if not self.resting:
-                await self.call_once()
+            while self._process.timeline.now < self.resting_until and not self.stopping:
+                self._target = ""
+                await asyncio.sleep(0.02)
+            await self.call_once()
             await asyncio.sleep(self._rng.uniform(0.0, self._habits.pause_max_s))
 
     async def call_once(self) -> None:
@@ -123,14 +125,18 @@ class Client:
     async def get(self, key: bytes) -> Operation | None:
         """The operation if it was answered."""
         asked = Operation(self.name, Kind.GET, key, self._process.timeline.now)
-        mode, floor = self._rng.choice(self._habits.modes), self._checker.acknowledged
+        mode = self._rng.choice(self._habits.modes)
+        acknowledged, committed = self._checker.acknowledged, self._checker.committed_index
 
         async def read(running: Running) -> kv.KeyValue | None:
             replica = running.replica
-            if not replica.barrier_free(mode):
+            leased = replica.barrier_free(mode)
+            self._checker.require(not leased or mode is ReadMode.LINEARIZABLE, f"{self.name}'s quorum read takes no round")
+            if not leased:
                 await replica.read_barrier(mode)
             found = kv.get(replica.reader(), key)
-            self._checker.read(running.server.name, replica.applied.index, floor)
+            # A round shows all that was committed before it. Under a lease, what is not applied nobody has been told of yet.
+            self._checker.read(running.server, acknowledged if leased else committed, leased)
             return found
 
         try:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
-from ravel_node.raft import Message, MessageType
+from ravel_node.raft import Message, MessageType, Role
 from tests.simulation.profile import Fault
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ class Nemesis:
     def __init__(self, world: World, rng: Random) -> None:
         self._world = world
         self._rng = rng
+        self._alone_until = 0.0  # world time until which nothing else is to go wrong
         self._acts: dict[Fault, Callable[[], None]] = {
             Fault.CRASH: self._crash,
             Fault.CRASH_AT_A_STEP: self._crash_at_a_step,
@@ -44,6 +45,8 @@ class Nemesis:
         profile, rng = self._world.profile, self._rng
         while True:
             await asyncio.sleep(rng.uniform(0.0, profile.calm_max_s))
+            if self._world.timeline.now < self._alone_until:
+                continue
             act = self._acts[rng.choice(profile.faults)]
             self._world.timeline.after(0.0, lambda act=act: None if self._world.healed else act())  # type: ignore[misc]
 
@@ -169,18 +172,26 @@ class Nemesis:
         self._later(end)
 
     def _slow_flush(self) -> None:
-        """A replica that applies late, because its table is full, and is to lead all the same."""
-        world, rng = self._world, self._rng
-        server = rng.choice(world.servers)
-        faults, length = server.disk.faults, world.profile.election_timeout_s * rng.uniform(1.0, 4.0)
-        faults.flush_max_s = rng.choice((0.1, 0.5, 2.0))
+        """A replica that applies late, because its table is full, and is to lead all the same, more often than not."""
+        world, rng, leader = self._world, self._rng, self._leader()
+        server = rng.choice([server for server in world.servers if server is not leader])
+        faults, length = server.disk.faults, world.profile.election_timeout_s * rng.uniform(2.0, 5.0)
+        faults.flush_max_s = rng.choice((0.1, 0.5, 2.0, 2.0))
+        late = world.timeline.now + length
 
         def end() -> None:
             faults.flush_max_s = 0.0
 
-        world.timeline.after(length, end)
+        def hand_over_once_behind() -> None:
+            replica = server.replica
+            if replica is not None and replica.applied.index < replica._raw.commit:
+                self._hand_over(server)
+            elif world.timeline.now < late:
+                self._after(0.01, hand_over_once_behind)
+
+        world.timeline.after(length + world.profile.election_timeout_s, end)
         if rng.random() < 0.7:
-            self._after(length * rng.uniform(0.2, 0.9), lambda: self._hand_over(server))
+            self._after(rng.uniform(0.0, 0.3) * length, hand_over_once_behind)
 
     def _hand_over(self, server: Server) -> None:
         self._world.spawn(self._world.transfer(server))
@@ -205,7 +216,7 @@ class Nemesis:
         self._world.timeline.after(delay_s, lambda: None if self._world.healed else action())
 
     def _lose_leader(self) -> None:
-        """A leader sleeps through its own end, if it sleeps, and wakes where nobody tells it."""
+        """A leader sleeps through its own end, if it sleeps, and wakes where nobody tells it. Somebody may wait for that."""
         leader, rng = self._leader(), self._rng
         if leader is None:
             return
@@ -213,56 +224,104 @@ class Nemesis:
 
         def strike() -> None:
             if rng.random() < 0.7:
-                self._after(rng.uniform(0.0, 0.005), leader.pause)
-                self._world.timeline.after(timeout * rng.uniform(1.0, 4.0), leader.resume)
+                self._after(rng.uniform(0.0, 0.005), lambda: self._stop(leader, timeout * rng.uniform(1.0, 4.0)))
             self._after(rng.uniform(0.0, 0.01), lambda: self._isolate(leader, timeout * rng.uniform(2.0, 6.0)))
 
-        def watch(source: str, message: Message) -> None:
-            if source == leader.address and message.type is MessageType.HEARTBEAT:
-                network.watch = None
-                self._after(0.0, strike)
+        def strike_in_a_round() -> None:
+            def watch(source: str, message: Message) -> None:
+                if source == leader.address and message.type is MessageType.HEARTBEAT:
+                    network.watch = None
+                    self._after(0.0, strike)
 
-        if rng.random() < 0.5:
             network.watch = watch  # strike while the answers to a round are under way
+
+        struck = strike_in_a_round if rng.random() < 0.7 else strike
+        if rng.random() < 0.7:
+            self._deafen(leader, lambda deaf: struck())
         else:
-            strike()
+            struck()
+
+    def _stop(self, server: Server, for_s: float) -> None:
+        """Stop a process; its machine may be asleep meanwhile."""
+        if server.running is not None and not server.running.process.paused:
+            server.pause()
+            slept_s = self._rng.choice((0.0, for_s))
+            self._world.timeline.after(for_s, lambda: server.resume(slept_s))
 
     def _forget_promise(self) -> None:
-        """One voter does not hear the leader for long, while nobody writes, so that its log is as good as any. When it is about
-        to ask for votes, those that did hear the leader are started again, and do not hear it any more either.
+        """Those that did hear the leader are started again just when another one asks for votes, and hear it no more either; or
+        they are stopped for a while, hear it once more, and then no more.
         """
         world, rng, leader = self._world, self._rng, self._leader()
         if leader is None:
             return
         timeout = world.profile.election_timeout_s
-        deaf = rng.choice([server for server in world.servers if server is not leader])
 
-        def rest(resting: bool) -> None:
-            for client in world.clients:
-                client.resting = resting and not client.only_reads
-
-        def stop_hearing() -> None:
-            self._lose({(leader.address, deaf.address), (deaf.address, leader.address)}, 6 * timeout)
-            self._after(timeout * rng.uniform(1.0, 3.0), strike_when_due)
-
-        def strike_when_due() -> None:
-            raft = None if deaf.replica is None else deaf.replica._raw._raft
-            if raft is None or raft.election_timeout - raft.election_elapsed <= 1:
-                self._after(rng.uniform(0.0, 0.05), strike)
-            else:
-                self._after(0.02, strike_when_due)
-
-        def strike() -> None:
+        def start_again(others: list[Server]) -> None:
             self._isolate(leader, timeout)
-            rest(False)
-            for server in world.servers:
-                if server not in (leader, deaf) and server.running is not None:
+            for server in others:
+                if server.running is not None:
                     server.crash("and is started again at once")
                     server.boot()
 
-        rest(True)
+        def stop(others: list[Server]) -> None:
+            for_s = timeout * rng.uniform(0.3, 0.8)  # less than makes the leader step down
+            for server in others:
+                self._stop(server, for_s)
+            self._after(for_s + rng.uniform(0.0, 0.03), lambda: self._isolate(leader, timeout))
+
+        act = start_again if rng.random() < 0.6 else stop
+        self._deafen(leader, lambda deaf: act([server for server in world.servers if server not in (leader, deaf)]))
+
+    def _deafen(self, leader: Server, strike: Callable[[Server], None]) -> None:
+        """One voter does not hear the leader for long, while nobody writes, so that its log is as good as any. Once it has begun
+        to ask for votes it asks again and again, to have them at the first moment they may be given; `strike` is done then.
+        """
+        world, rng = self._world, self._rng
+        timeout = world.profile.election_timeout_s
+        deaf = rng.choice([server for server in world.servers if server is not leader])
+        end = self._alone_until = world.timeline.now + 8 * timeout
+
+        def rest(for_s: float) -> None:
+            for client in world.clients:
+                if not client.only_reads:
+                    client.resting_until = world.timeline.now + for_s
+
+        def stop_hearing() -> None:
+            if deaf.replica is None or leader.replica is None or world.timeline.now > end:
+                self._alone_until = 0.0
+                return
+            if deaf.replica._raw._raft.log.last_id != leader.replica._raw._raft.log.last_id:
+                self._after(0.05, stop_hearing)
+                return
+            self._lose({(leader.address, deaf.address), (deaf.address, leader.address)}, 8 * timeout)
+            strike_when_due()
+
+        def strike_when_due() -> None:
+            if deaf.replica is None or leader.replica is None or not leader.replica.is_leader or world.timeline.now > end:
+                self._alone_until = 0.0
+                return  # something else has come in between
+            if deaf.replica._raw._raft.role is Role.PRE_CANDIDATE:
+                self._hurry(deaf, world.timeline.now + 3 * timeout)
+                self._after(rng.uniform(0.0, 0.3), struck)
+            else:
+                self._after(0.02, strike_when_due)
+
+        def struck() -> None:
+            rest(0.0)
+            self._alone_until = world.timeline.now + 2 * timeout
+            strike(deaf)
+
+        rest(8 * timeout)
         self._after(rng.uniform(0.1, 0.5), stop_hearing)
-        world.timeline.after(6 * timeout, lambda: rest(False))
+
+    def _hurry(self, server: Server, until: float) -> None:
+        """As long as it hears of no leader, and so has promised nothing to anybody, a server polls all the time."""
+        replica = server.replica
+        if replica is not None and replica._raw._raft.role is Role.PRE_CANDIDATE:
+            replica._driver.inbox.call(lambda raw: raw.campaign())
+        if self._world.timeline.now < until:
+            self._after(self._rng.uniform(0.005, 0.02), lambda: self._hurry(server, until))
 
     def _lose_after_transfer(self) -> None:
         world, rng, leader = self._world, self._rng, self._leader()

@@ -48,7 +48,9 @@ class Profile:
     suffering_s: float  # world time for which things go wrong
     calm_max_s: float  # between two misfortunes
     down_max_s: float  # how long a dead process stays dead
+    leases: bool  # reads use them
     rates: tuple[float, float]  # of the servers' clocks, seconds of their own for one of the world
+    apart: bool  # the first server's clock is as slow as may be, all others' as fast
     writing: Habits
     reading: Habits
     replica: ReplicaOptions
@@ -64,16 +66,19 @@ class Profile:
         # Leases hold while clock rates differ by less than a tenth: where they differ more, reads take the round.
         steady = rng.random() < 0.7
         modes = (ReadMode.LINEARIZABLE,) * 5 + (ReadMode.QUORUM,) if steady else (ReadMode.QUORUM,)
+        faults = _draw_faults(rng, steady)
         keys = tuple(b"key-%d" % number for number in range(rng.randint(1, 4)))
         return cls(
             servers=rng.choice((3, 3, 3, 4, 5)),
             writers=rng.randint(1, 4),
             readers=rng.randint(1, 2),
-            faults=_draw_faults(rng, steady),
+            faults=faults,
             suffering_s=rng.uniform(10.0, 25.0),
             calm_max_s=rng.choice((0.5, 2.0, 4.0)),
             down_max_s=rng.choice((0.2, 1.0, 4.0)),
+            leases=steady,
             rates=(0.955, 1.045) if steady else (0.5, 2.0),
+            apart=steady and rng.random() < 0.5,
             writing=Habits(
                 keys=keys,
                 modes=modes,
@@ -81,10 +86,12 @@ class Profile:
                 reads=rng.choice((0.2, 0.5)),
                 restless=rng.choice((0.02, 0.2, 0.5)),
             ),
-            # Readers stay with who answers them: that is who sees a leader that should answer no more.
-            reading=Habits(keys=keys, modes=modes, pause_max_s=rng.choice((0.04, 0.15)), reads=1.0, restless=0.01),
+            # Readers that stay with who answers them, and readers that ask anybody: some meet a leader that is none any more.
+            reading=Habits(
+                keys=keys, modes=modes, pause_max_s=rng.choice((0.04, 0.15)), reads=1.0, restless=rng.choice((0.01, 0.5, 1.0))
+            ),
             replica=_replica_options(rng),
-            store=_store_options(rng),
+            store=_store_options(rng, congested=Fault.SLOW_FLUSH in faults),
         )
 
 
@@ -112,11 +119,12 @@ def _replica_options(rng: Random) -> ReplicaOptions:
     )
 
 
-def _store_options(rng: Random) -> StoreOptions:
+def _store_options(rng: Random, *, congested: bool) -> StoreOptions:
+    """Small bounds, so that everything happens. With `congested` a slow flush soon keeps a replica from applying."""
     return StoreOptions(
         segment_bytes_max=rng.choice((500, 4_000, 4 << 20)),
-        unflushed_bytes_max=rng.choice((300, 2_000, 64 << 20)),
-        flush_interval_s=rng.choice((0.05, 0.3, 1.0)),
+        unflushed_bytes_max=300 if congested else rng.choice((2_000, 64 << 20)),
+        flush_interval_s=rng.choice((0.05, 0.3)) if congested else rng.choice((0.05, 0.3, 1.0)),
         log_tail_bytes_max=rng.choice((1, 2_000, 16 << 20)),
         log_retain_bytes_max=rng.choice((1, 1 << 30)),
         compact_records_max=rng.choice((7, 1_000)),

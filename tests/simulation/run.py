@@ -7,10 +7,12 @@ has the same digest every time, on every machine that runs the same code.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,16 +25,37 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 JOBS = 2
+STUCK_S = 60
+"""Seconds of processor time after which a world, which takes about one, is given up."""
+
+
+class StuckError(Exception):
+    """A turn of some loop does not end: raised in the middle of it."""
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Raise StuckError in the main thread if this takes too long."""
+
+    def give_up(*_: object) -> None:
+        raise StuckError(f"the world has not ended after {STUCK_S} s of processor time")
+
+    signal.signal(signal.SIGPROF, give_up)
+    signal.setitimer(signal.ITIMER_PROF, STUCK_S, STUCK_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 
 def run_seed(seed: int) -> Result:
-    """One world. Raises SimulationError."""
-    with TemporaryDirectory(prefix="ravel-sim-") as path:
+    """One world. Raises SimulationError, also for one that does not end."""
+    with TemporaryDirectory(prefix="ravel-sim-") as path, _bounded():
         return World(seed, Path(path)).run()
 
 
 def try_seed(seed: int) -> Result | str:
-    """The same, with a failure told as text, which can leave its process."""
+    """One world, with a failure told as text, which can leave its process."""
     try:
         return run_seed(seed)
     except SimulationError as error:

@@ -22,7 +22,13 @@ QUICK = (
     "lease-outlives-leadership",
     "lease-outlives-configuration",
     "lease-despite-transfer",
-    "round-read-before-applied",
+    "lease-from-the-answer",
+    "lease-without-margin",
+    "lease-too-long",
+    "clock-stops-in-sleep",
+    "clock-read-too-early",
+    "quorum-read-leased",
+    "promise-not-kept",
 )
 
 

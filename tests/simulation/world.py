@@ -81,7 +81,7 @@ class World:
         self.trace = Trace()
         self.timeline = Timeline(Random(f"timeline {seed}"))
         self.network = Network(self.timeline, Random(f"network {seed}"), self.tell)
-        self.checker = Checker()
+        self.checker = Checker(self.profile.leases)
         self.healed = False
         self._changing = False
         self.crashes = 0
@@ -122,7 +122,10 @@ class World:
     def add_server(self) -> Server:
         number = len(self._by_name) + 1
         path = self._path / f"s{number}"
-        rate = self.rng.uniform(*self.profile.rates)
+        slow, fast = self.profile.rates
+        rate = self.rng.choice((slow, fast, self.rng.uniform(slow, fast)))
+        if self.profile.apart:
+            rate = slow if number == 1 else fast
         server = Server(number, Disk(path, Random(f"disk {number} {self.seed}")), self._settings, rate, self.seed)
         self.servers.append(server)
         self._by_name[server.name] = server
