@@ -20,7 +20,7 @@ from typing import Final
 
 import structlog
 
-from ravel_node import __version__, credentials
+from ravel_node import __version__, credentials, descriptors
 from ravel_node.config import ServerConfig
 from ravel_node.logs import event_line, setup_logging
 from ravel_node.machine import members
@@ -172,15 +172,29 @@ class Daemon:
             watches_max=config.limits.watches_max,
         )
         calls_max = config.limits.streams_max
+        shares = descriptors.claim(config.limits.connections_max)
+        if not shares.enough:
+            log.warning(
+                "daemon.few_open_files",
+                limit=shares.limit,
+                client_connections_max=shares.clients,
+                peer_connections_max=shares.peers,
+                next_step=f"let this process open {shares.wanted} files (ulimit -n, or LimitNOFILE= of systemd), "
+                f"or lower --connections-max ({config.limits.connections_max})",
+            )
         clients = ServerOptions(
             listen=str(config.listen),
             limits=limits,
             calls_max=calls_max,
-            connections_max=config.limits.connections_max,
+            connections_max=shares.clients,
             credentials=credentials.client_port(config.tls),
         )
         peers = ServerOptions(
-            listen=str(config.peer_listen), limits=limits, calls_max=calls_max, credentials=credentials.peer_port(config.peer_tls)
+            listen=str(config.peer_listen),
+            limits=limits,
+            calls_max=calls_max,
+            connections_max=shares.peers,
+            credentials=credentials.peer_port(config.peer_tls),
         )
         shown = PeerCertificates(config.peer_tls.peer_tls_name) if config.peer_tls.on else None
         for server in (

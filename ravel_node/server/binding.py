@@ -284,7 +284,14 @@ class _Encodes(Protocol):
 
 
 async def _write_all(responses: AsyncGenerator[_Encodes, None], context: Context) -> None:
-    """Write each response once the one before has left: a slow caller slows its handler and nobody else."""
+    """Write each response once the one before has left: a slow caller slows its handler and nobody else.
+
+    Ends early, and quietly, for a caller who has left in the middle of a response: that is no fault of anybody here.
+    """
     async with aclosing(responses):
         async for response in responses:
-            await context.write(response.SerializeToString())
+            raw = response.SerializeToString()
+            try:
+                await context.write(raw)
+            except (grpc.aio.InternalError, grpc.aio.UsageError):  # the call is over
+                return
