@@ -20,8 +20,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if E2E in item.path.parents:
             item.add_marker(pytest.mark.e2e)
-        if FAULTS in item.path.parents:
+        if FAULTS in item.path.parents and "trial" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.faults)
+            item.add_marker(
+                pytest.mark.timeout(300)
+            )  # several rounds, each with daemons that start, on a machine that may be busy
 
 
 @pytest.fixture(scope="session", autouse=True)

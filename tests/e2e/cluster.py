@@ -21,7 +21,7 @@ from ravelpb.v1 import cluster_pb2
 
 T = TypeVar("T")
 
-START_S: Final = 20.0
+START_S: Final = 60.0
 """How long a daemon may take until it answers, on a machine that is busy with other things."""
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from ravelpb.v1 import cluster_pb2
 from tests.e2e.cluster import Cluster, Server, until
 from tests.e2e.load import same_on_all
 from tests.faults.proxy import Network
+from tests.faults.shim import Disk, build
 from tests.faults.stale import broken_promises
 from tests.faults.workload import Workload
 from tests.linearizability.history import Operation, Outcome
@@ -75,6 +76,7 @@ class Ordeal:
         self.network = network
         self.workload = workload
         self.row = Row(fault)
+        self.disks: dict[str, Disk] = {}  # of servers by name, if it was asked for
         self.recoveries: list[Recovery] = []
         self._lateness: list[tuple[float, float]] = []  # when, and how much later than asked this process ran
         self._meter: asyncio.Task[None] | None = None
@@ -243,23 +245,33 @@ async def running(
     flags: Iterable[str] = (),
     proxied: bool = False,
     fronted: bool = False,
+    failing_disks: bool = False,
+    data_dirs: Mapping[str, Path] | None = None,
     value_bytes: int = 0,
 ) -> AsyncIterator[Ordeal]:
     """A cluster under load; when the block has ended without an error the verdict is given. With a network to cut between
-    replicas (`proxied`), and between them and clients (`fronted`)."""
+    replicas (`proxied`), and between them and clients (`fronted`); with disks that do what they are told (`failing_disks`).
+    """
+    library = build(folder) if failing_disks else None
+    disks: dict[str, Disk] = {}
     cluster = Cluster(folder, flags)
     network = Network(lambda: {name: server.pid for name, server in cluster.servers.items() if server.running})
     try:
         servers = [cluster.add(name) for name in names]
         for server in servers:
+            server.data_dir = (data_dirs or {}).get(server.name, server.data_dir)
             if proxied:
                 server.flags += ["--peer-advertise", await network.front(server.name, server.peer_address)]
             if fronted:
                 server.advertised = await network.front(server.name, server.address)
                 server.flags += ["--advertise", server.advertised]
+            if library is not None:
+                disks[server.name] = Disk(server, library)
             server.start()
         await cluster.bootstrap(*servers)
         ordeal = Ordeal(fault, cluster, network, Workload([server.advertised for server in servers], value_bytes=value_bytes))
+        ordeal.disks = disks
+        assert all(disk.loaded for disk in disks.values()), "the shim was not loaded"
         try:
             await ordeal.begin()
             yield ordeal
