@@ -47,6 +47,7 @@ from ravelctl.client.types import (
     Put,
     PutResult,
     SwapResult,
+    WatchEvent,
     WriteResult,
 )
 from ravelpb.errors import Reason
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from ravelctl.client.client import RavelClient
     from ravelctl.client.cluster import ClusterClient
     from ravelctl.client.inspect import InspectClient
+    from ravelctl.client.watch import Watch
 
 __all__ = [
     "AlreadyMemberError",
@@ -94,6 +96,8 @@ __all__ = [
     "TlsOptions",
     "UnreachableError",
     "UnsupportedVersionError",
+    "Watch",
+    "WatchEvent",
     "WriteResult",
     "WrongServerError",
 ]
@@ -102,6 +106,7 @@ _LOADED_ON_USE: Final = {
     "RavelClient": "ravelctl.client.client",
     "ClusterClient": "ravelctl.client.cluster",
     "InspectClient": "ravelctl.client.inspect",
+    "Watch": "ravelctl.client.watch",
 }
 
 

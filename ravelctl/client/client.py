@@ -25,6 +25,7 @@ from ravelctl.client.types import (
     SwapResult,
     WriteResult,
 )
+from ravelctl.client.watch import Watch, watch_request
 from ravelpb.v1 import kv_pb2
 from ravelpb.v1.kv_pb2 import (
     Command,
@@ -179,6 +180,31 @@ class RavelClient:
             async for page in pages:
                 for item in page.items:
                     yield KeyValue(item.key, item.value, item.revision)
+
+    def watch(
+        self,
+        *,
+        key: bytes | None = None,
+        prefix: bytes | None = None,
+        start: bytes = b"",
+        end: bytes | None = None,
+        from_revision: int | None = None,
+        timeout_s: float | None = None,
+        outage_max_s: float | None = None,
+    ) -> Watch:
+        """Every change of a key, of the keys with a prefix, of those with start <= key < end, or of all, in order, for ever.
+
+            async with client.watch(prefix=b"orders/") as watch:
+                async for event in watch:
+                    ...
+
+        It begins with `from_revision`, or after what the replica that answers first has applied. Any replica serves it; when one
+        is lost the watch goes on at another, without a gap and without an event twice. `timeout_s` is the time for the first
+        answer; later the watch waits as long as it takes, or raises after `outage_max_s` without a replica. Raises
+        InvalidArgumentError at once, the rest when it is iterated: CompactedError when the log of no replica reaches back so far.
+        """
+        request = watch_request(key=key, prefix=prefix, start=start, end=end, from_revision=from_revision)
+        return Watch(request, self._channels, self._retry, timeout_s or self._timeout_s, outage_max_s)
 
     async def close(self) -> None:
         """End every call and close the connections. Calls under way raise ClosedError, or OutcomeUnknownError."""

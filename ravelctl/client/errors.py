@@ -135,7 +135,7 @@ class NotFoundError(RavelError):
 
 
 class CompactedError(RavelError):
-    """The log no longer reaches back that far."""
+    """The log no longer reaches back that far: to an entry, or to a revision that a watch asked for."""
 
     default_reason = Reason.COMPACTED
 
@@ -143,6 +143,11 @@ class CompactedError(RavelError):
     def first_index(self) -> int:
         """The first log index there is; 0: the server did not say."""
         return _number(self.metadata.get(Field.FIRST_INDEX))
+
+    @property
+    def first_revision(self) -> int:
+        """The first revision that a watch may begin with; 0: the server did not say."""
+        return _number(self.metadata.get(Field.FIRST_REVISION))
 
 
 class RefusedError(RavelError):

@@ -62,6 +62,18 @@ class WriteResult(NamedTuple):
     failed_key: bytes | None
 
 
+class WatchEvent(NamedTuple):
+    """A change. `value` is the new one, None for a key that was deleted; `revision` is the cluster's at which it happened.
+
+    The changes of an atomic write share a revision and come one after the other: `more` says that another one of it follows.
+    """
+
+    key: bytes
+    value: bytes | None
+    revision: int
+    more: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Put:
     """An operation of `RavelClient.write`: the key gets this value."""

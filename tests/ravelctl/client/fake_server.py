@@ -75,6 +75,7 @@ class FakeCluster:
         self.script: Callable[[kv_pb2.SessionRequest], Fault] = lambda request: Fault.NONE
         self.requests: list[kv_pb2.SessionRequest] = []  # that a leader got, in order
         self.late_s = 0.05
+        self.history: list[list[kv_pb2.KeyEvent]] = []  # what each revision changed, from the first on
         self.hint = True  # followers tell the leader's address
 
     def expire_sessions(self) -> None:
@@ -125,7 +126,11 @@ class FakeCluster:
         self.revision += 1
         self.data[key] = (value, self.revision)
         self.applied[value] += 1
+        self.history.append([kv_pb2.KeyEvent(key=key, value=value, revision=self.revision)])
         return self.revision
+
+    def _deleted(self, key: bytes) -> kv_pb2.KeyEvent:
+        return kv_pb2.KeyEvent(kind=kv_pb2.KeyEvent.DELETE, key=key, revision=self.revision)
 
     def _put(self, request: kv_pb2.PutRequest) -> kv_pb2.PutResponse:
         return kv_pb2.PutResponse(revision=self._set(request.key, request.value))
@@ -139,6 +144,8 @@ class FakeCluster:
     def _delete(self, request: kv_pb2.DeleteRequest) -> kv_pb2.DeleteResponse:
         found = self.data.pop(request.key, None) is not None
         self.revision += found
+        if found:
+            self.history.append([self._deleted(request.key)])
         return kv_pb2.DeleteResponse(revision=self.revision, found=found)
 
     def _get_and_delete(self, request: kv_pb2.GetAndDeleteRequest) -> kv_pb2.GetAndDeleteResponse:
@@ -146,6 +153,7 @@ class FakeCluster:
             return kv_pb2.GetAndDeleteResponse()
         self.revision += 1
         value, revision = self.data.pop(request.key)
+        self.history.append([self._deleted(request.key)])
         return kv_pb2.GetAndDeleteResponse(revision=revision, value=value, found=True)
 
     def _compare_and_swap(self, request: kv_pb2.CompareAndSwapRequest) -> kv_pb2.CompareAndSwapResponse:
@@ -160,12 +168,16 @@ class FakeCluster:
             if revision != condition.revision:
                 return kv_pb2.WriteResponse(revision=revision, failed_key=condition.key, value=value, found=revision > 0)
         self.revision += 1
+        events: list[kv_pb2.KeyEvent] = []
         for operation in request.operations:
             if operation.HasField("put"):
-                self.data[operation.put.key] = (operation.put.value, self.revision)
-                self.applied[operation.put.value] += 1
-            else:
-                self.data.pop(operation.delete.key, None)
+                key, value = operation.put.key, operation.put.value
+                self.data[key] = (value, self.revision)
+                self.applied[value] += 1
+                events.append(kv_pb2.KeyEvent(key=key, value=value, revision=self.revision))
+            elif self.data.pop(operation.delete.key, None) is not None:
+                events.append(self._deleted(operation.delete.key))
+        self.history.append(events)
         return kv_pb2.WriteResponse(done=True, revision=self.revision)
 
 
@@ -180,6 +192,10 @@ class FakeReplica:
         self.hangs = False
         self.refusal: status_pb2.Status | None = None  # ends every Session stream, refuses every other call
         self.scans_break_after: deque[int] = deque()  # pages after which the next scans break
+        self.first_revision = 1  # what a watch may begin with here
+        self.cluster_id = "c" * 32
+        self.watches_break_after: deque[int] = deque()  # messages after which the next watches break
+        self.watches_fall_silent = False  # after their first message
         self.calls: Counter[str] = Counter()
         self.answers: dict[str, Callable[[Any], Any]] = {}
         self._server: aio.Server | None = None
@@ -230,6 +246,9 @@ class FakeReplica:
                 ),
                 "Scan": grpc.unary_stream_rpc_method_handler(
                     self._scan, kv_pb2.ScanRequest.FromString, kv_pb2.ScanResponse.SerializeToString
+                ),
+                "Watch": grpc.unary_stream_rpc_method_handler(
+                    self._watch, kv_pb2.WatchRequest.FromString, kv_pb2.WatchResponse.SerializeToString
                 ),
             },
         )
@@ -338,6 +357,33 @@ class FakeReplica:
             await context.write(kv_pb2.ScanResponse(revision=self.cluster.revision, items=items, more=more))
 
     # Cluster and Inspect
+
+    async def _watch(self, request: kv_pb2.WatchRequest, context: Any) -> None:
+        """One revision a message."""
+        self.calls["Watch"] += 1
+        await self._admit(context, leader_only=False)
+        history = self.cluster.history
+        told = request.from_revision - 1 if request.from_revision else len(history)
+        if told + 1 < self.first_revision:
+            fields = {Field.FIRST_REVISION: str(self.first_revision)}
+            await refuse(context, make_status(Reason.COMPACTED, "compacted away", fields))
+        start = request.key or request.start
+        end = request.key + b"\0" if request.key else request.end
+        header = common_pb2.ResponseHeader(cluster_id=self.cluster_id, replica_id=self.replica_id)
+        messages_left = self.watches_break_after.popleft() if self.watches_break_after else -1
+        await context.write(kv_pb2.WatchResponse(revision=told, header=header))
+        while True:
+            if self.refusal is not None:
+                await refuse(context, self.refusal)
+            if messages_left == 0:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
+            if told >= len(history) or self.watches_fall_silent:
+                await asyncio.sleep(0.01)
+                continue
+            events = [event for event in history[told] if start <= event.key and (not end or event.key < end)]
+            told += 1
+            messages_left -= 1
+            await context.write(kv_pb2.WatchResponse(events=events, revision=told, header=header))
 
     def _cluster(self) -> grpc.GenericRpcHandler:
         names = ("Bootstrap", "Join", "AddMember", "Promote", "Leave", "Update", "TransferLeader", "Status")
