@@ -232,7 +232,7 @@ class RavelCommand(_Frame):
         if watchable:
             self.params.insert(0, _watch_option())
 
-    def invoke(self, ctx: click.Context) -> ExitCode:
+    def invoke(self, ctx: click.Context) -> int:
         app = ctx.ensure_object(App)
         app.local = app.local or self.local
         if self.effect is Effect.CHANGES and app.settings.dry_run:
@@ -296,7 +296,7 @@ def tell_error(error: CommandError, app: App, *, as_json: bool, one_line: bool =
     return error.code
 
 
-def _show(app: App, view: View, *, one_line: bool = False) -> ExitCode:
+def _show(app: App, view: View, *, one_line: bool = False) -> int:
     from ravelctl.output import emit
 
     emit(view, app.settings, sys.stdout, one_line=one_line)

@@ -22,7 +22,7 @@ from ravelctl.exit_codes import ExitCode
 from ravelctl.membership import caught_up, cluster_status, distance, member_data, member_table, role_of, standing_of
 from ravelctl.output import ABSENT, U64, Table, View, columns, count_text
 from ravelctl.overview import handshake_step
-from ravelctl.preflight import refusal, verdict_text, verdict_view
+from ravelctl.preflight import refusal, show_refused, verdict_text, verdict_view
 from ravelpb.errors import Reason
 from ravelpb.v1 import cluster_pb2 as pb
 
@@ -244,7 +244,7 @@ async def join(app: App, address: str, via: Sequence[str], *, promote: bool, wai
         if newcomer.blank:
             verdict = (await client.join(address, via, promote=promote, dry_run=True)).verdict
             if not verdict.allowed:
-                app.say(verdict_text(verdict, members))
+                show_refused(app, verdict, members)
                 raise refusal(title, verdict)
             if app.settings.dry_run:
                 return verdict_view(title, verdict, members)

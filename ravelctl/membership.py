@@ -1,25 +1,20 @@
-"""What the commands that change membership share: finding whom they mean, and waiting until a learner is where it should be."""
+"""What the commands about members share: whom the cluster has, how they are shown, and how far a learner is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from ravelctl import dial
 from ravelctl.app import App
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
 from ravelctl.names import remember
-from ravelctl.output import U64, Table, View, columns
-from ravelctl.overview import chief, find_member, heard, require_answer, survey
-from ravelctl.preflight import preflight
+from ravelctl.output import U64, Table, columns
+from ravelctl.overview import chief, heard, require_answer, survey
 from ravelpb.v1 import cluster_pb2 as pb
 
 if TYPE_CHECKING:
     from ravelctl.client import ClusterClient
-
-CHANGE_TIMEOUT_S: Final = 30.0
-"""For a change that the leader answers only once it is in effect."""
 
 
 async def cluster_status(
@@ -48,62 +43,6 @@ async def cluster_status(
             reason="NO_LEADER",
         )
     return status
-
-
-async def remove(app: App, words: Sequence[str]) -> View:
-    """Take replicas out for good, in one change, after a yes."""
-    async with dial.cluster(app) as client:
-        status = await cluster_status(app, client, need_leader=True)
-        leaving = [find_member(status.members, word) for word in dict.fromkeys(words)]
-        ids = [member.replica_id for member in leaving]
-        title = f"remove {_listed(leaving)} from cluster {status.cluster_name}"
-
-        async def judge() -> pb.Verdict:
-            return (await client.leave(ids, dry_run=True)).verdict
-
-        verdict, dry = await preflight(app, title, judge, status.members, question=f"{title}? An id is never used twice.")
-        if dry:
-            return dry
-        done = await client.leave(ids, expect=verdict.seen, timeout_s=_change_timeout_s(app))
-    return _changed(f"removed {_listed(leaving)}", done, leaving)
-
-
-async def promote(app: App, words: Sequence[str]) -> View:
-    """Make learners voters, in one change."""
-    async with dial.cluster(app) as client:
-        status = await cluster_status(app, client, need_leader=True)
-        rising = [find_member(status.members, word) for word in dict.fromkeys(words)]
-        ids = [member.replica_id for member in rising]
-
-        async def judge() -> pb.Verdict:
-            return (await client.promote(ids, dry_run=True)).verdict
-
-        verdict, dry = await preflight(app, f"promote {_listed(rising)}", judge, status.members)
-        if dry:
-            return dry
-        done = await client.promote(ids, expect=verdict.seen, timeout_s=_change_timeout_s(app))
-    return _changed(f"promoted {_listed(rising)}", done, rising)
-
-
-def _listed(members: Sequence[pb.Member]) -> str:
-    return ", ".join(f"{member.server.name} ({member.replica_id})" for member in members)
-
-
-def _changed(sentence: str, done: pb.ChangeResponse, touched: Sequence[pb.Member]) -> View:
-    return View(
-        kind="Change",
-        data={
-            "replicas": [{"name": m.server.name, "id": U64(m.replica_id)} for m in touched],
-            "members": [member_data(m) for m in done.members],
-            "tolerates": done.verdict.after.tolerates,
-        },
-        body=sentence,
-        names=tuple(m.server.name for m in touched),
-    )
-
-
-def _change_timeout_s(app: App) -> float:
-    return app.settings.wait_timeout_s(CHANGE_TIMEOUT_S)
 
 
 # --- members as they are shown

@@ -57,7 +57,7 @@ class View:
     data: Mapping[str, Any]
     body: Table | str | bytes = ""
     names: tuple[str, ...] = ()  # what -o name prints, one a line
-    code: ExitCode = ExitCode.DONE
+    code: int = ExitCode.DONE  # an `ExitCode`, but for --format nagios
     notes: tuple[str, ...] = field(default=())  # prose for stderr, unless -q
 
 

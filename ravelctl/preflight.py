@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from ravelctl.app import App
+from ravelctl.config import Output
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
 from ravelctl.output import U64, Table, View, columns, count_text, plain_text
@@ -29,7 +30,7 @@ async def preflight(
     """
     verdict = await judge()
     if not verdict.allowed:
-        app.say(verdict_text(verdict, members))
+        show_refused(app, verdict, members)
         raise refusal(title, verdict)
     if app.settings.dry_run:
         return verdict, verdict_view(title, verdict, members)
@@ -39,14 +40,31 @@ async def preflight(
     return verdict, None
 
 
+def show_refused(app: App, verdict: pb.Verdict, members: Sequence[pb.Member]) -> None:
+    """The verdict before the error that tells of it, for people: a program finds its figures in the error."""
+    if app.settings.output is not Output.JSON:
+        app.say(verdict_text(verdict, members))
+
+
 def refusal(title: str, verdict: pb.Verdict) -> CommandError:
     return CommandError(
         f"refused to {title}: {verdict.reason}",
         code=ExitCode.REFUSED,
         next_step=verdict.next_step or "look with `ravelctl status`",
         reason="UNSAFE_CHANGE",
-        metadata={"voters_after": " ".join(map(str, verdict.after.voters)), "quorum_after": str(verdict.after.quorum)},
+        metadata={**_figures("before", verdict.before), **_figures("after", verdict.after)},
     )
+
+
+def _figures(when: str, standing: pb.Standing) -> dict[str, str]:
+    values = {
+        "voters": " ".join(map(str, standing.voters)),
+        "quorum": standing.quorum,
+        "live": standing.live,
+        "caught_up": standing.caught_up,
+        "tolerates": standing.tolerates,
+    }
+    return {f"{name}_{when}": str(value) for name, value in values.items()}
 
 
 def verdict_text(verdict: pb.Verdict, members: Sequence[pb.Member]) -> str:

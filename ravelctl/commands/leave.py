@@ -17,6 +17,6 @@ async def command(app: App, replica: str) -> View:
 
     Its data directory stays as it is, but never takes part again.
     """
-    from ravelctl.membership import remove
+    from ravelctl.changes import remove
 
     return await remove(app, [replica])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group("member", cls=RavelGroup)
 def command() -> None:
-    """List, promote, remove and update members."""
+    """List, promote, demote, replace, remove, update members."""
 
 
 @command.command("list", watchable=True)
@@ -42,9 +42,22 @@ async def list_members(app: App) -> View:
 @pass_app
 async def promote(app: App, replica: tuple[str, ...]) -> View:
     """Make learners voters, all in one change. REPLICA is a name or an id."""
-    from ravelctl import membership
+    from ravelctl import changes
 
-    return await membership.promote(app, replica)
+    return await changes.promote(app, replica)
+
+
+@command.command("demote", effect=Effect.PLANS)
+@click.argument("replica", type=REPLICA, nargs=-1, required=True)
+@pass_app
+async def demote(app: App, replica: tuple[str, ...]) -> View:
+    """Make voters learners, all in one change. REPLICA is a name or an id.
+
+    They keep what they have and follow on, but no longer count for the quorum. `member promote` takes it back.
+    """
+    from ravelctl import changes
+
+    return await changes.demote(app, replica)
 
 
 @command.command("remove", effect=Effect.PLANS)
@@ -52,9 +65,24 @@ async def promote(app: App, replica: tuple[str, ...]) -> View:
 @pass_app
 async def remove(app: App, replica: tuple[str, ...]) -> View:
     """Take replicas out for good, all in one change. REPLICA is a name or an id."""
-    from ravelctl import membership
+    from ravelctl import changes
 
-    return await membership.remove(app, replica)
+    return await changes.remove(app, replica)
+
+
+@command.command("replace", effect=Effect.PLANS)
+@click.argument("replica", type=REPLICA)
+@click.option("--with", "address", type=ENDPOINT, required=True, help="Where the blank daemon is that takes its place.")
+@pass_app
+async def replace(app: App, replica: str, address: str) -> View:
+    """Put a blank daemon in the place of the voter REPLICA, a name or an id.
+
+    It joins as a learner; once it has caught up it becomes a voter and the old one is taken out for good, in one change, so that
+    the quorum is never smaller. Interrupted, the same command goes on where it stopped.
+    """
+    from ravelctl import changes
+
+    return await changes.replace(app, replica, address)
 
 
 @command.command("update", effect=Effect.PLANS)

@@ -119,6 +119,29 @@ async def test_an_operators_day(tmp_path: Path) -> None:
         cluster.stop_all()
 
 
+async def test_a_voter_is_replaced_and_a_leader_leaves(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path) as cluster:
+        fourth = cluster.add("n4")
+        fourth.start()
+        await cluster.answering(fourth)
+        old = (await cluster.followers())[0].name
+        replaced = await ravelctl(cluster, "member", "replace", old, "--with", fourth.address, "--yes")
+        assert replaced.status == 0, replaced.err
+        assert await cluster.voters() == {"n1", "n2", "n3", "n4"} - {old}
+
+        demoted = (await cluster.followers())[0].name
+        assert (await ravelctl(cluster, "member", "demote", demoted)).status == 0
+        assert demoted not in await cluster.voters()
+        assert (await ravelctl(cluster, "member", "promote", demoted)).status == 0
+        assert demoted in await cluster.voters()
+
+        assert (await ravelctl(cluster, "leader", "stepdown", "--yes")).status == 0
+        leader = (await cluster.leader()).name
+        left = await ravelctl(cluster, "leave", leader, "--yes")
+        assert left.status == 0, left.err
+        assert leader not in await cluster.voters()
+
+
 async def test_nobody_there_and_no_quorum(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster:
         for follower in await cluster.followers():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
 from typing import Any
@@ -231,12 +231,30 @@ class FakeDaemon(ClusterServicer, InspectServicer, KVServicer):
         roles = {number: int(member.role) for number, member in self.cluster.members.items()}
         return self._change(request, {**roles, **{number: int(pb.VOTER) for number in request.replica_ids}})
 
+    def Change(self, request: pb.ChangeRequest, context: grpc.ServicerContext) -> pb.ChangeResponse:
+        self._must_lead(context)
+        roles = {number: int(member.role) for number, member in self.cluster.members.items() if number not in request.remove}
+        roles |= dict.fromkeys(request.promote, int(pb.VOTER)) | dict.fromkeys(request.demote, int(pb.LEARNER))
+        self._hand_over_without(request.demote, request.dry_run, context)
+        return self._change(request, roles)
+
     def Leave(self, request: pb.LeaveRequest, context: grpc.ServicerContext) -> pb.ChangeResponse:
         self._must_lead(context)
         left = {n: int(m.role) for n, m in self.cluster.members.items() if n not in request.replica_ids}
+        self._hand_over_without(request.replica_ids, request.dry_run, context)
         return self._change(request, left)
 
-    def _change(self, request: pb.PromoteRequest | pb.LeaveRequest, after: dict[int, int]) -> pb.ChangeResponse:
+    def _hand_over_without(self, losing: Sequence[int], dry_run: bool, context: grpc.ServicerContext) -> None:
+        """A leader that loses its vote hands over; the new one finds that the change was decided in an older term."""
+        c = self.cluster
+        if not dry_run and c.leader in losing:
+            c.leader = next(n for n, member in c.members.items() if n not in losing and member.role == pb.VOTER)
+            c.term += 1
+            refuse(context, Reason.STALE_VIEW, f"the change was decided in term {c.term - 1}, and now it is term {c.term}")
+
+    def _change(
+        self, request: pb.PromoteRequest | pb.LeaveRequest | pb.ChangeRequest, after: dict[int, int]
+    ) -> pb.ChangeResponse:
         c = self.cluster
         verdict = c.verdict(after)
         if not request.dry_run:
@@ -258,7 +276,9 @@ class FakeDaemon(ClusterServicer, InspectServicer, KVServicer):
         self._must_lead(context)
         c = self.cluster
         if request.dry_run:
-            return pb.TransferLeaderResponse(verdict=c.verdict({n: int(m.role) for n, m in c.members.items()}))
+            return pb.TransferLeaderResponse(
+                header=self.header, verdict=c.verdict({n: int(m.role) for n, m in c.members.items()})
+            )
         c.asked.append(request)
         c.leader = request.replica_id or 2
         c.term += 1

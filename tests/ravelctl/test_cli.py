@@ -27,9 +27,9 @@ def _all_paths() -> list[tuple[str, ...]]:
 def test_the_tree_is_what_the_issue_asks_for() -> None:
     leaves = {" ".join(path) for path in _all_paths()}
     assert leaves == {
-        "bootstrap", "join", "leave", "status", "version", "bench", "completion", "help",
-        "member", "member list", "member promote", "member remove", "member update",
-        "leader", "leader show", "leader transfer", "log", "log show",
+        "bootstrap", "join", "leave", "status", "version", "bench", "completion", "help", "health",
+        "member", "member list", "member promote", "member demote", "member remove", "member update", "member replace",
+        "leader", "leader show", "leader transfer", "leader stepdown", "log", "log show",
         "snapshot", "snapshot save", "snapshot list", "snapshot inspect",
         "kv", "kv get", "kv put", "kv del", "kv cas", "kv list",
         "context", "context add", "context use", "context remove", "context list", "context show",

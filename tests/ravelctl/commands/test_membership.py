@@ -57,10 +57,13 @@ def test_a_change_that_loses_quorum_is_refused_with_the_way_out(
     cluster.unsafe = "1 of 2 voters would be live, and 2 are needed"
     ran = ctl("leave", "n2", *extra, "-e", at, "-o", "json")
     assert (ran.code, ran.out, cluster.asked) == (5, "", [])
-    # The verdict's table comes first, the error is the JSON object after it.
-    error = ran.err[ran.err.index("{") :]
-    assert '"message": "refused to remove n2 (2) from cluster orders: 1 of 2 voters would be live, and 2 are needed"' in error
-    assert '"next_step": "start n3 first"' in error
+    error = ran.error
+    assert error["message"] == "refused to remove n2 (2) from cluster orders: 1 of 2 voters would be live, and 2 are needed"
+    assert (error["next_step"], error["exit_code"]) == ("start n3 first", 5)
+    assert (error["metadata"]["voters_before"], error["metadata"]["quorum_after"]) == ("1 2 3", "2")
+    plain = ctl("leave", "n2", *extra, "-e", at)
+    assert plain.code == 5
+    assert plain.err.startswith("        VOTERS    LEARNERS")
 
 
 def test_an_unknown_replica_is_told_with_those_there_are(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
@@ -84,6 +87,90 @@ def test_promote(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
     ran = ctl("member", "promote", "n4", "-e", at)
     assert (ran.code, ran.out, cluster.members[4].role) == (0, "promoted n4 (4)\n", pb.VOTER)
     assert "before  n1,n2,n3     n4        2       3     3          1 failure\n" in ran.err
+
+
+def test_promoting_a_voter_is_no_change(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
+    cluster.grow(1)
+    cluster.seat(cluster.daemons[3], pb.LEARNER)
+    ran = ctl("member", "promote", "n2", "-e", at)
+    assert (ran.code, ran.out, cluster.asked) == (0, "n2 (2) is a voter already; nothing was changed\n", [])
+    assert ctl("member", "demote", "n4", "-e", at).out == "n4 (4) is a learner already; nothing was changed\n"
+    both = ctl("member", "promote", "n2", "n4", "-e", at)
+    assert (both.out, list(cluster.asked[0].replica_ids)) == ("promoted n4 (4)\n", [4])
+    assert both.err.startswith("n2 (2) is a voter already\npromote n4 (4)\n")
+
+
+def test_demote(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
+    assert ctl("member", "demote", "n3", "--dry-run", "-e", at).code == 0
+    assert cluster.asked == []
+    ran = ctl("member", "demote", "n3", "-e", at)
+    assert (ran.code, ran.out, cluster.members[3].role) == (0, "demoted n3 (3)\n", pb.LEARNER)
+    assert "after   n1,n2     n3        2       2     2          0 failures\n" in ran.err
+    (request,) = cluster.asked
+    assert (list(request.demote), request.expect.term, request.expect.config_index) == ([3], 7, 40)
+
+
+@pytest.mark.parametrize("words", [["leave", "n1", "--yes"], ["member", "demote", "n1"]])
+def test_a_leader_that_loses_its_vote_hands_over_and_the_new_one_makes_the_change(
+    ctl: Ctl, at: str, cluster: FakeCluster, words: list[str]
+) -> None:
+    ran = ctl(*words, "-e", at)
+    assert (ran.code, cluster.leader) == (0, 2)
+    assert ran.err.endswith("n1 led, and has handed leadership over\n")
+    (request,) = cluster.asked
+    assert (request.expect.term, request.expect.config_index) == (8, 40)
+
+
+def test_a_change_is_not_repeated_where_more_than_the_leader_has_changed(
+    ctl: Ctl, at: str, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.ravelctl import fake
+
+    refuse = fake.refuse
+
+    def moved(*arguments: object, **metadata: str) -> None:
+        cluster.config_index += 1
+        refuse(*arguments, **metadata)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fake, "refuse", moved)
+    assert ctl("leave", "n1", "--yes", "-e", at).code == 5
+    assert cluster.asked == []
+
+
+def test_replace(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
+    (new,) = cluster.grow(1)
+    assert ctl("member", "replace", "n3", "--with", new, "-e", at).code == 2
+    dry = ctl("member", "replace", "n3", "--with", new, "-e", at, "--dry-run")
+    assert (dry.code, cluster.asked) == (0, [])
+    assert "n4 would join as a learner; caught up, it takes the place of n3 in one change" in dry.err
+    ran = ctl("member", "replace", "n3", "--with", new, "-e", at, "--yes")
+    assert (ran.code, ran.out) == (0, "n4 (4) has taken the place of n3 (3)\n")
+    joined, changed = cluster.asked
+    assert joined.no_promote
+    assert (list(changed.promote), list(changed.remove)) == ([4], [3])
+    assert {number: member.role for number, member in cluster.members.items()} == dict.fromkeys((1, 2, 4), pb.VOTER)
+
+
+def test_a_replacement_goes_on_where_it_stopped(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
+    (new,) = cluster.grow(1)
+    cluster.seat(cluster.daemons[3], pb.LEARNER)
+    ran = ctl("member", "replace", "n3", "--with", new, "-e", at, "--yes")
+    assert (ran.code, len(cluster.asked)) == (0, 1)
+    again = ctl("member", "replace", "n2", "--with", new, "-e", at, "--yes")
+    assert (again.code, len(cluster.asked)) == (5, 1)
+    assert "n4 at " in again.err
+    assert "is a voter already" in again.err
+
+
+def test_stepdown(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
+    assert ctl("leader", "stepdown", "-e", at).code == 2
+    assert ctl("leader", "stepdown", "-e", at, "--dry-run").code == 0
+    assert cluster.asked == []
+    ran = ctl("leader", "stepdown", "-e", at, "--yes")
+    assert (ran.code, ran.out) == (0, "n2 leads in term 8\n")
+    assert cluster.asked[0].step_down
+    assert ctl("leader", "transfer", "n2", "-e", at).out == "n2 leads already\n"
+    assert len(cluster.asked) == 1
 
 
 def test_update(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
