@@ -118,8 +118,10 @@ def _replica_gauges(status: ReplicaStatus) -> Iterator[Metric]:
         ("election_timeout_seconds", "The shortest election timeout.", status.election_timeout_s),
         ("uptime_seconds", "Since the replica started.", status.uptime_s),
         ("db_used_bytes", "Size of the state, as the quota counts it.", status.db_used_bytes),
+        ("db_map_bytes", "The map of the state, as it is now.", status.db_map_bytes),
         ("db_size_max_bytes", "The quota.", status.db_size_max_bytes),
         ("log_used_bytes", "Size of the log.", status.log_used_bytes),
+        ("elections_1h", "Elections that it saw within an hour.", status.elections_1h),
         ("ready", "1 if it serves.", status.ready),
         ("removed", "1 if the cluster took it out for good.", status.removed),
     ):
@@ -137,8 +139,14 @@ def _peer_gauges(status: ReplicaStatus) -> Iterator[Metric]:
         (
             "lag_entries",
             "Entries of the leader's log not known to be there.",
-            lambda peer: status.last_index - peer.match,
+            lambda peer: peer.lag.entries,
         ),
+        (
+            "lag_bytes",
+            "Payload of those entries; at least that much where they are older than the leader.",
+            lambda peer: peer.lag.bytes,
+        ),
+        ("lag_seconds", "For how long the first of them has been in the leader's log.", lambda peer: peer.lag.seconds),
         ("active", "1 if it answered within the last election timeout.", lambda peer: peer.recent_active),
         ("paused", "1 if nothing is sent until it answers.", lambda peer: peer.paused),
         ("inflight_messages", "Appends sent and not yet answered.", lambda peer: peer.inflight),

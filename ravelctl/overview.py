@@ -22,6 +22,7 @@ from ravelpb.v1 import cluster_pb2 as pb
 if TYPE_CHECKING:
     from ravelctl.client import ClusterClient
 
+SNAPSHOT_NOTICE: Final = "RV207"
 CAUGHT_UP_LAG_MAX: Final = 1_000
 """Entries. A replicating voter that is further behind does not count as one that could carry on alone."""
 ANSWER_TIMEOUT_S: Final = 2.0
@@ -184,7 +185,7 @@ def overview(answers: Answers) -> Overview:
     worries = _worries(status, progress, rows)
     alarms = _alarms(own.values())
     leader = next((m.server.name for m in status.members if m.replica_id == status.leader_id), "")
-    worry = bool(worries or alarms) or len(caught_up) < len(voters)
+    worry = bool(worries or _bad(own.values())) or len(caught_up) < len(voters)
     return Overview(
         health=_health(leads, len(live) >= quorum, worry),
         cluster_id=status.header.cluster_id,
@@ -199,7 +200,7 @@ def overview(answers: Answers) -> Overview:
         tolerates=len(caught_up) - quorum if leads else None,
         replicas=(*rows, *map(_stranger_row, strangers)),
         alarms=alarms,
-        notes=(*worries, *_remarks(status, answers), *_about_strangers(strangers, status)),
+        notes=(*worries, *_remarks(status, answers), *_versions(rows), *_about_strangers(strangers, status)),
     )
 
 
@@ -313,7 +314,8 @@ def _worries(status: pb.StatusResponse, progress: Mapping[int, pb.PeerProgress],
         elif peer.replica_id not in voters:
             continue
         elif peer.state == pb.SNAPSHOT:
-            worries.append(_installing(name, peer))
+            if not _tells_of_snapshot(status, peer):
+                worries.append(_installing(name, peer))
         elif not _caught_up(peer.replica_id, status, progress):
             worries.append(
                 f"{name} is {status.last_index - peer.match} entries behind ({pb.ProgressState.Name(peer.state).lower()})"
@@ -329,13 +331,32 @@ def _remarks(status: pb.StatusResponse, answers: Answers) -> tuple[str, ...]:
     remarks += [
         _installing(name_of(status.members, peer.replica_id), peer)
         for peer in status.progress
-        if peer.state == pb.SNAPSHOT and heard(status, peer) and peer.replica_id not in voters
+        if peer.state == pb.SNAPSHOT
+        and heard(status, peer)
+        and peer.replica_id not in voters
+        and not _tells_of_snapshot(status, peer)
     ]
     if any(member.role == pb.LEAVING for member in status.members):
         remarks.append("a change of membership is under way")
     if status.transferee_id:
         remarks.append(f"leadership is being handed to {name_of(status.members, status.transferee_id)}")
     return tuple(remarks)
+
+
+def _tells_of_snapshot(status: pb.StatusResponse, peer: pb.PeerProgress) -> bool:
+    """Whether an alarm says already that this peer is installing a snapshot."""
+    return any(alarm.code == SNAPSHOT_NOTICE and alarm.replica_id == peer.replica_id for alarm in status.alarms)
+
+
+def _versions(rows: Sequence[ReplicaRow]) -> tuple[str, ...]:
+    """A rolling upgrade that is under way, or was forgotten half-way."""
+    by_version: dict[str, list[str]] = {}
+    for row in rows:
+        by_version.setdefault(row.version, []).append(row.name)
+    if len(by_version) < 2:
+        return ()
+    told = ", ".join(f"{version or 'unknown'} on {' '.join(names)}" for version, names in sorted(by_version.items()))
+    return (f"versions differ: {told}",)
 
 
 def _installing(name: str, peer: pb.PeerProgress) -> str:
@@ -357,6 +378,13 @@ def _about_stranger(reply: pb.StatusResponse, via: str) -> str:
     if reply.removed:
         return f"{reply.server.name} was removed from the cluster and stays out: its daemon can be stopped"
     return f"{reply.server.name} belongs to the cluster by its own word, but is no member of it"
+
+
+def _bad(statuses: Iterable[pb.StatusResponse]) -> bool:
+    """Whether an alarm means that the cluster is worse than it should be: notices and warnings do not. Of one without a
+    severity, from an older daemon, the worst is believed."""
+    mild = (pb.NOTICE, pb.WARNING)
+    return any(alarm.severity not in mild for status in statuses for alarm in status.alarms)
 
 
 def _alarms(statuses: Iterable[pb.StatusResponse]) -> tuple[Alarm, ...]:

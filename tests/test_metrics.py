@@ -13,7 +13,10 @@ from ravel_node.forms import Address
 from ravel_node.machine.base import MemberRecord
 from ravel_node.metrics import CONNECTIONS_MAX, REQUEST_HEAD_BYTES_MAX, Metrics, MetricsListenError, MetricsServer
 from ravel_node.raft.types import Index, ReplicaId, Role, Term
-from ravel_node.replica.status import Alarm, Member, MemberRole, PeerView, ReplicaStatus
+from ravel_node.replica.histogram import LatencySummary
+from ravel_node.replica.status import Alarm, Counters, Member, MemberRole, PeerView, ReplicaStatus
+from ravel_node.replica.trail import Lag
+from ravelpb.alarms import Severity
 
 LOOPBACK = Address("127.0.0.1", 0)
 
@@ -37,6 +40,7 @@ def _status() -> ReplicaStatus:
             snapshot_index=Index(0),
             snapshot_sent_bytes=0,
             snapshot_size_bytes=0,
+            lag=Lag(100 - match, 1_000, False, 0.5, False),
         )
 
     return ReplicaStatus(
@@ -59,6 +63,7 @@ def _status() -> ReplicaStatus:
         leader_age_s=12.5,
         contact_age_s=0.1,
         db_used_bytes=4096,
+        db_map_bytes=400,
         db_size_max_bytes=8 << 30,
         log_used_bytes=8192,
         uptime_s=60.0,
@@ -71,10 +76,14 @@ def _status() -> ReplicaStatus:
         election_timeout_s=0.8,
         vote_id=ReplicaId(1),
         heartbeat_s=0.1,
-        elections=3,
-        elections_1h=2,
         votes={},
-        alarms=(Alarm("RV301", "full", ReplicaId(1)), Alarm("RV301", "full", ReplicaId(2))),
+        elections_1h=2,
+        fsync=LatencySummary(9, 1_000, 2_000, 3_000),
+        apply=LatencySummary(8, 100, 200, 300),
+        commit=LatencySummary(7, 4_000, 5_000, 6_000),
+        saving_s=0.0,
+        counters=Counters(12.5, 11, 22, 333, 3),
+        alarms=tuple(Alarm("RV301", "full", ReplicaId(number), Severity.WARNING, 1.0) for number in (1, 2)),
     )
 
 
@@ -159,6 +168,7 @@ async def test_a_status_becomes_gauges_at_each_scrape(daemon: _Daemon) -> None:
     assert samples["ravel_members", ("learner",)] == 1
     assert samples["ravel_alarm", ("RV301",)] == 1
     assert (samples["ravel_peer_lag_entries", ("2",)], samples["ravel_peer_lag_entries", ("3",)]) == (5, 60)
+    assert (samples["ravel_peer_lag_bytes", ("2",)], samples["ravel_peer_lag_seconds", ("2",)]) == (1_000, 0.5)
     assert samples["ravel_peer_contact_age_seconds", ("2",)] == 0.25
     assert ("ravel_peer_contact_age_seconds", ("3",)) not in samples, "never answered is not zero seconds ago"
 

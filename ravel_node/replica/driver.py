@@ -212,6 +212,8 @@ class Driver:
         now = self._clock()
         for message in messages:
             self.heard[message.from_] = now
+            if message.type is MessageType.APPEND_RESPONSE:
+                self._vitals.acks.answered(message, now)
             if message.type in _NOT_FOR_PEERS:
                 continue
             if self._mute_votes_ticks and message.type in _VOTE_REQUESTS:
@@ -329,6 +331,9 @@ class Driver:
             if message.to == LOCAL_APPEND:
                 if message.snapshot is not None:
                     self._skip_to_snapshot()
+                    self._vitals.trail.restart(message.snapshot.index, self._clock())
+                elif message.entries:
+                    self._vitals.appended(message.entries)
                 self._saves.append(message)
                 self._save_wanted.set()
             elif message.to == LOCAL_APPLY:
@@ -339,6 +344,7 @@ class Driver:
             else:
                 outgoing.append(message)
         if outgoing:
+            self._vitals.sending(outgoing)
             self._router.send(outgoing)
 
     def _deliver(self, message: Message) -> None:
@@ -359,7 +365,7 @@ class Driver:
             self.reads.fail_all(self.not_leader())
         self.reads.end_lease()
         self._stalled = False
-        self._vitals.role_changed(after, self._raw.term)
+        self._vitals.role_changed(before, after, self._raw.term)
         self._router.role_changed(before, after)
 
     # --- applying
@@ -429,6 +435,12 @@ class Driver:
         self._router.applied_moved()
 
     # --- leadership
+
+    @property
+    def saving_s(self) -> float:
+        """For how long the save that is under way has been; 0: none is."""
+        since = self._saving_since
+        return 0.0 if since is None else asyncio.get_running_loop().time() - since
 
     def begin_transfer(self, target: ReplicaId) -> None:
         if self._raw.is_leader:  # else the core would ask another leader, whose lease would not know of it

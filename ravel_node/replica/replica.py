@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ravel_node.machine.base import MemberRecord, Outcome, Reader
@@ -25,10 +25,10 @@ from ravel_node.raft import (
     Role,
     SafetyEvent,
     SoftState,
-    Status,
     StorageError,
     Term,
 )
+from ravel_node.replica.alarms import LOOK_S
 from ravel_node.replica.compaction import compact_to
 from ravel_node.replica.driver import Driver
 from ravel_node.replica.errors import (
@@ -46,7 +46,8 @@ from ravel_node.replica.inbox import Proposal
 from ravel_node.replica.membership import CatchUp, Changes
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.reads import ReadMode
-from ravel_node.replica.status import Alarm, Expectation, Member, MemberRole, PeerView, ReplicaStatus, Verdict
+from ravel_node.replica.selfview import Seat, SelfView, Sending
+from ravel_node.replica.status import Expectation, Member, ReplicaStatus, Verdict
 from ravel_node.replica.verdict import Health, Plan
 from ravel_node.replica.vitals import Observer, Vitals
 from ravel_node.replica.waiters import Waiters
@@ -64,9 +65,6 @@ SNAPSHOT_RETRY_S: Final = 5.0
 
 STOP_GRACE_S: Final = 0.5
 """How long the tasks of a replica may take to end after they were cancelled."""
-
-QUOTA_WARN: Final = 0.80
-QUOTA_CRITICAL: Final = 0.95
 
 _BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # where there is no BOOTTIME, MONOTONIC counts sleep
 
@@ -110,7 +108,13 @@ class Replica:
         self._raw = RawNode(_raft_config(self.id, store, options), store, rng)
         events.replica_id = self.id
         self.vitals = Vitals(
-            observer, events, clock=clock, term=self._raw.term, name_of=self._name_of, leads=lambda: self._raw.is_leader
+            observer,
+            events,
+            clock=clock,
+            term=self._raw.term,
+            last_index=self._raw.last_index,
+            name_of=self._name_of,
+            leads=lambda: self._raw.is_leader,
         )
         self._driver = Driver(
             replica_id=self.id,
@@ -125,14 +129,29 @@ class Replica:
         self._changes = Changes(self, transport)
         self._catch_up = CatchUp()
         self._peers: dict[ReplicaId, str] = {}
-        self._sending: dict[ReplicaId, Index] = {}  # snapshots under way: peer -> index
+        self._sending: dict[ReplicaId, Sending] = {}  # snapshots under way
+        self._view = SelfView(
+            replica_id=self.id,
+            boot_id=boot_id,
+            raw=self._raw,
+            store=store,
+            machine=machine,
+            driver=self._driver,
+            vitals=self.vitals,
+            events=events,
+            options=options,
+            clock=clock,
+            stats_of=lambda peer: transport.stats(peer) if peer in self._peers else PeerStats(),
+            name_of=self._name_of,
+            sending=self._sending,
+            seat=lambda: Seat(self.ready, self._removed, self._contact_age_s()),
+        )
         self._changed: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._draining = False  # takes no proposals any more, but still votes and answers, so that leadership can move
         self._stopping: ReplicaError | None = None  # why nothing is done here any more
         self._removed = store.identity.removed
-        self._safety: SafetyEvent | None = None  # the last one: an alarm that only a restart clears, since somebody must look
-        self._safety_events = 0
+        self._safety_events = 0  # since the start
         self._removal_wanted = asyncio.Event()
         self._snapshot_wanted = asyncio.Event()
 
@@ -201,6 +220,7 @@ class Replica:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._driver.run(), name="driver")
                 tasks.create_task(self._keep_house(), name="housekeeping")
+                tasks.create_task(self._look_out(), name="alarms")
                 tasks.create_task(self._leave_when_removed(), name="removal")
                 tasks.create_task(self._build_snapshots(), name="snapshots")
         except ExceptionGroup as failures:
@@ -230,7 +250,9 @@ class Replica:
             )
         future: asyncio.Future[Sequence[Outcome]] = asyncio.get_running_loop().create_future()
         self._driver.inbox.propose(Proposal(group, count, future))
-        return await future
+        outcomes = await future
+        self.vitals.writes += count
+        return outcomes
 
     def barrier_free(self, mode: ReadMode) -> bool:
         """Whether a read of this mode may be served right now, without waiting. Reads the clock."""
@@ -374,7 +396,7 @@ class Replica:
         except StorageError:
             self._driver.inbox.call(lambda raw: raw.report_snapshot(message.to, False))
             return
-        self._sending[message.to] = snapshot.index
+        self._sending[message.to] = Sending(snapshot.index, self._clock())
         self._store.hold(snapshot.index)
         header = file.header
         self._transport.send_snapshot(
@@ -385,7 +407,12 @@ class Replica:
         self._snapshot_wanted.set()
 
     def safety_alarm(self, event: SafetyEvent) -> None:
-        self._safety, self._safety_events = event, self._safety_events + 1
+        self._safety_events += 1
+        self._view.raise_alarm(
+            "RV601",
+            f"replica {event.sender} sent what a correct cluster cannot produce: {event.type.name.lower()} of term "
+            f"{event.term}, {event.reason}; {self._safety_events} such messages were ignored since this replica started",
+        )
 
     def membership_changed(self) -> None:
         """Talk to exactly those who are in the configuration, at the addresses that the log says."""
@@ -412,6 +439,8 @@ class Replica:
     def role_changed(self, before: SoftState, after: SoftState) -> None:
         if (before.role is Role.LEADER) != (after.role is Role.LEADER):
             self._catch_up.forget()
+        if before.role is Role.LEADER and after.role is not Role.LEADER:
+            self._view.leadership_ended()
         self._tell_change()
 
     def applied_moved(self) -> None:
@@ -428,8 +457,8 @@ class Replica:
         self._driver.inbox.call(lambda raw: raw.report_unreachable(peer))
 
     def snapshot_sent(self, peer: ReplicaId, delivered: bool) -> None:
-        if (index := self._sending.pop(peer, None)) is not None:
-            self._store.release(index)
+        if (sending := self._sending.pop(peer, None)) is not None:
+            self._store.release(sending.index)
         self._driver.inbox.call(lambda raw: raw.report_snapshot(peer, delivered))
 
     def removed_by_peer(self, peer: ReplicaId) -> None:
@@ -451,6 +480,11 @@ class Replica:
                 await self._changes.promote_caught_up()
             if rounds % 10 == 0:
                 await self._compact()
+
+    async def _look_out(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self._view.look_out()
 
     async def _compact(self) -> None:
         matches: list[Index] = []
@@ -526,13 +560,7 @@ class Replica:
 
     def members(self) -> list[Member]:
         """Everyone in the configuration, by id."""
-        conf_state = self.conf_state
-        known = self.machine.members
-        return [
-            Member(known[replica_id], _role(replica_id, conf_state))
-            for replica_id in sorted(all_replicas(conf_state))
-            if replica_id in known
-        ]
+        return self._view.members()
 
     def _name_of(self, replica_id: ReplicaId) -> str:
         record = self.machine.members.get(replica_id)
@@ -559,83 +587,11 @@ class Replica:
     def _since_leader_s(self) -> float:
         return self._clock() - self._driver.heard.get(self._raw.leader, self._started_at)
 
+    def _contact_age_s(self) -> float:
+        return 0.0 if self._raw.is_leader else self._since_leader_s()
+
     def status(self) -> ReplicaStatus:
-        raw, store, now = self._raw, self._store, self._clock()
-        core = raw.status()
-        leader = self.machine.members.get(raw.leader)
-        snapshots = store.snapshots()
-        return ReplicaStatus(
-            cluster_id=store.identity.cluster_id,
-            cluster_name=self.machine.cluster_name,
-            replica_id=self.id,
-            role=raw.role,
-            term=raw.term,
-            leader_id=raw.leader,
-            leader_address=leader.listen if leader else "",
-            first_index=store.first_index(),
-            last_index=raw.last_index,
-            commit_index=raw.commit,
-            applied_index=store.applied.index,
-            flushed_index=store.flushed.index,
-            revision=self.machine.revision,
-            config_index=Index(self.machine.config_index),
-            members=tuple(self.members()),
-            progress=tuple(self._peer_views(core, now)),
-            leader_age_s=now - self._driver.leader_since,
-            contact_age_s=0.0 if raw.is_leader else self._since_leader_s(),
-            db_used_bytes=store.db_used_bytes,
-            db_size_max_bytes=self.options.db_size_max_bytes,
-            log_used_bytes=store.log_used_bytes,
-            uptime_s=now - self._started_at,
-            boot_id=self.boot_id,
-            snapshot_index=Index(snapshots[0].header.index) if snapshots else Index(0),
-            ready=self.ready,
-            removed=self._removed,
-            lease_remaining_s=self._driver.reads.lease_remaining_s,
-            transferee_id=core.transferee,
-            election_timeout_s=self.options.election_timeout_s,
-            vote_id=core.vote,
-            heartbeat_s=self.options.heartbeat_ticks * self.options.tick_s,
-            elections=self.vitals.elections,
-            elections_1h=self.vitals.elections_1h,
-            votes=core.votes,
-            alarms=tuple(self._alarms()),
-        )
-
-    def _peer_views(self, core: Status, now: float) -> Iterable[PeerView]:
-        for peer, progress in core.progress.items():
-            if peer == self.id:
-                continue
-            stats = self._transport.stats(peer) if peer in self._peers else PeerStats()
-            heard = self._driver.heard.get(peer)
-            yield PeerView(
-                replica_id=peer,
-                state=int(progress.state),
-                match=progress.match,
-                next=progress.next,
-                paused=progress.paused,
-                recent_active=progress.recent_active,
-                inflight=progress.inflight_count,
-                inflight_max=self.options.inflight_messages_max,
-                contact_age_s=None if heard is None else now - heard,
-                snapshot_index=Index(stats.snapshot_index),
-                snapshot_sent_bytes=stats.snapshot_sent_bytes,
-                snapshot_size_bytes=stats.snapshot_size_bytes,
-            )
-
-    def _alarms(self) -> Iterable[Alarm]:
-        used, most = self._store.db_used_bytes, self.options.db_size_max_bytes
-        if used >= QUOTA_CRITICAL * most:
-            yield Alarm("RV302", f"the store holds {used} of {most} bytes; at --db-size-max writes are refused", self.id)
-        elif used >= QUOTA_WARN * most:
-            yield Alarm("RV301", f"the store holds {used} of {most} bytes", self.id)
-        if (event := self._safety) is not None:
-            yield Alarm(
-                "RV601",
-                f"replica {event.sender} sent what a correct cluster cannot produce: {event.type.name.lower()} of term "
-                f"{event.term}, {event.reason}; {self._safety_events} such messages were ignored since this replica started",
-                self.id,
-            )
+        return self._view.status()
 
 
 class _RemovedError(Exception):
@@ -664,11 +620,3 @@ def _raft_config(replica_id: ReplicaId, store: Store, options: ReplicaOptions) -
         proposal_forwarding=False,
         step_down_on_removal=True,
     )
-
-
-def _role(replica_id: ReplicaId, conf_state: ConfState) -> MemberRole:
-    if replica_id in conf_state.voters:
-        return MemberRole.VOTER
-    if replica_id in conf_state.voters_outgoing and replica_id not in conf_state.learners_next:
-        return MemberRole.LEAVING
-    return MemberRole.LEARNER

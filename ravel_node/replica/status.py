@@ -8,6 +8,9 @@ from enum import IntEnum
 
 from ravel_node.machine.base import MemberRecord
 from ravel_node.raft import Index, ReplicaId, Role, Term
+from ravel_node.replica.histogram import NOTHING, LatencySummary
+from ravel_node.replica.trail import NO_LAG, Lag
+from ravelpb.alarms import Severity
 
 
 class MemberRole(IntEnum):
@@ -38,15 +41,30 @@ class PeerView:
     inflight_max: int
     contact_age_s: float | None  # None: it has not answered since this leader began
     snapshot_index: Index
-    snapshot_sent_bytes: int
+    snapshot_sent_bytes: int  # that the peer holds
     snapshot_size_bytes: int
+    lag: Lag = NO_LAG
+    ack: LatencySummary = NOTHING  # from an append to its answer
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    code: str  # RVnnn
+    code: str  # RVnnn: ravelpb.alarms
     message: str
-    replica_id: ReplicaId
+    replica_id: ReplicaId  # whom it is about
+    severity: Severity
+    raised_s: float  # for how long it has been raised
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Since the start of the process: rates are differences over `monotonic_s`."""
+
+    monotonic_s: float
+    writes: int
+    reads: int
+    log_bytes: int
+    elections: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +90,7 @@ class ReplicaStatus:
     leader_age_s: float
     contact_age_s: float
     db_used_bytes: int
+    db_map_bytes: int
     db_size_max_bytes: int
     log_used_bytes: int
     uptime_s: float
@@ -84,9 +103,13 @@ class ReplicaStatus:
     election_timeout_s: float
     vote_id: ReplicaId  # whom it voted for in this term; 0: nobody
     heartbeat_s: float
-    elections: int  # seen since the start
-    elections_1h: int  # in the last hour
     votes: Mapping[ReplicaId, bool]  # answers to its candidacy, or poll, so far
+    elections_1h: int  # seen in the last hour
+    fsync: LatencySummary  # making a batch of saves durable
+    apply: LatencySummary  # one turn of applying
+    commit: LatencySummary  # from the append of a batch on this leader to its application
+    saving_s: float  # for how long the save that is under way has been; 0: none is
+    counters: Counters
     alarms: tuple[Alarm, ...] = field(default=())
 
 

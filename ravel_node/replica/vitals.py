@@ -7,12 +7,15 @@ status and the events.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from ravel_node.raft import RaftEvent, ReplicaId, SoftState, Term
+from ravel_node.raft import Entry, Index, Message, MessageType, RaftEvent, ReplicaId, Role, SoftState, Term
+from ravel_node.replica.acks import AckTimers
 from ravel_node.replica.chronicle import Chronicle
 from ravel_node.replica.events import EventLog
+from ravel_node.replica.histogram import SlidingHistogram
+from ravel_node.replica.trail import LogTrail
 
 ELECTIONS_WINDOW_S: Final = 3_600.0
 ELECTIONS_KEPT: Final = 1_024
@@ -43,19 +46,22 @@ class Vitals:
         *,
         clock: Callable[[], float],
         term: Term,
+        last_index: Index,
         name_of: Callable[[ReplicaId], str],
         leads: Callable[[], bool],
     ) -> None:
-        self.events = events
         self._observer = observer
         self._clock = clock
+        self.trail = LogTrail(last_index, clock())
+        self.acks = AckTimers()
+        self.fsync, self.apply, self.commit = SlidingHistogram(), SlidingHistogram(), SlidingHistogram()
         self._chronicle = Chronicle(events, clock=clock, name_of=name_of, leads=leads)
         self._term = term
         self._elections: deque[float] = deque(maxlen=ELECTIONS_KEPT)  # when they were seen
         self.elections = 0
         """Elections seen since the start: each is a term that began."""
         self.writes = 0
-        """Commands of clients that were proposed here and answered."""
+        """Commands of clients that were proposed here and took effect."""
         self.reads = 0
         """Reads of clients that were answered here."""
 
@@ -64,13 +70,29 @@ class Vitals:
         self._chronicle.raft_event(event)
 
     def saved(self, seconds: float, saves: int, entries: int) -> None:
+        self.fsync.observe(self._clock(), seconds)
         self._observer.saved(seconds, saves, entries)
 
     def applied(self, seconds: float, commands: int) -> None:
+        self.apply.observe(self._clock(), seconds)
         self._observer.applied(seconds, commands)
 
     def committed(self, seconds: float) -> None:
+        self.commit.observe(self._clock(), seconds)
         self._observer.committed(seconds)
+
+    def appended(self, entries: Sequence[Entry]) -> None:
+        """These entries are in the log now, in place of what stood there; durable they become later."""
+        size = 0
+        for entry in entries:
+            size += len(entry.data)
+        self.trail.appended(entries[0].index, entries[-1].index, size, self._clock())
+
+    def sending(self, messages: Sequence[Message]) -> None:
+        """These leave for peers."""
+        for message in messages:
+            if message.type is MessageType.APPEND and message.entries:
+                self.acks.sent(message, self._clock())
 
     def term_changed(self, term: Term, leader: ReplicaId) -> None:
         """A later term has begun. The first that a newcomer hears of began without it."""
@@ -80,7 +102,9 @@ class Vitals:
         self._term = term
         self._chronicle.leader(leader, term)
 
-    def role_changed(self, after: SoftState, term: Term) -> None:
+    def role_changed(self, before: SoftState, after: SoftState, term: Term) -> None:
+        if (before.role is Role.LEADER) != (after.role is Role.LEADER):
+            self.acks.forget()
         self._chronicle.leader(after.leader, term)
 
     @property

@@ -97,6 +97,7 @@ class KVHandlers:
         if not replica.barrier_free(mode):
             await replica.read_barrier(mode)
         found = kv.get(replica.reader(), key)
+        replica.vitals.reads += 1
         header = self._header(replica)
         if found is None:
             return kv_pb2.GetResponse(header=header)
@@ -114,6 +115,7 @@ class KVHandlers:
                 await replica.read_barrier(mode)
             count = page_keys if left is None else min(page_keys, left)
             page = kv.scan(replica.reader(), start, end, count, keys_only=request.keys_only)
+            replica.vitals.reads += 1
             if left is not None:
                 left -= len(page.items)
             more = page.more and left != 0

@@ -165,6 +165,7 @@ class SessionStream:
     def _read_all(self, replica: Replica, requests: Sequence[tuple[kv_pb2.Result, kv_pb2.GetRequest]], waiting: _Waiting) -> None:
         """Answer gets from the state as it is now; does not await."""
         reader = replica.reader()
+        replica.vitals.reads += len(requests)
         most = self._limits.answer_bytes_max
         for result, request in requests:
             try:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from ravel_node.machine.base import MemberRecord
 from ravel_node.replica.events import Event
+from ravel_node.replica.histogram import LatencySummary
 from ravel_node.replica.replica import Replica
-from ravel_node.replica.status import Member, PeerView, ReplicaStatus
+from ravel_node.replica.status import Alarm, Counters, Member, PeerView, ReplicaStatus
 from ravel_node.server.host import Host
 from ravelpb.v1 import cluster_pb2, common_pb2
 
@@ -96,6 +97,12 @@ def _progress(peer: PeerView) -> cluster_pb2.PeerProgress:
         snapshot_index=peer.snapshot_index,
         snapshot_sent_bytes=peer.snapshot_sent_bytes,
         snapshot_size_bytes=peer.snapshot_size_bytes,
+        lag_entries=peer.lag.entries,
+        lag_bytes=peer.lag.bytes,
+        lag_bytes_is_least=peer.lag.bytes_is_least,
+        lag_ms=_ms(peer.lag.seconds),
+        lag_ms_is_least=peer.lag.seconds_is_least,
+        ack=_latency(peer.ack),
     )
 
 
@@ -118,9 +125,7 @@ def _status(status: ReplicaStatus) -> cluster_pb2.StatusResponse:
         db_used_bytes=status.db_used_bytes,
         db_size_max_bytes=status.db_size_max_bytes,
         log_used_bytes=status.log_used_bytes,
-        alarms=[
-            cluster_pb2.Alarm(code=alarm.code, message=alarm.message, replica_id=alarm.replica_id) for alarm in status.alarms
-        ],
+        alarms=map(_alarm, status.alarms),
         snapshot_index=status.snapshot_index,
         removed=status.removed,
         ready=status.ready,
@@ -131,6 +136,35 @@ def _status(status: ReplicaStatus) -> cluster_pb2.StatusResponse:
         vote_id=status.vote_id,
         candidacy=_candidacy(status),
         elections_1h=status.elections_1h,
+        fsync=_latency(status.fsync),
+        apply=_latency(status.apply),
+        commit=_latency(status.commit),
+        counters=_counters(status.counters),
+        db_map_bytes=status.db_map_bytes,
+    )
+
+
+def _alarm(alarm: Alarm) -> cluster_pb2.Alarm:
+    return cluster_pb2.Alarm(
+        code=alarm.code,
+        message=alarm.message,
+        replica_id=alarm.replica_id,
+        severity=cluster_pb2.AlarmSeverity.ValueType(alarm.severity),
+        raised_ms=_ms(alarm.raised_s),
+    )
+
+
+def _latency(found: LatencySummary) -> cluster_pb2.LatencySummary:
+    return cluster_pb2.LatencySummary(count=found.count, p50_us=found.p50_us, p99_us=found.p99_us, max_us=found.max_us)
+
+
+def _counters(counters: Counters) -> cluster_pb2.Counters:
+    return cluster_pb2.Counters(
+        monotonic_ms=_ms(counters.monotonic_s),
+        writes=counters.writes,
+        reads=counters.reads,
+        log_bytes=counters.log_bytes,
+        elections=counters.elections,
     )
 
 

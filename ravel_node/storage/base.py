@@ -307,6 +307,11 @@ class Store(Storage, Protocol):
         ...
 
     @property
+    def db_map_bytes(self) -> int:
+        """The map of the state, which grows as it must. As of the last flush."""
+        ...
+
+    @property
     def log_used_bytes(self) -> int: ...
 
     def stats(self) -> Sequence[EnvironmentStats]:

@@ -91,13 +91,13 @@ class StateReader:
 class StateStore(StateReader):
     """The open state environment. Everything runs on the loop."""
 
-    __slots__ = ("_env", "_used", "_view", "path_name")
+    __slots__ = ("_env", "_sizes", "_view", "path_name")
 
     def __init__(self, env: Environment, name: str) -> None:
         """`name` is that of the directory, for errors."""
         self._env = env
         self._view = env.view()
-        self._used = env.stats().used
+        self._sizes = env.stats()
         self.path_name = name
         super().__init__(self._view, f"{name}/{DATA_FILE}")
 
@@ -110,11 +110,15 @@ class StateStore(StateReader):
         """Once this returns, reads show the segment, and the disk holds it."""
         await self._env.write(lambda txn: _write_segment(txn, segment, segment.last))
         self._view.renew()
-        self._used = self._env.stats().used
+        self._sizes = self._env.stats()
 
     @property
     def used_bytes(self) -> int:
-        return self._used
+        return self._sizes.used
+
+    @property
+    def map_bytes(self) -> int:
+        return self._sizes.map_size
 
     @property
     def environment(self) -> Environment:

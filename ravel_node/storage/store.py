@@ -532,6 +532,10 @@ class DiskStore:
         return self._state.used_bytes
 
     @property
+    def db_map_bytes(self) -> int:
+        return self._state.map_bytes
+
+    @property
     def log_used_bytes(self) -> int:
         return self._log.used_bytes()
 

@@ -142,6 +142,7 @@ class FakeDaemon(ClusterServicer, InspectServicer, KVServicer):
         self.number = number
         self.replica_id = 0
         self.removed = False
+        self.version = "0.1.0"
         self.server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
         add_ClusterServicer_to_server(self, self.server)
         add_InspectServicer_to_server(self, self.server)
@@ -155,7 +156,7 @@ class FakeDaemon(ClusterServicer, InspectServicer, KVServicer):
     @property
     def server_ref(self) -> ServerRef:
         addresses = Addresses(listen=self.address, peer=f"10.0.0.{self.number}:7401")
-        return ServerRef(server_id=f"{self.number:032x}", name=f"n{self.number}", version="0.1.0", addresses=addresses)
+        return ServerRef(server_id=f"{self.number:032x}", name=f"n{self.number}", version=self.version, addresses=addresses)
 
     @property
     def header(self) -> ResponseHeader:

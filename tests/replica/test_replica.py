@@ -119,6 +119,7 @@ class TestWrites:
             with pytest.raises(QuotaExceededError):
                 await leader.put(b"k", b"v")
             await leader.write(envelope.delete(b"k"), grows=False)
+            await until("there is an alarm", lambda: bool(leader.replica.status().alarms))
             assert [alarm.code for alarm in leader.replica.status().alarms] == ["RV302"]
 
     @virtual

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import grpc
@@ -20,8 +21,10 @@ from ravel_node.machine.members import bootstrap_state
 from ravel_node.raft.types import ConfState, Entry, EntryId, Index, Message, ReplicaId, Role, Snapshot, Term
 from ravel_node.replica.errors import BlankError
 from ravel_node.replica.events import EventLog
+from ravel_node.replica.histogram import LatencySummary
 from ravel_node.replica.reads import ReadMode
-from ravel_node.replica.status import Alarm, Expectation, Member, MemberRole, PeerView, ReplicaStatus, Standing, Verdict
+from ravel_node.replica.status import Alarm, Counters, Expectation, Member, MemberRole, PeerView, ReplicaStatus, Standing, Verdict
+from ravel_node.replica.trail import Lag
 from ravel_node.replica.verdict import Plan
 from ravel_node.server.app import RpcServer, ServerOptions, build_client_server, build_peer_server
 from ravel_node.server.host import Host, Joined
@@ -34,6 +37,7 @@ from ravel_node.storage.base import (
     SnapshotHeader,
     SnapshotRefusedError,
 )
+from ravelpb.alarms import Severity
 from tests.machine.memory_txn import MemoryState
 
 CLUSTER = "c" * 32
@@ -61,6 +65,9 @@ STANDING = Standing(voters=(ReplicaId(1), ReplicaId(2)), learners=(ReplicaId(3),
 VERDICT = Verdict(
     STANDING, replace(STANDING, tolerates=-1), Expectation(7, 5), "it would lose quorum", "bring one back", ("beware",)
 )
+
+
+ACK = LatencySummary(6, 700, 800, 900)
 
 
 class FakeStaged:
@@ -155,6 +162,7 @@ class FakeReplica:
         self.state = state
         self.store = store
         self.term = Term(3)
+        self.vitals = SimpleNamespace(reads=0)
         self.applied = EntryId(Term(3), Index(9))
         self.leader_id = ReplicaId(1)
         self.proposals: list[Proposal] = []
@@ -270,12 +278,28 @@ class FakeReplica:
             config_index=Index(5),
             members=(Member(record(1), MemberRole.VOTER), Member(replace(record(3), auto_promote=True), MemberRole.LEARNER)),
             progress=(
-                PeerView(ReplicaId(3), 2, Index(4), Index(5), True, True, 3, 256, 0.25, Index(9), 100, 1000),
+                PeerView(
+                    ReplicaId(3),
+                    2,
+                    Index(4),
+                    Index(5),
+                    True,
+                    True,
+                    3,
+                    256,
+                    0.25,
+                    Index(9),
+                    100,
+                    1000,
+                    Lag(7, 70, True, 1.5, False),
+                    ACK,
+                ),
                 PeerView(ReplicaId(2), 0, Index(0), Index(1), False, False, 0, 256, None, Index(0), 0, 0),
             ),
             leader_age_s=1.5,
             contact_age_s=0.0,
             db_used_bytes=123,
+            db_map_bytes=400,
             db_size_max_bytes=456,
             log_used_bytes=789,
             uptime_s=2.5,
@@ -288,10 +312,14 @@ class FakeReplica:
             election_timeout_s=0.8,
             vote_id=ReplicaId(1),
             heartbeat_s=0.1,
-            elections=3,
-            elections_1h=2,
             votes={},
-            alarms=(Alarm("RV301", "the store is nearly full", ReplicaId(1)),),
+            elections_1h=2,
+            fsync=LatencySummary(9, 1_000, 2_000, 3_000),
+            apply=LatencySummary(8, 100, 200, 300),
+            commit=LatencySummary(7, 4_000, 5_000, 6_000),
+            saving_s=0.0,
+            counters=Counters(12.5, 11, 22, 333, 3),
+            alarms=(Alarm("RV301", "the store is nearly full", ReplicaId(1), Severity.WARNING, 1.25),),
         )
 
 

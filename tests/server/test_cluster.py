@@ -264,11 +264,26 @@ async def test_status_tells_everything(cluster: Any) -> None:
     assert (status.db_used_bytes, status.db_size_max_bytes, status.log_used_bytes) == (123, 456, 789)
     assert (status.lease_remaining_ms, status.transferee_id, status.election_timeout_ms) == (500, 0, 800)
     assert (status.blank, status.removed, status.ready, status.boot_id) == (False, False, True, "b" * 16)
-    assert [(alarm.code, alarm.replica_id) for alarm in status.alarms] == [("RV301", 1)]
+    (alarm,) = status.alarms
+    assert (alarm.code, alarm.replica_id, alarm.severity, alarm.raised_ms) == ("RV301", 1, cluster_pb2.WARNING, 1250)
+    assert (status.vote_id, status.heartbeat_ms, status.elections_1h, status.db_map_bytes) == (1, 100, 2, 400)
+    assert [(found.count, found.p50_us, found.p99_us, found.max_us) for found in (status.fsync, status.apply, status.commit)] == [
+        (9, 1_000, 2_000, 3_000),
+        (8, 100, 200, 300),
+        (7, 4_000, 5_000, 6_000),
+    ]
+    counters = status.counters
+    assert (counters.monotonic_ms, counters.writes, counters.reads, counters.log_bytes) == (12_500, 11, 22, 333)
+    assert counters.elections == 3
+    assert not status.HasField("candidacy")
+    assert status.wall_ms > 1_600_000_000_000
     sending, silent = status.progress
     assert (sending.replica_id, sending.state, sending.match, sending.next) == (3, cluster_pb2.SNAPSHOT, 4, 5)
     assert (sending.contacted, sending.contact_age_ms, sending.inflight, sending.inflight_max) == (True, 250, 3, 256)
     assert (sending.snapshot_index, sending.snapshot_sent_bytes, sending.snapshot_size_bytes) == (9, 100, 1000)
+    assert (sending.lag_entries, sending.lag_bytes, sending.lag_bytes_is_least) == (7, 70, True)
+    assert (sending.lag_ms, sending.lag_ms_is_least, sending.ack.p99_us) == (1500, False, 800)
+    assert (silent.lag_entries, silent.lag_ms, silent.ack.count) == (0, 0, 0)
     assert (silent.contacted, silent.contact_age_ms, silent.state) == (False, 0, cluster_pb2.PROBE)
 
 

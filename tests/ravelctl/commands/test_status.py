@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ravelpb.v1 import cluster_pb2 as pb
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.fake import MIB, FakeCluster
@@ -129,6 +131,34 @@ def test_alarms_degrade_and_are_told_with_their_code(ctl: Ctl, cluster: FakeClus
     cluster.alarms.append(pb.Alarm(code="RV104", message="n1 uses 81% of 4GiB", replica_id=1))
     ran = ctl("status", "-e", first)
     assert (ran.code, ran.out.splitlines()[-1]) == (7, "RV104 n1 uses 81% of 4GiB")
+
+
+@pytest.mark.parametrize(
+    ("severity", "code"), [(pb.ALARM_SEVERITY_UNSPECIFIED, 7), (pb.NOTICE, 0), (pb.WARNING, 0), (pb.CRITICAL, 7)]
+)
+def test_only_what_is_bad_degrades(ctl: Ctl, cluster: FakeCluster, severity: pb.AlarmSeverity.ValueType, code: int) -> None:
+    first, *_ = cluster.found(3)
+    cluster.alarms.append(pb.Alarm(code="RV303", message="saves are slow", replica_id=1, severity=severity))
+    ran = ctl("status", "-e", first)
+    assert (ran.code, ran.out.splitlines()[-1]) == (code, "RV303 saves are slow")
+
+
+def test_a_snapshot_that_an_alarm_tells_of_is_told_once(ctl: Ctl, cluster: FakeCluster) -> None:
+    first, *_ = cluster.found(3)
+    cluster.progress[3].state, cluster.progress[3].match, cluster.progress[3].snapshot_index = pb.SNAPSHOT, 0, 48000
+    text = "n3 is installing snapshot 48000 (62%, about 8s left)"
+    cluster.alarms.append(pb.Alarm(code="RV207", message=text, replica_id=3, severity=pb.NOTICE))
+    ran = ctl("status", "-e", first)
+    assert ran.code == 7
+    assert [line for line in ran.out.splitlines() if "installing" in line] == [f"RV207 {text}"]
+
+
+def test_versions_that_differ_are_told(ctl: Ctl, cluster: FakeCluster) -> None:
+    first, *_ = cluster.found(3)
+    assert "versions" not in ctl("status", "-e", first).out
+    cluster.daemons[2].version = "0.2.0"
+    ran = ctl("status", "-e", first)
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, "versions differ: 0.1.0 on n1 n2, 0.2.0 on n3")
 
 
 def test_endpoints_of_two_clusters_are_refused(ctl: Ctl, cluster: FakeCluster) -> None:
