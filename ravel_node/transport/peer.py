@@ -4,6 +4,10 @@ Two queues feed the stream. Heartbeats, votes and their answers are few, small a
 leave first and never wait behind appends. Everything else is bulk. Both are bounded; what does not fit is dropped, newest first,
 because what waits already is what the far end needs before it, and the core sends again what was lost.
 
+A frame costs far more than a message (DESIGN section 6), and under load every second append would be one without entries, which only
+tells how far the leader has committed. Nobody waits for that on a follower, so such tidings wait a little for company, and what
+is overtaken while it waits is not sent at all: tidings by the next append, an acknowledgement by a later one.
+
 A `Peer` is always in one of three states: trying to connect, connected, or pausing after a failed attempt. A failed attempt
 empties the queues (old messages are of no use to somebody who was away) and is told to the listener once.
 """
@@ -57,9 +61,6 @@ URGENT: Final = frozenset(
     }
 )
 
-LINGER_MESSAGES_MIN: Final = 4
-"""A frame of fewer messages means that little is going on, and then waiting for more would only cost time."""
-
 STEADY_S: Final = 2.0
 """A stream that lived this long was a good one: the next pause starts small again."""
 
@@ -76,7 +77,7 @@ class PeerOptions:
     backoff_min_s: float = 0.05
     backoff_max_s: float = 2.0
     refused_backoff_s: float = 1.0  # after an answer that only an operator can change, and doubling from there
-    linger_s: float = 0.0  # under load, wait this long for a fuller frame; 0: never. Up to 0.002 helps grpc.aio
+    tidings_linger_s: float = 0.01  # how long news of a commit may wait for entries that travel the same way
     bulk_messages_max: int = BULK_MESSAGES_MAX
     bulk_bytes_max: int = BULK_BYTES_MAX
 
@@ -109,7 +110,9 @@ class Peer:
         self._urgent: deque[Message] = deque()
         self._bulk: deque[tuple[int, Message]] = deque()
         self._bulk_bytes = 0  # invariant: the sum of the sizes in `_bulk`
-        self._wake = asyncio.Event()  # something waits to be sent, or the stream ended
+        self._hurried = False  # invariant: while it is false, nothing waits but tidings
+        self._lingering = False  # a timer runs for tidings
+        self._wake = asyncio.Event()  # hurried, or the stream ended
         self._nudged = asyncio.Event()
         self._overflowed = False  # told to the listener once, until there is room again
         self._removal_told = False
@@ -144,9 +147,30 @@ class Peer:
             if self._bulk and (len(self._bulk) >= options.bulk_messages_max or self._bulk_bytes + size > options.bulk_bytes_max):
                 self._drop()
                 return
+            if self._bulk and _overtakes(message, self._bulk[-1][1]):
+                self._bulk_bytes -= self._bulk.pop()[0]
             self._bulk.append((size, message))
             self._bulk_bytes += size
+            if _is_tidings(message):
+                self._let_linger()
+                return
+        self._hurry()
+
+    def _hurry(self) -> None:
+        """What waits is to leave now."""
+        self._hurried = True
         self._wake.set()
+
+    def _let_linger(self) -> None:
+        """Tidings find company within this time, or leave alone."""
+        if not self._lingering:
+            self._lingering = True
+            asyncio.get_running_loop().call_later(self._options.tidings_linger_s, self._lingered)
+
+    def _lingered(self) -> None:
+        self._lingering = False
+        if self._bulk:
+            self._hurry()
 
     def _drop(self) -> None:
         self.stats.dropped_messages += 1
@@ -160,7 +184,7 @@ class Peer:
         self._urgent.clear()
         self._bulk.clear()
         self._bulk_bytes = 0
-        self._overflowed = False
+        self._hurried = self._overflowed = False
 
     def _next_frame(self) -> tuple[bytes, int]:
         """Everything urgent, then bulk up to the size of a frame: the frame's bytes and how many messages it holds."""
@@ -187,6 +211,7 @@ class Peer:
                 count += 1
         if not self._bulk:
             self._overflowed = False
+            self._hurried = bool(self._urgent)
         return frame.SerializeToString(), count
 
     # --- the stream
@@ -277,17 +302,28 @@ class Peer:
 
     async def _feed(self, call: Any) -> None:
         """Write frames until the call ends. What queues while one is written is the next one."""
-        stats, linger_s = self.stats, self._options.linger_s
-        count = 0
+        stats = self.stats
         while not call.done():
-            if not self._urgent and not self._bulk:
+            if not self._hurried:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            if linger_s and count >= LINGER_MESSAGES_MIN and not self._urgent and self._bulk_bytes < FRAME_BYTES_MAX:
-                await asyncio.sleep(linger_s)
             raw, count = self._next_frame()
             if count:
                 await call.write(raw)
                 stats.sent_messages += count
                 stats.sent_bytes += len(raw)
+
+
+def _is_tidings(message: Message) -> bool:
+    """Whether it only tells how far the leader has committed."""
+    return message.type is MessageType.APPEND and not message.entries
+
+
+def _overtakes(newer: Message, older: Message) -> bool:
+    """Whether whoever gets `newer` has no use for `older`, which waits right before it. To drop a message is always allowed."""
+    if newer.type is not older.type or newer.term != older.term or newer.index < older.index:
+        return False
+    if newer.type is MessageType.APPEND:
+        return not older.entries and newer.commit >= older.commit
+    return newer.type is MessageType.APPEND_RESPONSE and not newer.reject and not older.reject

@@ -24,6 +24,15 @@ def append(index: int, data: bytes = b"data") -> Message:
     return Message(MessageType.APPEND, ONE, TWO, Term(3), Term(3), Index(index - 1), (Entry(Term(3), Index(index), data=data),))
 
 
+def tidings(index: int, *, commit: int) -> Message:
+    """An append without entries: the log is as it was at `index`, and so much is committed."""
+    return Message(MessageType.APPEND, ONE, TWO, Term(3), Term(3), Index(index), commit=Index(commit))
+
+
+def acknowledgement(index: int) -> Message:
+    return Message(MessageType.APPEND_RESPONSE, ONE, TWO, Term(3), index=Index(index))
+
+
 def snapshot_message(index: int = 100) -> Message:
     snapshot = Snapshot(Index(index), Term(3), ConfState(voters=(ONE, TWO)))
     return Message(MessageType.SNAPSHOT, ONE, TWO, Term(3), snapshot=snapshot)

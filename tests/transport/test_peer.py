@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,16 +12,17 @@ from typing import Any
 
 import pytest
 
-from ravel_node.raft.types import LOCAL_APPEND, Message, MessageType, Term
+from ravel_node.raft.types import LOCAL_APPEND, Index, Message, MessageType, Term
 from ravel_node.replica.errors import BlankError, RemovedError, WrongClusterError, WrongIdentityError
 from ravel_node.server.app import RpcServer
 from ravel_node.transport.base import LocalHello
 from ravel_node.transport.grpc_transport import GrpcTransport
 from ravel_node.transport.peer import BULK_MESSAGES_MAX, URGENT_MESSAGES_MAX, PeerOptions
 from tests.server.fakes import CLUSTER, FakeHost, server_id, start_peer_server
-from tests.transport.support import HELLO, ONE, TWO, Listener, append, eventually, heartbeat
+from tests.transport.support import HELLO, ONE, TWO, Listener, acknowledgement, append, eventually, heartbeat, tidings
 
 FAST = PeerOptions(backoff_max_s=0.2, refused_backoff_s=0.1)
+NEVER_ALONE = PeerOptions(tidings_linger_s=3_600.0)
 
 
 @asynccontextmanager
@@ -260,13 +262,45 @@ async def test_a_message_that_may_not_travel_costs_only_itself(host: FakeHost, s
         assert transport.stats(ONE).dropped_messages == 2
 
 
-async def test_lingering_still_delivers(host: FakeHost, server: RpcServer) -> None:
-    async with dialling(at(server), Listener(), PeerOptions(linger_s=0.002)) as transport:
-        for index in range(1, 201):
-            transport.send([append(index)])
-            if index % 20 == 0:
-                await asyncio.sleep(0.001)
-        await eventually(lambda: len(host.fake.stepped) == 200)
+async def test_news_of_a_commit_leave_alone_after_a_while(host: FakeHost, server: RpcServer) -> None:
+    async with dialling(at(server), Listener()) as transport:
+        transport.send([tidings(8, commit=5)])
+        await eventually(lambda: [message.commit for message in host.fake.stepped] == [5])
+
+
+async def test_news_of_a_commit_wait_for_company_and_are_overtaken_by_later_ones(host: FakeHost, server: RpcServer) -> None:
+    async with dialling(at(server), Listener(), NEVER_ALONE) as transport:
+        await eventually(lambda: transport.stats(ONE).connected)
+        transport.send([tidings(8, commit=5)])
+        await asyncio.sleep(0.05)
+        transport.send([tidings(8, commit=6)])
+        await asyncio.sleep(0.05)
+        assert host.fake.stepped == []
+        transport.send([heartbeat()])
+        await eventually(lambda: len(host.fake.stepped) == 2)
+        assert host.fake.stepped == [heartbeat(), tidings(8, commit=6)]
+        assert transport.stats(ONE).dropped_messages == 0
+
+
+async def test_an_append_brings_the_news_itself(host: FakeHost, server: RpcServer) -> None:
+    async with dialling(at(server), Listener(), NEVER_ALONE) as transport:
+        await eventually(lambda: transport.stats(ONE).connected)
+        older = tidings(8, commit=5)
+        newer = dataclasses.replace(append(9), commit=Index(6))
+        transport.send([older, newer])
+        await eventually(lambda: host.fake.stepped == [newer])
+        # Not of a later term, nor after one that knows less: there each says what the other does not.
+        kept = [older, dataclasses.replace(newer, term=Term(4)), older, append(9)]
+        transport.send(kept)
+        await eventually(lambda: host.fake.stepped == [newer, *kept])
+
+
+async def test_of_acknowledgements_that_wait_the_newest_leaves_and_no_refusal_is_lost(host: FakeHost, server: RpcServer) -> None:
+    async with dialling(at(server), Listener()) as transport:
+        await eventually(lambda: transport.stats(ONE).connected)
+        refusal = dataclasses.replace(acknowledgement(4), reject=True)
+        transport.send([acknowledgement(3), acknowledgement(5), refusal, acknowledgement(4), acknowledgement(9)])
+        await eventually(lambda: host.fake.stepped == [acknowledgement(5), refusal, acknowledgement(9)])
 
 
 async def test_an_idle_stream_is_not_taken_for_abuse(host: FakeHost, server: RpcServer) -> None:
