@@ -4,9 +4,9 @@ Two queues feed the stream. Heartbeats, votes and their answers are few, small a
 leave first and never wait behind appends. Everything else is bulk. Both are bounded; what does not fit is dropped, newest first,
 because what waits already is what the far end needs before it, and the core sends again what was lost.
 
-A frame costs far more than a message (DESIGN section 6), and under load every second append would be one without entries, which only
-tells how far the leader has committed. Nobody waits for that on a follower, so such tidings wait a little for company, and what
-is overtaken while it waits is not sent at all: tidings by the next append, an acknowledgement by a later one.
+A frame costs far more than a message, and under load every second append would be one without entries, which only tells how far
+the leader has committed. Nobody waits for that on a follower, so such tidings wait a little for company, and what is overtaken
+while it waits is not sent at all: tidings by the next append, an acknowledgement by a later one.
 
 A `Peer` is always in one of three states: trying to connect, connected, or pausing after a failed attempt. A failed attempt
 empties the queues (old messages are of no use to somebody who was away) and is told to the listener once.

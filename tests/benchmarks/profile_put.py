@@ -59,9 +59,9 @@ async def measure(seconds: float, kind: str, of_follower: bool) -> None:
             await load(kind, cluster, leader.address, 1.0)
             command = ["py-spy", "record", "--format", "raw", "--threads", "--rate", str(SAMPLES_A_SECOND), "--duration"]
             command += [str(int(seconds)), "--output", str(folder / "raw"), "--pid", str(server.pid)]
-            spy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            spy = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             rate = await load(kind, cluster, leader.address, seconds + 1.0)
-            spy.wait()
+            await spy.wait()
         print(f"{kind} load, {rate:,.0f} puts/s while being looked at; the {'follower' if of_follower else 'leader'}:")
         report((folder / "raw").read_text().splitlines())
 
