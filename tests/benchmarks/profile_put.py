@@ -80,8 +80,8 @@ def report(lines: Iterable[str]) -> None:
     total = sum(rooms.values())
     for title, found in (("by room", rooms), ("by function", functions)):
         print(f"\n{title}, {total:,} samples")
-        for name, count in found.most_common(SHOWN):
-            print(f"{count / total:6.1%}  {name}")
+        for name, samples in found.most_common(SHOWN):
+            print(f"{samples / total:6.1%}  {name}")
 
 
 def _room(file: str) -> str:
