@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +31,9 @@ from ravel_node.storage.base import DamagedError, DatabaseStats, EnvironmentStat
 from ravel_node.storage.engine import DATA_FILE, WAY_OUT, Environment, Observe, ReadTxn, View, WriteTxn
 
 T = TypeVar("T")
+
+FILE_NICENESS: Final = 10
+"""Of the threads that copy, hash and check files (nice(2))."""
 
 GROWTH_BYTES_MAX: Final = 1 << 30
 """A map doubles, but grows by no more than this at once. It is address space only: the file is as long as its pages."""
@@ -353,12 +358,20 @@ def _stop_copy(descriptor: int) -> None:
         os.close(null)
 
 
+def _stand_back() -> None:
+    """Let this thread, and those that LMDB starts for it, run when others leave the processor free: work on files is long and
+    can wait, a put cannot. Linux alone has priorities for threads.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), FILE_NICENESS)
+
+
 class LmdbEngine:
     """LMDB, with a few threads for file work."""
 
     def __init__(self, observe: Observe) -> None:
         self._observe = observe
-        self._files = ThreadPoolExecutor(FILE_THREADS, "ravel-files")
+        self._files = ThreadPoolExecutor(FILE_THREADS, "ravel-files", initializer=_stand_back)
 
     async def open(self, path: Path, databases: Mapping[str, bool], map_size: int) -> Environment:
         env, handles, stale = await self.run(lambda: _open(path, databases, map_size))

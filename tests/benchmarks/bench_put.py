@@ -3,27 +3,28 @@
     python -m tests.benchmarks.bench_put [--seconds 3] [--rounds 3] [--no-etcd]
 
 Rounds alternate between the two systems, so that a machine whose speed drifts is fair to both; medians are printed. etcd
-(Debian's package etcd-server) is driven by the leanest asyncio client there can be: a bare grpc.aio channel.
+(Debian's package etcd-server) is driven by the leanest asyncio client there can be: a bare grpc.aio channel. Where g++ and
+Debian's libgrpc++-dev are installed, a client in C++ loads both the same way.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import shutil
 import statistics
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
 from ravelctl.client import RavelClient
 from ravelpb.v1 import kv_pb2, kv_pb2_grpc
-from tests.e2e.cluster import free_ports, running_cluster, until
+from tests.benchmarks import etcd, native
+from tests.e2e.cluster import running_cluster
 
 VALUE = b"v" * 256
 KEYS = 10_000
@@ -80,122 +81,83 @@ async def session_load(address: str, seconds: float, in_flight: int = 16, comman
         return answered / (perf_counter() - began)
 
 
-@asynccontextmanager
-async def running_etcd(folder: Path) -> AsyncIterator[str]:
-    """Three etcd members with their defaults; yields the leader's client address."""
-    ports = free_ports(6)
-    peers = [f"http://127.0.0.1:{port}" for port in ports[:3]]
-    clients = [f"127.0.0.1:{port}" for port in ports[3:]]
-    initial = ",".join(f"m{number}={peer}" for number, peer in enumerate(peers))
-    processes: list[asyncio.subprocess.Process] = []
-    with (folder / "etcd.log").open("ab") as log:
-        for number, (peer, client) in enumerate(zip(peers, clients, strict=True)):
-            command = ["etcd", "--name", f"m{number}", "--data-dir", str(folder / f"m{number}"), "--initial-cluster", initial]
-            command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
-            command += ["--listen-client-urls", f"http://{client}", "--advertise-client-urls", f"http://{client}"]
-            processes.append(await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log))
-    try:
-
-        async def leader() -> str | None:
-            for client in clients:
-                async with grpc.aio.insecure_channel(client) as channel:
-                    status: Any = channel.unary_unary("/etcdserverpb.Maintenance/Status")
-                    try:
-                        answer: bytes = await status(b"", timeout=1)
-                    except grpc.aio.AioRpcError:
-                        return None
-                    fields = _varints(answer)
-                    if fields.get(4) and fields[4] == _varints(_field(answer, 1)).get(2):
-                        return client
-            return None
-
-        yield await until("etcd has a leader", leader, 30.0)
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            await process.wait()
-
-
-def _items(message: bytes) -> list[tuple[int, int | bytes]]:
-    """Field number and value of each varint and each length-delimited field of a protobuf message."""
-    found: list[tuple[int, int | bytes]] = []
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        if tag & 7 == 0:
-            value, at = _varint(message, at)
-            found.append((tag >> 3, value))
-        else:
-            size, at = _varint(message, at)
-            found.append((tag >> 3, message[at : at + size]))
-            at += size
-    return found
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return value, at
-
-
-def _varints(message: bytes) -> dict[int, int]:
-    return {number: value for number, value in _items(message) if isinstance(value, int)}
-
-
-def _field(message: bytes, wanted: int) -> bytes:
-    return next((value for number, value in _items(message) if number == wanted and isinstance(value, bytes)), b"")
+Figures = dict[str, Callable[[], Awaitable[float]]]
 
 
 async def measure(seconds: float, rounds: int, with_etcd: bool) -> None:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ravel-bench-")))
-        (folder / "ravel").mkdir()
-        cluster = await stack.enter_async_context(running_cluster(folder / "ravel"))
-        leader = (await cluster.leader()).address
-        client = await stack.enter_async_context(RavelClient(cluster.endpoints))
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(leader))
-        stub = kv_pb2_grpc.KVStub(channel)
-        figures: dict[str, Callable[[], Awaitable[float]]] = {
-            f"ravel client put, {callers} callers": _loop(lambda n: client.put(key(n), VALUE), callers, seconds)
-            for callers in (1, 64, 256)
-        }
-        figures["ravel client get, 64 callers"] = _loop(lambda n: client.get(key(n)), 64, seconds)
-        figures["ravel unary put, 64 callers"] = _loop(
-            lambda n: stub.Put(kv_pb2.PutRequest(key=key(n), value=VALUE)), 64, seconds
-        )
-        figures["ravel Session put, 16 x 64"] = lambda: session_load(leader, seconds)
+        program = native.build(folder)
+        figures = await _of_ravel(stack, folder, program, seconds)
         if with_etcd:
-            etcd = await stack.enter_async_context(running_etcd(folder))
-            etcd_channel = await stack.enter_async_context(grpc.aio.insecure_channel(etcd))
-            put: Any = etcd_channel.unary_unary("/etcdserverpb.KV/Put")
-            get: Any = etcd_channel.unary_unary("/etcdserverpb.KV/Range")
-            # Key and value have the same field numbers there.
-            for callers in (1, 64, 256):
-                figures[f"etcd put, {callers} callers"] = _loop(
-                    lambda n: put(kv_pb2.PutRequest(key=key(n), value=VALUE).SerializeToString()), callers, seconds
-                )
-            figures["etcd get, 64 callers"] = _loop(lambda n: get(kv_pb2.GetRequest(key=key(n)).SerializeToString()), 64, seconds)
+            figures |= await _of_etcd(stack, folder, program, seconds)
         results: dict[str, list[float]] = {name: [] for name in figures}
         for _ in range(rounds):
             for name, figure in figures.items():
                 results[name].append(await figure())
     for name, found in results.items():
-        print(f"{name:30} {statistics.median(found):9,.0f}/s   ({min(found):,.0f} to {max(found):,.0f})")
-    if with_etcd:
-        for what in ("put", "get"):
-            ours, theirs = results[f"ravel client {what}, 64 callers"], results[f"etcd {what}, 64 callers"]
-            ratios = [our / their for our, their in zip(ours, theirs, strict=True)]
-            print(f"{what}, 64 callers: {statistics.median(ratios):.2f} times etcd")
+        print(f"{name:36} {statistics.median(found):9,.0f}/s   ({min(found):,.0f} to {max(found):,.0f})")
+    for ours, theirs in _PAIRS:
+        if ours in results and theirs in results:
+            ratios = [our / their for our, their in zip(results[ours], results[theirs], strict=True)]
+            print(f"{ours}: {statistics.median(ratios):.2f} times {theirs}")
+
+
+_PAIRS: Final = (
+    ("ravel client put, 64 callers", "etcd put, 64 callers"),
+    ("ravel client get, 64 callers", "etcd get, 64 callers"),
+    ("ravel Session put, 16 x 64", "etcd put, C++, 64 callers"),
+    ("ravel unary put, C++, 64 callers", "etcd put, C++, 64 callers"),
+)
+
+
+async def _of_ravel(stack: AsyncExitStack, folder: Path, program: Path | None, seconds: float) -> Figures:
+    (folder / "ravel").mkdir()
+    cluster = await stack.enter_async_context(running_cluster(folder / "ravel"))
+    leader = (await cluster.leader()).address
+    client = await stack.enter_async_context(RavelClient(cluster.endpoints))
+    channel = await stack.enter_async_context(grpc.aio.insecure_channel(leader))
+    stub = kv_pb2_grpc.KVStub(channel)
+    figures: Figures = {
+        f"ravel client put, {callers} callers": _loop(lambda n: client.put(key(n), VALUE), callers, seconds)
+        for callers in (1, 64, 256)
+    }
+    figures["ravel client get, 64 callers"] = _loop(lambda n: client.get(key(n)), 64, seconds)
+    figures["ravel unary put, 64 callers"] = _loop(lambda n: stub.Put(kv_pb2.PutRequest(key=key(n), value=VALUE)), 64, seconds)
+    figures["ravel Session put, 16 x 64"] = lambda: session_load(leader, seconds)
+    if program is not None:
+        figures["ravel unary put, C++, 64 callers"] = _native(program, leader, "/ravel.v1.KV/Put", seconds)
+    return figures
+
+
+async def _of_etcd(stack: AsyncExitStack, folder: Path, program: Path | None, seconds: float) -> Figures:
+    """Key and value have the same field numbers there."""
+    members = await stack.enter_async_context(etcd.running_etcd(folder))
+    leader = members.clients[await members.leader()]
+    channel = await stack.enter_async_context(grpc.aio.insecure_channel(leader))
+    put: Any = channel.unary_unary(etcd.PUT)
+    get: Any = channel.unary_unary(etcd.GET)
+    figures: Figures = {
+        f"etcd put, {callers} callers": _loop(
+            lambda n: put(kv_pb2.PutRequest(key=key(n), value=VALUE).SerializeToString()), callers, seconds
+        )
+        for callers in (1, 64, 256)
+    }
+    figures["etcd get, 64 callers"] = _loop(lambda n: get(kv_pb2.GetRequest(key=key(n)).SerializeToString()), 64, seconds)
+    if program is not None:
+        figures["etcd put, C++, 64 callers"] = _native(program, leader, etcd.PUT, seconds)
+    return figures
 
 
 def _loop(op: Op, callers: int, seconds: float) -> Callable[[], Awaitable[float]]:
     return lambda: closed_loop(op, callers, seconds)
+
+
+def _native(program: Path, address: str, method: str, seconds: float) -> Callable[[], Awaitable[float]]:
+    async def run() -> float:
+        return (await native.run(program, address, method, 64, seconds)).rate
+
+    return run
 
 
 def main() -> None:
@@ -204,8 +166,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-etcd", action="store_true")
     arguments = parser.parse_args()
-    with_etcd = not arguments.no_etcd and shutil.which("etcd") is not None
-    asyncio.run(measure(arguments.seconds, arguments.rounds, with_etcd))
+    asyncio.run(measure(arguments.seconds, arguments.rounds, not arguments.no_etcd and etcd.is_installed()))
 
 
 if __name__ == "__main__":

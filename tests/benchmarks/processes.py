@@ -1,0 +1,13 @@
+"""What the system says of a process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Memory of its own, without mapped files (RssAnon): what a store in LMDB does not share with the page cache."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) << 10
+    raise ProcessLookupError(f"process {pid} has no memory: it has ended")
