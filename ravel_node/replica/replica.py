@@ -293,6 +293,11 @@ class Replica:
             )
         if to_id != self.id:
             raise WrongClusterError(f"a peer looks for replica {to_id} here, and this is replica {self.id}: check the addresses")
+        if from_id == self.id:
+            raise WrongIdentityError(
+                f"a peer calls itself replica {from_id}, which is this one: "
+                "a data directory was copied and started twice; stop the copy, empty its directory and join it anew"
+            )
         record = self.machine.members.get(from_id)
         if record is None:
             return  # newer than what is applied here
