@@ -3,6 +3,7 @@
     DIR/playground.json    the cluster and its replicas: ports, process ids
     DIR/n1/                the data directory of n1
     DIR/n1.log             what its daemon printed
+    DIR/network.log        the same of `ravelctl.links`, through which the replicas dial each other
 
 A process id alone names nobody: it may have been given to another program since. So the moment the process started is kept beside
 it, and a process is signalled only if both still agree.
@@ -10,6 +11,7 @@ it, and a process is signalled only if both still agree.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -33,6 +35,8 @@ REPLICAS_MAX: Final = 9
 HOST: Final = "127.0.0.1"
 # Below the range from which Linux draws ports of outgoing connections: what is free while a replica is down stays free.
 PORT_MIN, PORT_MAX = 17400, 31998
+NETWORK_LOG: Final = "network.log"
+NETWORK_WAIT_S: Final = 30.0
 TERM_WAIT_S: Final = 10.0
 KILL_WAIT_S: Final = 5.0
 _POLL_S: Final = 0.05
@@ -60,6 +64,11 @@ class Replica:
     data_dir: str
     log: str
     process: Process | None
+    link: str = ""  # the address that it advertises to peers: a port of `ravelctl.links`; empty: they dial it directly
+
+    @property
+    def paused(self) -> bool:
+        return self.process is not None and self.process.alive and is_stopped(self.process.pid)
 
     @property
     def alive(self) -> bool:
@@ -72,6 +81,13 @@ class Playground:
     cluster_id: str
     cluster_name: str
     replicas: tuple[Replica, ...]
+    network: Process | None = None  # which runs `ravelctl.links`
+    groups: tuple[tuple[str, ...], ...] = ()  # who hears whom; empty: all each other
+
+    def apart(self, one: str, other: str) -> bool:
+        """Whether these two are cut off from each other. Who is in no group, such as a daemon of another cluster, is not."""
+        places = [next((number for number, names in enumerate(self.groups) if name in names), None) for name in (one, other)]
+        return None not in places and places[0] != places[1]
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -105,7 +121,9 @@ def load(folder: Path) -> Playground | None:
         if raw["format"] != FORMAT:
             raise ValueError(f"format {raw['format']}, this program reads {FORMAT}")
         replicas = tuple(_replica(fields) for fields in raw["replicas"])
-        return Playground(folder, raw["cluster_id"], raw["cluster_name"], replicas)
+        network = Process(**raw["network"]) if raw.get("network") else None
+        groups = tuple(tuple(map(str, names)) for names in raw.get("groups", ()))
+        return Playground(folder, raw["cluster_id"], raw["cluster_name"], replicas, network, groups)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -134,6 +152,8 @@ def save(playground: Playground) -> None:
         "cluster_id": playground.cluster_id,
         "cluster_name": playground.cluster_name,
         "replicas": replicas,
+        "network": asdict(playground.network) if playground.network else None,
+        "groups": playground.groups,
     }
     path = playground.folder / STATE_FILE
     beside = path.with_suffix(".json.part")
@@ -162,6 +182,7 @@ def plan(folder: Path, count: int, cluster_name: str) -> Playground:
             data_dir=str(folder / f"n{number}"),
             log=str(folder / f"n{number}.log"),
             process=None,
+            link=f"{HOST}:{next(ports)[0]}",
         )
         for number in range(1, count + 1)
     )
@@ -198,6 +219,16 @@ def started_at(pid: int) -> str:
     return _started_by_ps(pid)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped this process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        told = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+        return told.strip().startswith("T")
+    return stat[stat.rindex(")") + 2 :].startswith("T")
+
+
 def _started_by_proc(pid: int) -> str:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -225,18 +256,59 @@ def start(replica: Replica) -> Replica:
         *("--listen", replica.listen),
         *("--peer-listen", replica.peer_listen),
         *("--name", replica.name),
+        *(("--peer-advertise", replica.link) if replica.link else ()),
     ]
-    with Path(replica.log).open("ab") as log:
+    return replace(replica, process=_spawn(command, Path(replica.log)))
+
+
+def start_network(playground: Playground) -> Playground:
+    """Start what lies between the daemons, unless it runs, or there is nothing in between. Waits until it can be dialled."""
+    links = [replica.link for replica in playground.replicas if replica.link]
+    if not links or (playground.network is not None and playground.network.alive):
+        return playground
+    save(playground)  # which it reads
+    command = [sys.executable, "-m", "ravelctl.links", str(playground.folder)]
+    log = playground.folder / NETWORK_LOG
+    network = _spawn(command, log)
+    deadline = time.monotonic() + NETWORK_WAIT_S
+    while not all(map(_answers, links)):
+        if not network.alive or time.monotonic() > deadline:
+            raise CommandError("the playground's network did not start", next_step=f"read {log}")
+        time.sleep(_POLL_S)
+    playground = replace(playground, network=network)
+    save(playground)
+    return playground
+
+
+def stop_network(playground: Playground) -> Playground:
+    if playground.network is not None and playground.network.alive:
+        os.kill(playground.network.pid, signal.SIGTERM)
+        deadline = time.monotonic() + KILL_WAIT_S
+        while playground.network.alive and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+    return replace(playground, network=None, groups=())
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError):
+        socket.create_connection((host, int(port)), timeout=1).close()
+        return True
+    return False
+
+
+def _spawn(command: Sequence[str], log_path: Path) -> Process:
+    with log_path.open("ab") as log:
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            cwd=Path(replica.log).parent,
+            cwd=log_path.parent,
             env=_environment(),
         )
-    return replace(replica, process=Process(child.pid, started_at(child.pid)))
+    return Process(child.pid, started_at(child.pid))
 
 
 def _environment() -> dict[str, str]:
@@ -265,11 +337,23 @@ def kill(replica: Replica) -> None:
         raise CommandError(f"{left[0].name} did not end within {KILL_WAIT_S:g}s of SIGKILL", next_step="look at its process")
 
 
+def pause(replica: Replica) -> None:
+    """SIGSTOP: it keeps its sockets and answers nothing, as a machine that hangs. Raises CommandError (1) if it does not run."""
+    if not replica.alive:
+        raise CommandError(f"{replica.name} does not run", next_step=f"start it with `ravelctl playground start {replica.name}`")
+    _signal(replica, signal.SIGSTOP)
+
+
+def resume(replica: Replica) -> None:
+    _signal(replica, signal.SIGCONT)
+
+
 def stop(replicas: Sequence[Replica]) -> list[str]:
     """SIGTERM all that run, SIGKILL those that have not ended in time; returns the names of the latter."""
     running = [replica for replica in replicas if replica.alive]
     for replica in running:
         _signal(replica, signal.SIGTERM)
+        _signal(replica, signal.SIGCONT)  # one that is paused hears nothing before
     stubborn = _wait_gone(running, TERM_WAIT_S)
     for replica in stubborn:
         _signal(replica, signal.SIGKILL)
@@ -299,6 +383,7 @@ def purge(playground: Playground) -> None:
     for replica in playground.replicas:
         shutil.rmtree(replica.data_dir, ignore_errors=True)
         Path(replica.log).unlink(missing_ok=True)
+    (playground.folder / NETWORK_LOG).unlink(missing_ok=True)
     (playground.folder / STATE_FILE).unlink(missing_ok=True)
     try:
         playground.folder.rmdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from ravelctl.app import App
 from ravelctl.command import TLS_OPTIONS, Effect, RavelGroup, pass_app
@@ -33,6 +34,25 @@ _dir_option = click.option(
 )
 
 
+class PlayerType(click.ParamType[str]):
+    """A replica of the playground that the line names. Tab offers them, and `leader`."""
+
+    name = "replica"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from ravelctl import playground as grounds
+
+        try:
+            ground = grounds.load(_folder(ctx.params.get("folder")))
+        except CommandError:
+            return []
+        names = [*(replica.name for replica in ground.replicas), LEADER] if ground else []
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+PLAYER: Final = PlayerType()
+
+
 @click.group("playground", cls=RavelGroup)
 @pass_app
 def command(app: App) -> None:
@@ -42,7 +62,7 @@ def command(app: App) -> None:
         app.given.pop(name, None)
 
 
-@command.command("up", effect=Effect.CHANGES)
+@command.command("up", effect=Effect.PLANS)
 @click.option("--replicas", type=click.IntRange(1, REPLICAS_MAX), help=f"How many. [default: {REPLICAS}]")
 @_dir_option
 @click.option("--detach/--attach", default=True, help="Leave the daemons running, or stop them with Ctrl-C.", show_default=True)
@@ -54,6 +74,8 @@ async def up(app: App, replicas: int | None, folder: str | None, detach: bool) -
     where = _folder(folder)
     ground = grounds.load(where)
     if ground is None:
+        if app.settings.dry_run:
+            return _planned(f"make a cluster of {replicas or REPLICAS} in {where}", ())
         ground = grounds.plan(where, replicas or REPLICAS, CLUSTER_NAME)
         grounds.save(ground)
     elif replicas is not None and replicas != len(ground.replicas):
@@ -61,6 +83,10 @@ async def up(app: App, replicas: int | None, folder: str | None, detach: bool) -
             f"the playground in {where} has {len(ground.replicas)} replicas, not {replicas}",
             "leave out --replicas, remove it with `ravelctl playground down --purge`, or name another folder with --dir",
         )
+    if app.settings.dry_run:
+        down = tuple(replica.name for replica in ground.replicas if not replica.alive)
+        return _planned(f"start {', '.join(down) or 'nothing'} in {where}", down)
+    ground = grounds.start_network(ground)
     for replica in ground.replicas:
         ground = _started(app, ground, replica)
     ground = await _founded(app, ground)
@@ -142,38 +168,143 @@ async def _stay(app: App, ground: Playground) -> None:
         await asyncio.Event().wait()
     finally:
         grounds.stop(ground.replicas)
+        grounds.save(grounds.stop_network(ground))
 
 
-@command.command("kill", effect=Effect.CHANGES)
-@click.argument("name")
+@command.command("kill", effect=Effect.PLANS)
+@click.argument("name", type=PLAYER)
 @_dir_option
 @pass_app
 async def kill(app: App, name: str, folder: str | None) -> View:
     """Kill the daemon of NAME with SIGKILL; `leader` is whichever leads."""
-    from ravelctl import dial
     from ravelctl import playground as grounds
 
     ground = grounds.require(_folder(folder))
-    if name == LEADER:
-        async with dial.cluster(app, ground.endpoints) as client:
-            name = await _leader(app, client, ground)
-    replica = ground.find(name)
+    replica = ground.find(await _named(app, ground, name))
+    if app.settings.dry_run:
+        return _planned(f"kill {replica.name}", (replica.name,))
     grounds.kill(replica)
     return View(kind="PlaygroundKill", data=_replica_data(replica), body=f"killed {replica.name}", names=(replica.name,))
 
 
-@command.command("start", effect=Effect.CHANGES)
-@click.argument("name")
+async def _named(app: App, ground: Playground, word: str) -> str:
+    """The name meant: `leader` is whichever leads."""
+    from ravelctl import dial
+
+    if word != LEADER:
+        return word
+    async with dial.cluster(app, ground.endpoints) as client:
+        return await _leader(app, client, ground)
+
+
+def _planned(what: str, names: tuple[str, ...]) -> View:
+    return View(
+        kind="PlaygroundPlan",
+        data={"would": what, "replicas": list(names)},
+        body=f"would {what}",
+        names=names,
+        notes=("dry run: nothing was changed",),
+    )
+
+
+@command.command("pause", effect=Effect.PLANS)
+@click.argument("name", type=PLAYER)
+@_dir_option
+@pass_app
+async def pause(app: App, name: str, folder: str | None) -> View:
+    """Have the daemon of NAME hang, with SIGSTOP; `leader` is whichever leads. `start` and `heal` let it go on."""
+    from ravelctl import playground as grounds
+
+    ground = grounds.require(_folder(folder))
+    replica = ground.find(await _named(app, ground, name))
+    if app.settings.dry_run:
+        return _planned(f"pause {replica.name}", (replica.name,))
+    grounds.pause(replica)
+    return View(kind="PlaygroundPause", data=_replica_data(replica), body=f"paused {replica.name}", names=(replica.name,))
+
+
+@command.command("partition", effect=Effect.PLANS)
+@click.argument("group", nargs=-1, required=True, type=PLAYER, metavar="NAME[,NAME]...")
+@_dir_option
+@pass_app
+async def partition(app: App, group: tuple[str, ...], folder: str | None) -> View:
+    """Cut the replicas into groups that do not hear each other. Each word is a group; those that are not named are one more.
+
+    `partition leader` cuts the leader off, `partition n1,n2 n3` leaves n1 and n2 together. Clients still reach every daemon.
+    """
+    from dataclasses import replace
+
+    from ravelctl import playground as grounds
+    from ravelctl.links import can_tell_who_dials
+
+    ground = grounds.require(_folder(folder))
+    if not can_tell_who_dials() or not all(replica.link for replica in ground.replicas):
+        raise CommandError(
+            "nothing lies between these daemons that could be cut",
+            next_step="this needs Linux; an older playground is made again with `ravelctl playground down --purge` and `up`",
+        )
+    groups = [[ground.find(await _named(app, ground, word)).name for word in words.split(",") if word] for words in group]
+    named = [name for names in groups for name in names]
+    if twice := next((name for name in named if named.count(name) > 1), None):
+        raise usage_error(f"{twice} is in more than one group", "name each replica once")
+    rest = [replica.name for replica in ground.replicas if replica.name not in named]
+    parts = tuple(tuple(names) for names in (*groups, rest) if names)
+    said = " | ".join(", ".join(names) for names in parts)
+    if len(parts) < 2:
+        raise usage_error(f"{said} is one group: nothing would be cut", "leave one of them out, or name a second group")
+    if app.settings.dry_run:
+        return _planned(f"cut {said}", tuple(named))
+    grounds.save(replace(grounds.start_network(ground), groups=parts))
+    return View(
+        kind="PlaygroundPartition", data={"groups": [list(names) for names in parts]}, body=f"cut {said}", names=tuple(named)
+    )
+
+
+@command.command("heal", effect=Effect.PLANS)
+@_dir_option
+@pass_app
+def heal(app: App, folder: str | None) -> View:
+    """Let all hear each other again, and those that are paused go on. The dead stay dead: `start` is for them."""
+    from dataclasses import replace
+
+    from ravelctl import playground as grounds
+
+    ground = grounds.require(_folder(folder))
+    paused = tuple(replica.name for replica in ground.replicas if replica.paused)
+    did = [words for words, there in (("joined all groups", ground.groups), (f"resumed {', '.join(paused)}", paused)) if there]
+    if app.settings.dry_run:
+        return _planned(f"have {' and '.join(did) or 'nothing to do'}", paused)
+    for replica in ground.replicas:
+        if replica.paused:
+            grounds.resume(replica)
+    grounds.save(replace(grounds.start_network(ground), groups=()))
+    return View(
+        kind="PlaygroundHeal",
+        data={"resumed": list(paused), "groups_before": [list(names) for names in ground.groups]},
+        body="; ".join(did) or "nothing was cut or paused",
+        names=paused,
+    )
+
+
+@command.command("start", effect=Effect.PLANS)
+@click.argument("name", type=PLAYER)
 @_dir_option
 @pass_app
 async def start(app: App, name: str, folder: str | None) -> View:
-    """Start the daemon of NAME again, at the same ports, on the same data."""
+    """Start the daemon of NAME again, at the same ports, on the same data; one that is paused goes on."""
     from ravelctl import dial
     from ravelctl import playground as grounds
 
     ground = grounds.require(_folder(folder))
-    if ground.find(name).alive:
+    replica = ground.find(name)
+    if app.settings.dry_run:
+        return _planned(f"start {name}", (name,))
+    if replica.paused:
+        grounds.resume(replica)
+        return View(kind="PlaygroundStart", data=_replica_data(replica), body=f"{name} goes on", names=(name,))
+    if replica.alive:
         raise CommandError(f"{name} runs already", next_step="see `ravelctl status`")
+    ground = grounds.start_network(ground)
     ground = _started(app, ground, ground.find(name))
     async with dial.cluster(app, ground.endpoints) as client:
         with app.progress("playground:") as progress:
@@ -181,7 +312,7 @@ async def start(app: App, name: str, folder: str | None) -> View:
     return View(kind="PlaygroundStart", data=_replica_data(ground.find(name)), body=f"started {name}", names=(name,))
 
 
-@command.command("down", effect=Effect.CHANGES)
+@command.command("down", effect=Effect.PLANS)
 @_dir_option
 @click.option("--purge", is_flag=True, help="Also remove the data.")
 @pass_app
@@ -191,7 +322,11 @@ def down(app: App, folder: str | None, purge: bool) -> View:
 
     ground = grounds.require(_folder(folder))
     running = [replica.name for replica in ground.replicas if replica.alive]
+    if app.settings.dry_run:
+        return _planned(f"stop {', '.join(running) or 'nothing'}" + (" and remove the data" if purge else ""), tuple(running))
     stubborn = grounds.stop(ground.replicas)
+    ground = grounds.stop_network(ground)
+    grounds.save(ground)
     if purge:
         grounds.purge(ground)
     said = f"stopped {', '.join(running)}" if running else "nothing was running"

@@ -35,6 +35,7 @@ def test_the_tree_is_what_the_issue_asks_for() -> None:
         "context", "context add", "context use", "context remove", "context list", "context show",
         "config", "config show", "config check",
         "playground", "playground up", "playground kill", "playground start", "playground down",
+        "playground pause", "playground partition", "playground heal",
     }  # fmt: skip
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 from ravelctl import playground as grounds
 from ravelctl.errors import CommandError
+from ravelctl.links import can_tell_who_dials
 from tests.ravelctl.conftest import Ctl
 
 STAND_IN = """
@@ -61,7 +63,7 @@ def _wait_for_log(replica: grounds.Replica, word: str) -> None:
 def test_a_plan_has_neighbouring_ports_that_are_its_own(ground: grounds.Playground) -> None:
     ports = [int(address.rpartition(":")[2]) for r in ground.replicas for address in (r.listen, r.peer_listen)]
     assert ports[1] == ports[0] + 1
-    assert len(set(ports)) == 4
+    assert len({*ports, *(int(r.link.rpartition(":")[2]) for r in ground.replicas)}) == 6
     assert all(grounds.PORT_MIN <= port <= grounds.PORT_MAX for port in ports)
     assert [r.name for r in ground.replicas] == ["n1", "n2"]
 
@@ -106,6 +108,114 @@ def test_one_that_does_not_stop_is_killed(ground: grounds.Playground, monkeypatc
     _wait_for_log(replica, "started")
     assert grounds.stop([replica]) == ["n1"]
     assert not replica.alive
+
+
+def test_pause_and_resume(ground: grounds.Playground) -> None:
+    replica = grounds.start(ground.replicas[0])
+    _wait_for_log(replica, "started")
+    assert not replica.paused
+    grounds.pause(replica)
+    _until(lambda: replica.paused)
+    assert replica.alive
+    grounds.resume(replica)
+    _until(lambda: not replica.paused)
+    grounds.pause(replica)
+    assert grounds.stop([replica]) == [], "one that is paused ends in order too"
+    with pytest.raises(CommandError, match="n1 does not run"):
+        grounds.pause(replica)
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_who_hears_whom(ground: grounds.Playground) -> None:
+    assert not ground.apart("n1", "n2")
+    cut = replace(ground, groups=(("n1",), ("n2", "n3")))
+    assert cut.apart("n1", "n2")
+    assert cut.apart("n3", "n1")
+    assert not cut.apart("n2", "n3")
+    assert not cut.apart("", "n1"), "who is not of the playground is not cut off from it"
+    grounds.save(cut)
+    assert grounds.load(cut.folder) == cut
+
+
+@pytest.mark.skipif(not can_tell_who_dials(), reason="this system does not tell whose a socket is")
+def test_connections_between_groups_are_cut_and_others_are_not(ground: grounds.Playground) -> None:
+    """n1 dials n2 through the network: bytes pass, a cut breaks the connection, and a new one only after it is healed."""
+    host, _, port = ground.replicas[1].peer_listen.rpartition(":")
+    with (
+        socket.create_server((host, int(port))) as listening,
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1) as other,
+    ):
+        mine = grounds.Process(os.getpid(), grounds.started_at(os.getpid()))
+        theirs = grounds.Process(other.pid, grounds.started_at(other.pid))
+        ground = ground.with_replica(replace(ground.replicas[0], process=mine))
+        ground = ground.with_replica(replace(ground.replicas[1], process=theirs))
+        ground = grounds.start_network(ground)
+        try:
+            listening.settimeout(30)
+            assert _passes(ground, listening)
+            link, accepted = _dialled(ground, listening)
+            with link, accepted:
+                grounds.save(replace(ground, groups=(("n1",), ("n2",))))
+                assert _ended(accepted)
+                assert _ended(link)
+            listening.settimeout(0.5)
+            assert not _passes(ground, listening)
+            grounds.save(replace(ground, groups=()))
+            _until(lambda: _passes(ground, listening))
+        finally:
+            ground = grounds.stop_network(ground)
+            other.kill()
+    assert ground.network is None
+    assert started_again(ground)
+
+
+def started_again(ground: grounds.Playground) -> bool:
+    """The network is a process that comes and goes with the playground."""
+    again = grounds.start_network(ground)
+    assert again.network is not None
+    alive = again.network.alive
+    grounds.stop_network(again)
+    return alive and not again.network.alive
+
+
+def _dialled(ground: grounds.Playground, listening: socket.socket) -> tuple[socket.socket, socket.socket]:
+    host, _, port = ground.replicas[1].link.rpartition(":")
+    link = socket.create_connection((host, int(port)), timeout=30)
+    link.sendall(b"hello")
+    try:
+        while True:
+            accepted, _ = listening.accept()
+            accepted.settimeout(30)
+            if accepted.recv(5) == b"hello":  # looks whether the port is open say nothing
+                return link, accepted
+            accepted.close()
+    except TimeoutError:
+        link.close()
+        raise
+
+
+def _passes(ground: grounds.Playground, listening: socket.socket) -> bool:
+    try:
+        link, accepted = _dialled(ground, listening)
+    except OSError:
+        return False
+    with link, accepted:
+        accepted.sendall(b"back")
+        return link.recv(4) == b"back"
+
+
+def _ended(end: socket.socket) -> bool:
+    end.settimeout(30)
+    try:
+        return end.recv(1) == b""
+    except ConnectionError:
+        return True
 
 
 def test_a_process_that_took_over_the_id_is_never_signalled(ground: grounds.Playground) -> None:
@@ -160,6 +270,12 @@ def test_down_keeps_the_data_and_purge_removes_only_what_is_ours(ground: grounds
 def test_wrong_usage(ground: grounds.Playground, ctl: Ctl) -> None:
     assert ctl("playground", "kill", "n1", "--dir", ground.folder / "none").code == 1
     grounds.save(ground)
+    assert "is in more than one group" in ctl("playground", "partition", "n1", "n2,n1", "--dir", ground.folder).err
+    assert "nothing would be cut" in ctl("playground", "partition", "n1,n2", "--dir", ground.folder).err
+    assert ctl("playground", "heal", "--dir", ground.folder, "--dry-run").code == 0
+    dry = ctl("playground", "partition", "n1", "--dir", ground.folder, "--dry-run", "-o", "json")
+    assert (dry.code, dry.json["would"]) == (0, "cut n1 | n2")
+    assert grounds.load(ground.folder) == ground
     unknown = ctl("playground", "kill", "n7", "--dir", ground.folder)
     assert (unknown.code, "there are n1, n2" in unknown.err) == (2, True)
     more = ctl("playground", "up", "--replicas", 5, "--dir", ground.folder)
@@ -183,6 +299,12 @@ def test_a_real_cluster_comes_up_loses_a_replica_and_goes_down(tmp_path: Path, c
         assert killed.code == 0
         assert ctl("kv", "get", "k", "-e", endpoints, "--timeout", "20s").out == "v\n"
         assert ctl("playground", "start", killed.json["name"], "--dir", where).code == 0
+        _until(lambda: ctl("health", "-e", endpoints).code == 0)
+        cut = ctl("playground", "partition", "leader", "--dir", where, "-o", "json")
+        assert cut.code == 0, cut.err
+        _until(lambda: ctl("leader", "show", "-e", endpoints, "-o", "name").out.strip() in cut.json["groups"][1])
+        assert ctl("playground", "heal", "--dir", where).out == "joined all groups\n"
+        _until(lambda: ctl("health", "-e", endpoints).code == 0)
         assert ctl("playground", "up", "--dir", where).code == 0
     finally:
         down = ctl("playground", "down", "--purge", "--dir", where)

@@ -1,0 +1,161 @@
+"""What lies between the daemons of a playground, so that it can be cut: `python -m ravelctl.links FOLDER`.
+
+Replicas dial each other through here. Every daemon advertises a port of this process as its address for peers, and what arrives
+there goes on to the port that it really listens on. Who dials is found out from the operating system, which knows whose socket is
+at the other end; so a cut goes both ways and concerns the daemons of the playground alone. Nothing of what passes is looked at.
+
+The process reads the playground's file again whenever it changes, and ends with the folder, or on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ravelctl.errors import CommandError
+from ravelctl.playground import STATE_FILE, Playground, load
+
+LOOK_EVERY_S: Final = 0.1
+CHUNK_BYTES: Final = 1 << 16
+_TABLES: Final = {
+    "/proc/net/tcp": "0100007F",  # how each writes 127.0.0.1
+    "/proc/net/tcp6": "0000000000000000FFFF00000100007F",  # gRPC dials from sockets of both kinds
+}
+
+
+def can_tell_who_dials() -> bool:
+    """Whether this system tells whose a socket is."""
+    return Path("/proc/net/tcp").exists()
+
+
+def dialler(port: int, pids: dict[int, str]) -> str:
+    """The name of the process in `pids` that has a socket bound to this port of 127.0.0.1; empty: none of them."""
+    targets: set[str] = set()
+    for table, loopback in _TABLES.items():
+        with contextlib.suppress(OSError):
+            lines = map(str.split, Path(table).read_text().splitlines()[1:])
+            targets |= {f"socket:[{parts[9]}]" for parts in lines if parts[1] == f"{loopback}:{port:04X}"}
+    return next((name for pid, name in pids.items() if targets & _sockets(pid)), "")
+
+
+def _sockets(pid: int) -> set[str]:
+    found: set[str] = set()
+    try:
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(entry.path))
+    except OSError:
+        return set()  # it has ended
+    return found
+
+
+@dataclass(eq=False, slots=True)
+class Link:
+    """One connection that passes through."""
+
+    source: str  # who dialled; empty: no daemon of the playground
+    target: str
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    def cut(self) -> None:
+        for writer in self.writers:
+            writer.transport.abort()
+
+
+class Links:
+    def __init__(self, folder: Path, ground: Playground) -> None:
+        self._folder = folder
+        self._ground = ground
+        self._open: set[Link] = set()
+        self._servers: list[asyncio.Server] = []
+
+    async def run(self, stopped: asyncio.Event) -> None:
+        """Until told to stop, or the playground is gone."""
+        for replica in self._ground.replicas:
+            host, _, port = replica.link.rpartition(":")
+            name = replica.name
+
+            async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str = name) -> None:
+                await self._pass_on(name, reader, writer)
+
+            self._servers.append(await asyncio.start_server(accept, host, int(port)))
+        seen = self._stamp()
+        while not stopped.is_set() and seen:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopped.wait(), LOOK_EVERY_S)
+            if (now := self._stamp()) != seen:
+                seen = now
+                self._look_again()
+        for server in self._servers:
+            server.close()
+        for link in self._open:
+            link.cut()
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            found = (self._folder / STATE_FILE).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino
+
+    def _look_again(self) -> None:
+        with contextlib.suppress(CommandError):
+            self._ground = load(self._folder) or self._ground
+        for link in self._open:
+            if self._ground.apart(link.source, link.target):
+                link.cut()
+
+    async def _pass_on(self, target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pids = {replica.process.pid: replica.name for replica in self._ground.replicas if replica.process}
+        link = Link(dialler(writer.get_extra_info("peername")[1], pids), target, [writer])
+        self._open.add(link)
+        try:
+            if self._ground.apart(link.source, target):
+                return
+            host, _, port = self._ground.find(target).peer_listen.rpartition(":")
+            there, back = await asyncio.open_connection(host, int(port))
+            link.writers.append(back)
+            if self._ground.apart(link.source, target):  # it may have been cut meanwhile
+                return
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_copy(reader, back))
+                group.create_task(_copy(there, writer))
+        except* OSError:
+            pass  # one end has gone, so the other goes too
+        finally:
+            link.cut()
+            self._open.discard(link)
+
+
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    while data := await source.read(CHUNK_BYTES):
+        target.write(data)
+        await target.drain()
+    target.write_eof()
+
+
+async def _serve(folder: Path) -> int:
+    ground = load(folder)
+    if ground is None:
+        return 1
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await Links(folder, ground).run(stopped)
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    return asyncio.run(_serve(Path(arguments[0])))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
