@@ -22,6 +22,7 @@ import structlog
 
 from ravel_node import __version__, credentials, descriptors
 from ravel_node.config import ServerConfig
+from ravel_node.history import History
 from ravel_node.logs import event_line, setup_logging
 from ravel_node.machine import members
 from ravel_node.machine.base import MemberRecord, Txn
@@ -44,6 +45,7 @@ from ravel_node.server.limits import Limits
 from ravel_node.server.peer_certificates import PeerCertificates
 from ravel_node.server.status import server_to_proto
 from ravel_node.storage.base import Identity, Store, StoreError, StoreFailedError
+from ravel_node.storage.directory import EVENTS
 from ravel_node.storage.store import StoreOptions, open_store
 from ravel_node.transport.grpc_transport import GrpcTransport
 from ravelctl.client import ClusterClient, RavelError
@@ -84,7 +86,7 @@ class Daemon:
         self.config = config
         self._library_output = library_output
         self.boot_id = os.urandom(8).hex()
-        self.events = EventLog(self.boot_id, time.time)
+        self._events: EventLog | None = None
         self.version = __version__
         self._started_at = time.monotonic()
         self._machine = KVMachine()
@@ -126,17 +128,14 @@ class Daemon:
             os._exit(0 if self._failure is None else 1)
         name = signal.Signals(number).name
         log.info("daemon.stopping", signal=name)
-        self.events.record(EventKind.SERVER, "server-stopping", f"stops in order, told to by {name}", {"signal": name})
+        self._tell(EventKind.SERVER, "server-stopping", f"stops in order, told to by {name}", {"signal": name})
         self._stop.set()
 
     async def _start(self) -> None:
         config = self.config
         self._store = await open_store(config.data_dir, _store_options(config, self._store_event))
         self._stack.push_async_callback(self._store.close)
-        self.events.replica_id = self.identity.replica_id
-        self.events.record(
-            EventKind.SERVER, "server-started", f"version {self.version} started", {"version": self.version, "name": config.name}
-        )
+        await self._open_events()
         await self._serve()
         log.info(
             "daemon.started",
@@ -159,6 +158,16 @@ class Daemon:
                 "daemon.blank",
                 next_step=f"ravelctl bootstrap {config.advertise}, or ravelctl join {config.advertise} --via MEMBER",
             )
+
+    async def _open_events(self) -> None:
+        """What happened in earlier boots, and from now on. The directory is ours: the store has locked it."""
+        history = History(self.config.data_dir / EVENTS, lambda event, fields: log.warning(event, **fields))
+        self._stack.push_async_callback(history.close)
+        self._events = EventLog(self.boot_id, time.time, kept=await history.open())
+        self._events.replica_id = self.identity.replica_id
+        history.follow(self._events)
+        text = f"version {self.version} started"
+        self._events.record(EventKind.SERVER, "server-started", text, {"version": self.version, "name": self.config.name})
 
     async def _serve(self) -> None:
         config = self.config
@@ -254,17 +263,34 @@ class Daemon:
     def _store_event(self, event: str, fields: Mapping[str, object]) -> None:
         """What the store tells of itself. A failed background flush ends the daemon even if nobody asks anything of the store."""
         log.warning(event, **fields) if "failed" in event or "damaged" in event else log.info(event, **fields)
+        if event.startswith("store.snapshot_"):
+            self._snapshot_event(event.removeprefix("store.snapshot_"), fields)
         if event == "store.failed":
             self._fatal(StoreFailedError(str(fields.get("why", "a write to the disk failed"))))
+
+    def _snapshot_event(self, what: str, fields: Mapping[str, object]) -> None:
+        index, term = fields.get("index", 0), fields.get("term", 0)
+        if what == "built":
+            text = f"snapshot {index} was built: {fields['size_bytes']} bytes"
+        else:
+            text = f"a snapshot {'file is damaged' if what == 'damaged' else 'could not be built'}: {fields.get('why', '')}"
+        self._tell(EventKind.SNAPSHOTS, f"snapshot-{what}", text, fields, term=int(str(term)), index=int(str(index)))
 
     def _fatal(self, error: BaseException) -> None:
         """The replica cannot go on: say why, and end."""
         if self._failure is None and not self._stop.is_set():
             self._failure = error
-            self.events.record(EventKind.SERVER, "server-failed", f"stops itself: {error}", {"error": type(error).__name__})
+            self._tell(EventKind.SERVER, "server-failed", f"stops itself: {error}", {"error": type(error).__name__})
             if isinstance(error, InvariantError):
                 log.critical("daemon.broken_invariant", exc_info=error)
             self._stop.set()
+
+    def _tell(
+        self, kind: EventKind, name: str, text: str, fields: Mapping[str, object], *, term: int = 0, index: int = 0
+    ) -> None:
+        """Record an event, if there is a directory to record it in yet."""
+        if self._events is not None:
+            self._events.record(kind, name, text, fields, term=term, index=index)
 
     async def _tell_new_addresses(self, replica: Replica) -> None:
         """If this server was started with other addresses, another name or version than its cluster knows, tell the leader."""
@@ -376,6 +402,12 @@ class Daemon:
         if self._store is None:
             raise ReplicaStoppedError("the daemon has not opened its store yet")
         return self._store
+
+    @property
+    def events(self) -> EventLog:
+        if self._events is None:
+            raise ReplicaStoppedError("the daemon has not opened its store yet")
+        return self._events
 
     @property
     def identity(self) -> Identity:

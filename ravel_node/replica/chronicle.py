@@ -6,13 +6,14 @@ when it begins: a replica that is cut off polls again and again, and would push 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ravel_node.raft import (
     ConfChangeIgnored,
     ElectionLost,
     ElectionStarted,
     ElectionWon,
+    Index,
     RaftEvent,
     ReplicaId,
     SnapshotIgnored,
@@ -23,6 +24,7 @@ from ravel_node.raft import (
     TransferStarted,
 )
 from ravel_node.replica.events import EventKind, EventLog
+from ravel_node.replica.status import Member, MemberRole
 
 
 class Chronicle:
@@ -42,6 +44,9 @@ class Chronicle:
         self._polls = 0  # since a leader was known
         self._poll_s: float | None = None  # how long the poll took that was won last
         self._heir = ReplicaId(0)  # whom leadership is being handed to
+        self._members: Mapping[ReplicaId, Member] = {}  # those who are leaving, as they were
+        self._receiving = Index(0)  # the snapshot that came last
+        self._refused = (Index(0), "")
 
     # --- what the core tells
 
@@ -146,6 +151,89 @@ class Chronicle:
             text = f"no leader is known; {self._name_of(before)} led in term {before_term}"
             self._events.record(EventKind.LEADERSHIP, "leader-lost", text, {"leader_id": before}, term=term)
 
+    # --- members
+
+    def members(self, members: Sequence[Member], index: Index) -> None:
+        """Who is in the configuration from now on, by the log or a snapshot up to `index`."""
+        now = {member.record.replica_id: member for member in members if member.role is not MemberRole.LEAVING}
+        leaving = {member.record.replica_id for member in members if member.role is MemberRole.LEAVING}
+        before, self._members = self._members, now | {one: was for one, was in self._members.items() if one in leaving}
+        if before == self._members:
+            return
+        if not before:
+            names = " ".join(member.record.name for member in members)
+            self._member_event("members-known", f"the members are {names}", {"members": _ids(now)}, index)
+            return
+        for replica_id, member in self._members.items():
+            if (was := before.get(replica_id)) != member:
+                self._member_changed(was, member, index)
+        for replica_id in before.keys() - self._members.keys():
+            gone = before[replica_id].record
+            self._member_event("member-removed", f"{gone.name} was removed", _member_fields(before[replica_id]), index)
+
+    def _member_changed(self, was: Member | None, member: Member, index: Index) -> None:
+        record, role = member.record, member.role.name.lower()
+        if was is None:
+            name, text = "member-added", f"{role} {record.name} was added at {record.peer}"
+        elif was.role is not member.role:
+            promoted = member.role is MemberRole.VOTER
+            name, text = "member-promoted" if promoted else "member-demoted", f"{record.name} is a {role} now"
+        elif (was.record.listen, was.record.peer, was.record.name, was.record.version) == (
+            record.listen,
+            record.peer,
+            record.name,
+            record.version,
+        ):
+            return
+        else:
+            name = "member-updated"
+            text = f"{was.record.name} is {record.name} {record.version} at {record.listen} and {record.peer} now"
+        self._member_event(name, text, _member_fields(member), index)
+
+    def _member_event(self, name: str, text: str, fields: Mapping[str, object], index: Index) -> None:
+        self._events.record(EventKind.MEMBERSHIP, name, f"{text}, index {index}", fields, term=self._leader_term, index=index)
+
+    # --- snapshots
+
+    def snapshot_sending(self, to: ReplicaId, index: Index, size_bytes: int) -> None:
+        self._snapshot(
+            "snapshot-sending",
+            f"sends snapshot {index} to {self._name_of(to)}: {size_bytes} bytes",
+            {"to_id": to, "size_bytes": size_bytes},
+            index,
+        )
+
+    def snapshot_sent(self, to: ReplicaId, index: Index, seconds: float, *, delivered: bool) -> None:
+        name = "snapshot-sent" if delivered else "snapshot-failed"
+        text = f"snapshot {index} {'reached' if delivered else 'did not reach'} {self._name_of(to)} after {seconds:.1f} s"
+        self._snapshot(name, text, {"to_id": to, "seconds": f"{seconds:.3f}"}, index)
+
+    def snapshot_receiving(self, sender: ReplicaId, index: Index, size_bytes: int) -> None:
+        """Told again for the same snapshot when a broken transfer goes on, which is no news."""
+        if index != self._receiving:
+            self._receiving = index
+            text = f"receives snapshot {index} from {self._name_of(sender)}: {size_bytes} bytes"
+            self._snapshot("snapshot-receiving", text, {"from_id": sender, "size_bytes": size_bytes}, index)
+
+    def snapshot_refused(self, sender: ReplicaId, index: Index, why: str) -> None:
+        if (index, why) != self._refused:
+            self._refused = (index, why)
+            text = f"snapshot {index} from {self._name_of(sender)} was refused: {why}"
+            self._snapshot("snapshot-refused", text, {"from_id": sender, "why": why}, index)
+
+    def snapshot_installed(self, index: Index, term: Term) -> None:
+        self._snapshot("snapshot-installed", f"snapshot {index} is the state now", {"snapshot_term": term}, index)
+
+    def _snapshot(self, name: str, text: str, fields: Mapping[str, object], index: Index) -> None:
+        self._events.record(EventKind.SNAPSHOTS, name, text, fields, term=self._leader_term, index=index)
+
+    # --- the disk
+
+    def save_stalled(self, seconds: float) -> None:
+        """A leader's save hangs, and it means to hand its leadership on."""
+        text = f"a save has not finished for {seconds:.1f} s: leadership is handed on"
+        self._events.record(EventKind.LEADERSHIP, "save-stalled", text, {"seconds": f"{seconds:.3f}"}, term=self._leader_term)
+
     # --- handing leadership on
 
     def _transfer(self, event: TransferStarted | TransferAborted | TransferIgnored) -> None:
@@ -171,6 +259,18 @@ class Chronicle:
 
     def _names(self, replicas: Iterable[ReplicaId]) -> str:
         return " ".join(self._name_of(replica) for replica in replicas) or "nobody"
+
+
+def _member_fields(member: Member) -> Mapping[str, object]:
+    record = member.record
+    return {
+        "member_id": record.replica_id,
+        "name": record.name,
+        "role": member.role.name.lower(),
+        "listen": record.listen,
+        "peer": record.peer,
+        "version": record.version,
+    }
 
 
 def _ids(replicas: Iterable[ReplicaId]) -> str:

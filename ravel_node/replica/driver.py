@@ -188,6 +188,8 @@ class Driver:
                 self._vitals.saved(loop.time() - began, len(work), sum(len(message.entries) for message in work))
             if any(save.snapshot is not None for save in saves):
                 self._state_replaced()
+                installed = next(save.snapshot for save in reversed(saves) if save.snapshot is not None)
+                self._vitals.chronicle.snapshot_installed(installed.index, installed.term)
             for message in work:
                 self.inbox.complete(message.responses)
 
@@ -252,6 +254,7 @@ class Driver:
         waited = asyncio.get_running_loop().time() - since
         if waited > timeout and not self._stalled:
             self._stalled = True
+            self._vitals.chronicle.save_stalled(waited)
             if (heir := self.best_heir()) is not None:
                 self.begin_transfer(heir)
         elif waited > 2 * timeout:

@@ -319,7 +319,14 @@ class Replica:
         """Begin, or go on, taking a snapshot that `message` announces; when it is finished the servicer steps the message."""
         self.check_open()
         self._driver.heard[message.from_] = self._clock()
-        return await self._store.receive(header, size_bytes, sha256)
+        index = message.snapshot.index if message.snapshot is not None else Index(0)
+        try:
+            staged = await self._store.receive(header, size_bytes, sha256)
+        except StoreError as error:
+            self.vitals.chronicle.snapshot_refused(message.from_, index, str(error))
+            raise
+        self.vitals.chronicle.snapshot_receiving(message.from_, index, size_bytes)
+        return staged
 
     # --- membership and leadership
 
@@ -404,6 +411,7 @@ class Replica:
         self._sending[message.to] = Sending(snapshot.index, self._clock())
         self._store.hold(snapshot.index)
         header = file.header
+        self.vitals.chronicle.snapshot_sending(message.to, snapshot.index, header.size_bytes)
         self._transport.send_snapshot(
             message, OutgoingSnapshot(file.path, file.header_bytes, header.size_bytes, bytes.fromhex(header.sha256))
         )
@@ -424,6 +432,7 @@ class Replica:
         conf_state, members = self.conf_state, self.machine.members
         if conf_state == ConfState():
             return  # nothing was applied yet: see `introduce`
+        self.vitals.chronicle.members(self.members(), Index(self.machine.config_index))
         wanted = {
             replica_id: members[replica_id]
             for replica_id in sorted(all_replicas(conf_state))
@@ -464,6 +473,8 @@ class Replica:
     def snapshot_sent(self, peer: ReplicaId, delivered: bool) -> None:
         if (sending := self._sending.pop(peer, None)) is not None:
             self._store.release(sending.index)
+            seconds = self._clock() - sending.began_at
+            self.vitals.chronicle.snapshot_sent(peer, sending.index, seconds, delivered=delivered)
         self._driver.inbox.call(lambda raw: raw.report_snapshot(peer, delivered))
 
     def removed_by_peer(self, peer: ReplicaId) -> None:

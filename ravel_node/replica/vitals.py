@@ -55,7 +55,7 @@ class Vitals:
         self.trail = LogTrail(last_index, clock())
         self.acks = AckTimers()
         self.fsync, self.apply, self.commit = SlidingHistogram(), SlidingHistogram(), SlidingHistogram()
-        self._chronicle = Chronicle(events, clock=clock, name_of=name_of, leads=leads)
+        self.chronicle = Chronicle(events, clock=clock, name_of=name_of, leads=leads)
         self._term = term
         self._elections: deque[float] = deque(maxlen=ELECTIONS_KEPT)  # when they were seen
         self.elections = 0
@@ -67,7 +67,7 @@ class Vitals:
 
     def raft_event(self, event: RaftEvent) -> None:
         self._observer.raft_event(event)
-        self._chronicle.raft_event(event)
+        self.chronicle.raft_event(event)
 
     def saved(self, seconds: float, saves: int, entries: int) -> None:
         self.fsync.observe(self._clock(), seconds)
@@ -100,12 +100,12 @@ class Vitals:
             self.elections += 1
             self._elections.append(self._clock())
         self._term = term
-        self._chronicle.leader(leader, term)
+        self.chronicle.leader(leader, term)
 
     def role_changed(self, before: SoftState, after: SoftState, term: Term) -> None:
         if (before.role is Role.LEADER) != (after.role is Role.LEADER):
             self.acks.forget()
-        self._chronicle.leader(after.leader, term)
+        self.chronicle.leader(after.leader, term)
 
     @property
     def elections_1h(self) -> int:

@@ -6,6 +6,7 @@
     state-N/    the applied state
     snapshots/  snapshot files and their headers
     incoming/   snapshots that are being received
+    events/     what happened here: a journal that may be lost (events_file.py)
 
 A directory is taken only if it is empty, or ours: a typing error in --data-dir must not mix our files with someone else's.
 """
@@ -28,6 +29,7 @@ LOCK_FILE: Final = "LOCK"
 RAFT: Final = "raft"
 SNAPSHOTS: Final = "snapshots"
 INCOMING: Final = "incoming"
+EVENTS: Final = "events"
 
 LOCK_TRIES: Final = 10
 LOCK_RETRY_S: Final = 0.02
@@ -36,7 +38,7 @@ LOCK_RETRY_S: Final = 0.02
 _FORMAT_LINE: Final = re.compile(r"ravel ([0-9]{1,9})\n\Z")
 _STATE: Final = re.compile(r"state-([1-9][0-9]{0,17})\Z")
 _FOREIGN_BUT_HARMLESS: Final = frozenset({"lost+found"})
-_UNFINISHED: Final = frozenset({LOCK_FILE, RAFT, SNAPSHOTS, INCOMING, FORMAT_FILE + files.TEMPORARY})
+_UNFINISHED: Final = frozenset({LOCK_FILE, RAFT, SNAPSHOTS, INCOMING, EVENTS, FORMAT_FILE + files.TEMPORARY})
 
 
 class Directory:

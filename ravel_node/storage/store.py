@@ -482,7 +482,10 @@ class DiskStore:
             raise
         finally:
             self._build = None
-        self._options.observe("store.snapshot_built", {"file": file.name, "size_bytes": file.header.size_bytes})
+        self._options.observe(
+            "store.snapshot_built",
+            {"file": file.name, "size_bytes": file.header.size_bytes, "index": file.header.index, "term": file.header.term},
+        )
         return file
 
     def open_snapshot(self, at: Index) -> SnapshotFile:

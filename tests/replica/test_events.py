@@ -204,3 +204,25 @@ class TestMeasures:
 
 def alarms(node: Node) -> set[tuple[str, int]]:
     return {(alarm.code, alarm.replica_id) for alarm in node.replica.status().alarms}
+
+
+class TestMembers:
+    @virtual
+    async def test_a_newcomer_is_told_from_its_arrival_to_its_end(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            node = await cluster.join(4)
+            await until("it votes", lambda: node.id in leader.replica.conf_state.voters)
+            await cluster.converged()
+            await leader.replica.remove([node.id], dry_run=False, expect=ANY)
+            await until("it is gone", lambda: "member-removed" in names(leader))
+            told = [event for event in leader.events.since(0) if event.kind is EventKind.MEMBERSHIP]
+            assert [event.name for event in told] == ["members-known", "member-added", "member-promoted", "member-removed"]
+            assert told[0].text == "the members are n1 n2 n3, index 1"
+            assert told[1].text == f"learner n4 was added at peer-4, index {told[1].index}"
+            assert told[1].fields["member_id"] == str(node.id)
+            assert 1 < told[1].index < told[2].index < told[3].index
+            snapshots = [event.name for event in leader.events.since(0) if event.kind is EventKind.SNAPSHOTS]
+            assert snapshots == ["snapshot-sending", "snapshot-sent"]
+            received = [event.name for event in node.events.since(0) if event.kind is EventKind.SNAPSHOTS]
+            assert received == ["snapshot-receiving", "snapshot-installed"]

@@ -1,0 +1,103 @@
+"""What real daemons tell of an election and of themselves, before and after a kill."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from ravelctl.client import ClusterClient
+from ravelpb.v1 import cluster_pb2 as pb
+from tests.e2e.cluster import Cluster, Server, running_cluster, until
+
+pytestmark = pytest.mark.e2e
+
+
+class Watch:
+    """The frames of one daemon, read as they come: its events with the time at which they were here."""
+
+    def __init__(self, client: ClusterClient, server: Server) -> None:
+        self.client = client
+        self.server = server
+        self.events: list[tuple[float, pb.Event]] = []
+        self.frames = 0
+
+    async def read(self) -> None:
+        async for frame in self.client.watch_status(self.server.address, interval_s=30.0):
+            self.frames += 1
+            self.events += [(time.time(), event) for event in frame.events]
+
+    def named(self, name: str) -> list[tuple[float, pb.Event]]:
+        return [(at, event) for at, event in self.events if event.name == name]
+
+
+@asynccontextmanager
+async def watching(client: ClusterClient, servers: list[Server]) -> AsyncIterator[list[Watch]]:
+    watches = [Watch(client, server) for server in servers]
+    tasks = [asyncio.create_task(watch.read()) for watch in watches]
+    try:
+
+        async def all_have_begun() -> bool:
+            return all(watch.frames for watch in watches)
+
+        await until("every first frame is here", all_have_begun, 20.0)
+        yield watches
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def kept(cluster: Cluster, server: Server) -> list[pb.Event]:
+    async with ClusterClient([server.address]) as client:
+        return [event async for event in client.events(server.address)]
+
+
+async def test_an_election_is_seen_as_it_happens_and_remembered(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path) as cluster, ClusterClient(cluster.endpoints) as client:
+        leader = await cluster.leader()
+        followers = await cluster.followers()
+        before = await kept(cluster, leader)
+        async with watching(client, followers) as watches:
+            leader.kill()
+            killed_at = time.time()
+
+            async def known() -> bool:
+                return all(watch.named("leader-known") for watch in watches)
+
+            await until("both have told who leads now", known, 30.0)
+            (won,) = [told for watch in watches for told in watch.named("election-won")]
+            for seen_at, event in [won, *(told for watch in watches for told in watch.named("leader-known"))]:
+                assert seen_at - event.wall_ms / 1000 < 2.0, "an event is on the stream within two seconds of happening"
+            print(f"won {won[1].wall_ms / 1000 - killed_at:.2f} s after the kill, seen {won[0] - killed_at:.2f} s after it")
+            assert len(won[1].fields["granted_by"].split(",")) == 2
+
+        leader.start()
+        await cluster.answering(leader)
+        after = await kept(cluster, leader)
+        assert after[: len(before)] == before, "what had happened before the kill is not forgotten"
+        assert [event.sequence for event in after] == list(range(1, len(after) + 1))
+        boots = list(dict.fromkeys(event.boot_id for event in after))
+        assert len(boots) == 2
+        assert next(event.name for event in after if event.boot_id == boots[1]) == "server-started"
+
+
+async def test_a_damaged_journal_stops_nobody(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, names=("n1",)) as cluster:
+        (server,) = cluster.servers.values()
+        await cluster.leader()
+        assert server.terminate() == 0
+        journal = server.data_dir / "events" / "current"
+        assert b"server-stopping" in journal.read_bytes()
+        data = bytearray(journal.read_bytes())
+        data[30] ^= 255
+        journal.write_bytes(data)
+        server.start()
+        await cluster.leader()
+        assert "events.damaged" in server.log
+        assert (await kept(cluster, server))[0].name == "server-started"
+        assert (journal.parent / "current.damaged").read_bytes() == data
