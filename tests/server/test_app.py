@@ -246,3 +246,20 @@ async def test_a_timeout_of_the_work_is_its_own() -> None:
 
     with pytest.raises(TimeoutError, match="its own"):
         await Interrupts().guard(late())
+
+
+@pytest.mark.parametrize(
+    "say", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"], ids=["nothing", "settings"]
+)
+async def test_a_connection_that_does_not_answer_is_closed(say: bytes) -> None:
+    """A host that vanished, or a client that connects and then hangs, does not take a place for ever."""
+    options = ServerOptions("127.0.0.1:0", keepalive_time_s=1.0, keepalive_timeout_s=1.0)
+    server = build_client_server(as_host(FakeHost()), options, print)
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(say)
+    async with asyncio.timeout(30.0):
+        while await reader.read(1_024):
+            pass
+    writer.close()
+    await server.stop(0.0)
