@@ -28,7 +28,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "leader": ("ravelctl.commands.leader", "Show, transfer or give up leadership."),
     "log": ("ravelctl.commands.log", "Show a replica's log."),
     "snapshot": ("ravelctl.commands.snapshot", "Save, list and inspect snapshots."),
-    "kv": ("ravelctl.commands.kv", "Get, put, delete, swap and list keys."),
+    "kv": ("ravelctl.commands.kv", "Get, put, delete, swap, list and watch keys."),
     "playground": ("ravelctl.commands.playground", "Run a real cluster on this machine."),
     "bench": ("ravelctl.commands.bench", "Put load on a live cluster and measure it."),
     "context": ("ravelctl.commands.context", "Keep clusters under names, and choose among them."),

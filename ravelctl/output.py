@@ -59,6 +59,7 @@ class View:
     names: tuple[str, ...] = ()  # what -o name prints, one a line
     code: int = ExitCode.DONE  # an `ExitCode`, but for --format nagios
     notes: tuple[str, ...] = field(default=())  # prose for stderr, unless -q
+    silent: bool = False  # all was printed while it came
 
 
 def columns(*titles: str) -> tuple[Column, ...]:
@@ -68,6 +69,8 @@ def columns(*titles: str) -> tuple[Column, ...]:
 
 def emit(view: View, settings: Settings, stream: IO[str], *, one_line: bool = False) -> None:
     """Print a view as `-o` asks. `one_line` is for repeated JSON: one object a line."""
+    if view.silent:
+        return
     match settings.output:
         case Output.JSON:
             stream.write(json_text(document(view), one_line=one_line) + "\n")

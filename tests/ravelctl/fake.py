@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -66,6 +67,10 @@ class FakeCluster:
     asked: list[Any] = field(default_factory=list)  # every change that was not a dry run
     unsafe: str = ""  # why the leader would refuse a change
     kv_refusal: tuple[Reason, str] | None = None
+    batches: list[int] = field(default_factory=list)  # sizes of the atomic writes
+    before_write: Callable[[], None] | None = None
+    changes: list[kv.KeyEvent] = field(default_factory=list)  # what a watch is told
+    watched: list[kv.WatchRequest] = field(default_factory=list)
     snapshot: bytes = b"x" * 1000
     snapshot_damage: Callable[[bytes], bytes] = bytes  # on the way
     break_after: int = 0  # bytes of a download after which the connection breaks, once
@@ -315,6 +320,8 @@ class FakeDaemon(ClusterServicer, InspectServicer, KVServicer):
                 found = c.data.pop(command.delete.key, None) is not None
                 c.revision += found
                 return kv.Result(delete=kv.DeleteResponse(revision=c.revision, found=found))
+            case "write":
+                return kv.Result(write=self._write(command.write))
             case _:
                 return kv.Result(compare_and_swap=self._swap(command.compare_and_swap))
 
@@ -326,6 +333,30 @@ class FakeDaemon(ClusterServicer, InspectServicer, KVServicer):
         c.revision += 1
         c.data[swap.key] = (swap.value, c.revision)
         return kv.CompareAndSwapResponse(swapped=True, revision=c.revision)
+
+    def _write(self, write: kv.WriteRequest) -> kv.WriteResponse:
+        c = self.cluster
+        c.batches.append(len(write.operations))
+        if c.before_write is not None:
+            c.before_write()
+        for condition in write.conditions:
+            value, revision = c.data.get(condition.key, (b"", 0))
+            if revision != condition.revision:
+                return kv.WriteResponse(revision=revision, failed_key=condition.key, value=value, found=revision > 0)
+        c.revision += 1
+        for operation in write.operations:
+            del c.data[operation.delete.key]
+        return kv.WriteResponse(done=True, revision=c.revision)
+
+    def Watch(self, request: kv.WatchRequest, context: grpc.ServicerContext) -> Iterator[kv.WatchResponse]:
+        c = self.cluster
+        self.cluster.watched.append(request)
+        told = request.from_revision - 1 if request.from_revision else c.revision
+        yield kv.WatchResponse(revision=told, header=self.header)
+        events = [event for event in c.changes if event.revision > told]
+        yield kv.WatchResponse(events=events, revision=max([told, *(event.revision for event in events)]), header=self.header)
+        while context.is_active():
+            time.sleep(0.02)
 
     def Scan(self, request: kv.ScanRequest, context: grpc.ServicerContext) -> Iterator[kv.ScanResponse]:
         self._must_lead(context)

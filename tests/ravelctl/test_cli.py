@@ -31,7 +31,7 @@ def test_the_tree_is_what_the_issue_asks_for() -> None:
         "member", "member list", "member promote", "member demote", "member remove", "member update", "member replace",
         "leader", "leader show", "leader transfer", "leader stepdown", "log", "log show",
         "snapshot", "snapshot save", "snapshot list", "snapshot inspect",
-        "kv", "kv get", "kv put", "kv del", "kv cas", "kv list",
+        "kv", "kv get", "kv put", "kv del", "kv cas", "kv list", "kv watch",
         "context", "context add", "context use", "context remove", "context list", "context show",
         "config", "config show", "config check",
         "playground", "playground up", "playground kill", "playground start", "playground down",

@@ -96,7 +96,7 @@ def test_refusals_keep_their_reason_and_sentence(ctl: Ctl, at: str, cluster: Fak
 
 
 def test_a_write_cannot_be_tried_dry(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
-    for words in (["--dry-run", "kv", "put", "k", "v"], ["kv", "del", "k", "--dry-run"]):
+    for words in (["--dry-run", "kv", "put", "k", "v"], ["kv", "cas", "k", "v", "--revision", "0", "--dry-run"]):
         ran = ctl(*words, "-e", at)
         assert (ran.code, "--dry-run" in ran.err) == (2, True)
     assert cluster.data == {}
