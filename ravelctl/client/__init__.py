@@ -3,6 +3,11 @@
     async with RavelClient(["127.0.0.1:7400", "127.0.0.1:7410"]) as client:
         await client.put(b"k", b"v")
 
+Programs without an event loop use the same calls without `await`:
+
+    with connect("127.0.0.1:7400,127.0.0.1:7410") as store:
+        store.put(b"k", b"v")
+
 Names load when they are first used, so that a program which only catches errors never loads grpc.
 """
 
@@ -53,6 +58,7 @@ from ravelctl.client.types import (
 from ravelpb.errors import Reason
 
 if TYPE_CHECKING:
+    from ravelctl.client.blocking import BlockingClient, BlockingWatch, connect
     from ravelctl.client.client import RavelClient
     from ravelctl.client.cluster import ClusterClient
     from ravelctl.client.inspect import InspectClient
@@ -61,6 +67,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AlreadyMemberError",
     "BlankError",
+    "BlockingClient",
+    "BlockingWatch",
     "BusyError",
     "ClosedError",
     "ClusterClient",
@@ -100,10 +108,14 @@ __all__ = [
     "WatchEvent",
     "WriteResult",
     "WrongServerError",
+    "connect",
 ]
 
 _LOADED_ON_USE: Final = {
     "RavelClient": "ravelctl.client.client",
+    "BlockingClient": "ravelctl.client.blocking",
+    "BlockingWatch": "ravelctl.client.blocking",
+    "connect": "ravelctl.client.blocking",
     "ClusterClient": "ravelctl.client.cluster",
     "InspectClient": "ravelctl.client.inspect",
     "Watch": "ravelctl.client.watch",

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Final, Self
+from weakref import WeakSet
 
 from ravelctl.client.channels import ChannelFactory, Channels, no_endpoints
 from ravelctl.client.lane import Lane, LaneKind
@@ -80,6 +81,7 @@ class RavelClient:
         self._timeout_s = timeout_s
         self._retry = retry or RetryPolicy()
         self._channels = Channels(endpoints, retry=self._retry, factory=channel_factory, tls=tls, cluster_id=cluster_id)
+        self._watches: WeakSet[Watch] = WeakSet()
         writes = LaneKind.WRITES_ONCE if exactly_once else LaneKind.WRITES
         # Reads have streams of their own: a Session answers in the order of its requests, and a read need not wait for a disk.
         self._reads, self._stale_reads, self._writes = (
@@ -204,10 +206,14 @@ class RavelClient:
         InvalidArgumentError at once, the rest when it is iterated: CompactedError when the log of no replica reaches back so far.
         """
         request = watch_request(key=key, prefix=prefix, start=start, end=end, from_revision=from_revision)
-        return Watch(request, self._channels, self._retry, timeout_s or self._timeout_s, outage_max_s)
+        watch = Watch(request, self._channels, self._retry, timeout_s or self._timeout_s, outage_max_s)
+        self._watches.add(watch)
+        return watch
 
     async def close(self) -> None:
         """End every call and close the connections. Calls under way raise ClosedError, or OutcomeUnknownError."""
+        for watch in self._watches:
+            watch.close()
         await asyncio.gather(self._reads.close(), self._stale_reads.close(), self._writes.close())
         await self._channels.close()
 

@@ -207,6 +207,17 @@ async def test_closing_ends_who_waits(client: RavelClient) -> None:
         await waiting
 
 
+async def test_closing_the_client_ends_its_watches(cluster: FakeCluster) -> None:
+    client = RavelClient([cluster.replicas[0].address])
+    watch = client.watch()
+    await watch.started()
+    waiting = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0.05)
+    await client.close()
+    with pytest.raises(ClosedError):
+        await waiting
+
+
 async def test_cancelling_ends_only_the_wait(client: RavelClient) -> None:
     async with client.watch() as watch:
         waiting = asyncio.ensure_future(anext(watch))

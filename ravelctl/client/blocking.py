@@ -1,0 +1,294 @@
+"""The client for programs without an event loop: scripts, notebooks, threads.
+
+    from ravelctl.client import connect
+
+    with connect("127.0.0.1:7400,127.0.0.1:7410") as store:
+        store.put(b"orders/17", b"shipped")
+        for item in store.scan(prefix=b"orders/"):
+            print(item.key, item.value)
+
+A `BlockingClient` runs a `RavelClient` on an event loop in a thread of its own, and hands each call over to it. So calls of many
+threads travel together as those of many tasks do. An answer is a `concurrent.futures.Future`, which the calling thread waits for;
+Ctrl-C interrupts that wait and cancels the call, whose write may have happened all the same.
+
+A call may come while another thread closes the client, at a moment when the loop takes it and never runs it. So every answer is
+kept in `_waiting` until it is there, and the thread ends those that are left when its loop is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from ravelctl.client.client import RavelClient
+from ravelctl.client.errors import ClosedError
+from ravelctl.client.retry import RetryPolicy
+from ravelctl.client.tls import TlsOptions
+from ravelctl.client.types import (
+    Condition,
+    Consistency,
+    DeleteResult,
+    KeyValue,
+    Operation,
+    PutResult,
+    SwapResult,
+    WatchEvent,
+    WriteResult,
+)
+from ravelctl.client.watch import Watch
+
+T = TypeVar("T")
+
+HANDED_OVER_MAX: Final = 1_000
+"""Keys of a scan that come from the loop's thread at once."""
+
+
+def connect(
+    endpoints: str | Sequence[str],
+    *,
+    timeout_s: float = 5.0,
+    exactly_once: bool = True,
+    retry: RetryPolicy | None = None,
+    tls: TlsOptions | None = None,
+) -> BlockingClient:
+    """A client of the cluster at these endpoints: "host:port", several with commas between, or a sequence of them.
+
+    The rest is as for `RavelClient`. Nothing is dialled yet. Raises InvalidArgumentError.
+    """
+    found = [part.strip() for part in endpoints.split(",")] if isinstance(endpoints, str) else list(endpoints)
+    return BlockingClient(lambda: RavelClient(found, timeout_s=timeout_s, exactly_once=exactly_once, retry=retry, tls=tls))
+
+
+class BlockingClient:
+    """`RavelClient` for threads: the same calls, arguments, results and errors, without `await`. `connect` makes one.
+
+    Any number of threads may use it at once. After `close` every call raises ClosedError. In a thread that runs an event loop
+    calls raise RuntimeError, since they would stop that loop: use RavelClient there.
+    """
+
+    def __init__(self, make: Callable[[], RavelClient]) -> None:
+        """`make` is called in the loop's thread."""
+        self._waiting: set[Future[Any]] = set()
+        self._ended = False  # the thread's loop is gone: nobody answers any more
+        self._closing = False
+        self._refuse_loop()
+        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, RavelClient]] = Future()
+        self._thread = threading.Thread(target=self._run, args=(make, started), name="ravel-client", daemon=True)
+        self._thread.start()
+        self._loop, self._stop, self._client = started.result()
+        atexit.register(self.close)
+
+    def _run(self, make: Callable[[], RavelClient], started: Future[Any]) -> None:
+        """The thread: one loop with one client, until it is told to stop."""
+
+        async def serve() -> None:
+            try:
+                client = make()
+            except BaseException as error:  # whatever it is, the thread that waits for it has to know
+                started.set_exception(error)
+                return
+            stop = asyncio.Event()
+            async with client:
+                started.set_result((asyncio.get_running_loop(), stop, client))
+                await stop.wait()
+
+        try:
+            asyncio.run(serve())
+        finally:
+            self._ended = True
+            for answer in list(self._waiting):
+                answer.cancel()
+
+    def _call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run `work` on the loop and wait for its answer."""
+        self._refuse_loop()
+        if self._closing:
+            raise _closed()
+        coroutine = work()
+        try:
+            answer: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:  # the loop was closed a moment ago
+            coroutine.close()
+            raise _closed() from None
+        self._waiting.add(answer)
+        if self._ended:
+            answer.cancel()
+        try:
+            return answer.result()
+        except CancelledError:
+            raise _closed() from None
+        except KeyboardInterrupt:
+            answer.cancel()
+            raise
+        finally:
+            self._waiting.discard(answer)
+
+    @staticmethod
+    def _refuse_loop() -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        raise RuntimeError("a blocking call would stop the event loop of this thread: use RavelClient there, and await its calls")
+
+    def close(self) -> None:
+        """End every call, close the connections, end the thread. Calls under way get ClosedError or OutcomeUnknownError.
+
+        Safe to call twice.
+        """
+        if self._closing:
+            self._thread.join()
+            return
+        self._closing = True
+        atexit.unregister(self.close)
+        try:
+            self._loop.call_soon_threadsafe(self._stop.set)
+        except RuntimeError:
+            return  # the loop ended by itself
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # --- the calls of RavelClient
+
+    def put(self, key: bytes, value: bytes, *, timeout_s: float | None = None) -> PutResult:
+        return self._call(lambda: self._client.put(key, value, timeout_s=timeout_s))
+
+    def get(
+        self, key: bytes, *, consistency: Consistency = Consistency.LINEARIZABLE, timeout_s: float | None = None
+    ) -> KeyValue | None:
+        return self._call(lambda: self._client.get(key, consistency=consistency, timeout_s=timeout_s))
+
+    def delete(self, key: bytes, *, timeout_s: float | None = None) -> DeleteResult:
+        return self._call(lambda: self._client.delete(key, timeout_s=timeout_s))
+
+    def get_and_delete(self, key: bytes, *, timeout_s: float | None = None) -> KeyValue | None:
+        return self._call(lambda: self._client.get_and_delete(key, timeout_s=timeout_s))
+
+    def compare_and_swap(self, key: bytes, value: bytes, *, expected_revision: int, timeout_s: float | None = None) -> SwapResult:
+        return self._call(
+            lambda: self._client.compare_and_swap(key, value, expected_revision=expected_revision, timeout_s=timeout_s)
+        )
+
+    def write(
+        self, operations: Sequence[Operation], *, conditions: Sequence[Condition] = (), timeout_s: float | None = None
+    ) -> WriteResult:
+        return self._call(lambda: self._client.write(operations, conditions=conditions, timeout_s=timeout_s))
+
+    def scan(
+        self,
+        *,
+        prefix: bytes | None = None,
+        start: bytes = b"",
+        end: bytes | None = None,
+        limit: int = 0,
+        keys_only: bool = False,
+        consistency: Consistency = Consistency.LINEARIZABLE,
+        page_keys_max: int = 1_000,
+        timeout_s: float | None = None,
+    ) -> Iterator[KeyValue]:
+        """A plain iterator. Left before its end it holds a stream until it is closed or collected: `contextlib.closing` helps."""
+        items = self._client.scan(
+            prefix=prefix,
+            start=start,
+            end=end,
+            limit=limit,
+            keys_only=keys_only,
+            consistency=consistency,
+            page_keys_max=page_keys_max,
+            timeout_s=timeout_s,
+        )
+
+        async def some() -> list[KeyValue]:
+            found: list[KeyValue] = []
+            async for item in items:
+                found.append(item)
+                if len(found) == min(page_keys_max, HANDED_OVER_MAX):
+                    break
+            return found
+
+        try:
+            while part := self._call(some):
+                yield from part
+        finally:
+            if not self._closing:
+                self._call(items.aclose)
+
+    def watch(
+        self,
+        *,
+        key: bytes | None = None,
+        prefix: bytes | None = None,
+        start: bytes = b"",
+        end: bytes | None = None,
+        from_revision: int | None = None,
+        timeout_s: float | None = None,
+        outage_max_s: float | None = None,
+    ) -> BlockingWatch:
+        """As `RavelClient.watch`; the watch has begun when this returns."""
+
+        async def begin() -> Watch:
+            watch = self._client.watch(
+                key=key,
+                prefix=prefix,
+                start=start,
+                end=end,
+                from_revision=from_revision,
+                timeout_s=timeout_s,
+                outage_max_s=outage_max_s,
+            )
+            await watch.started()
+            return watch
+
+        return BlockingWatch(self._call, self._call(begin))
+
+
+class BlockingWatch:
+    """Changes as they come: an iterator without end, and a context that ends the watch. Used by one thread."""
+
+    def __init__(self, call: Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any], watch: Watch) -> None:
+        self._call = call
+        self._watch = watch
+
+    @property
+    def revision(self) -> int:
+        """All changes up to this revision were handed out, and the next one was asked for: another watch goes on at it + 1."""
+        return self._watch.revision
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> WatchEvent:
+        """Wait for the next change. Raises what `Watch` raises."""
+        event: WatchEvent = self._call(self._watch.__anext__)
+        return event
+
+    def close(self) -> None:
+        """End the watch. Safe to call twice, and after the client was closed."""
+
+        async def end() -> None:
+            self._watch.close()
+
+        try:
+            self._call(end)
+        except ClosedError:
+            return  # with its client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _closed() -> ClosedError:
+    return ClosedError("the client was closed", next_step="connect anew")
