@@ -14,10 +14,10 @@ from time import process_time
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.linearizability.checker import check
+from ravelctl.linearizability.checker import check
+from ravelctl.linearizability.history import Kind, Operation, Outcome
+from ravelctl.linearizability.search import TooHardError
 from tests.linearizability.generate import WRITES_AND_READS, Shape, generate
-from tests.linearizability.history import Kind, Operation, Outcome
-from tests.linearizability.search import TooHardError
 
 
 def spoiled(history: list[Operation]) -> list[Operation]:

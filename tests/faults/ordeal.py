@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any, Final
 
 from ravelctl.client import KeyValue, RavelClient
+from ravelctl.linearizability.history import Operation, Outcome
 from ravelpb.v1 import cluster_pb2
 from tests.e2e.cluster import Cluster, Server, until
 from tests.e2e.load import same_on_all
@@ -22,7 +23,6 @@ from tests.faults.proxy import Network
 from tests.faults.shim import Disk, build
 from tests.faults.stale import broken_promises
 from tests.faults.workload import Workload
-from tests.linearizability.history import Operation, Outcome
 
 ELECTION_TIMEOUT_S: Final = 0.8
 """The shortest, with default settings: 16 ticks of 50 ms."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ravelctl.client import KeyValue
-from tests.linearizability.history import Operation, Outcome
+from ravelctl.linearizability.history import Operation, Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from time import monotonic
 
 import pytest
 
+from ravelctl.linearizability.history import Outcome
 from tests.e2e.cluster import Server
 from tests.faults.conftest import Trial
 from tests.faults.ordeal import ELECTION_TIMEOUT_S, Ordeal
-from tests.linearizability.history import Outcome
 
 
 def is_stopped(server: Server) -> bool:

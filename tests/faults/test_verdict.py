@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from ravelctl.client import KeyValue
+from ravelctl.linearizability.history import Kind, Operation, Outcome
 from tests.e2e.cluster import Server
 from tests.faults.ordeal import ELECTION_TIMEOUT_S, RECOVERY_TIMEOUTS, Recovery, check_leaders
 from tests.faults.stale import StaleRead, broken_promises
-from tests.linearizability.history import Kind, Operation, Outcome
 
 WRITES = [
     Operation("a", Kind.PUT, b"k", 0.0, 1.0, value=b"one", revision=1),

@@ -17,11 +17,11 @@ from typing import Any, Final, NoReturn
 from grpc import aio
 
 from ravelctl.client import ClosedError, Consistency, KeyValue, OutcomeUnknownError, RavelClient, RavelError
+from ravelctl.linearizability.history import Operation
+from ravelctl.linearizability.recorder import RecordedClient, Recorder
 from ravelpb.v1 import kv_pb2
 from ravelpb.v1.kv_pb2_grpc import KVStub
 from tests.faults.stale import StaleRead
-from tests.linearizability.history import Operation
-from tests.linearizability.recorder import RecordedClient, Recorder
 
 KEYS: Final = tuple(b"key-%d" % number for number in range(8))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-from tests.linearizability.history import Kind, Operation, Outcome
+from ravelctl.linearizability.history import Kind, Operation, Outcome
 
 Told = tuple[tuple[int | None, ...], ...]
 """For each change so far, oldest first, all that was told of its revision."""

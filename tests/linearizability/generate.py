@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
-from tests.linearizability.history import Kind, Operation, Outcome
+from ravelctl.linearizability.history import Kind, Operation, Outcome
 
 WRITES_AND_READS: Final = (Kind.PUT, Kind.GET)
 ALL_KINDS: Final = (Kind.PUT, Kind.PUT, Kind.GET, Kind.GET, Kind.GET, Kind.DELETE, Kind.GET_AND_DELETE, Kind.COMPARE_AND_SWAP)

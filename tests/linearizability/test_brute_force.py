@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.linearizability import zones
+from ravelctl.linearizability import zones
+from ravelctl.linearizability.history import Kind, Operation, Outcome
+from ravelctl.linearizability.search import search
+from ravelctl.linearizability.steps import steps_of
 from tests.linearizability.brute_force import is_linearizable
 from tests.linearizability.generate import ALL_KINDS, WRITES_AND_READS, Shape, generate, spoil
-from tests.linearizability.history import Kind, Operation, Outcome
-from tests.linearizability.search import search
-from tests.linearizability.steps import steps_of
 
 
 def _shape(rng: Random, *, faults: bool) -> Shape:

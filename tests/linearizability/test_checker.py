@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.linearizability import zones
+from ravelctl.linearizability import zones
+from ravelctl.linearizability.checker import EXPLAINED_MAX, Report, check
+from ravelctl.linearizability.explain import core
+from ravelctl.linearizability.history import Kind, Operation, Outcome
+from ravelctl.linearizability.search import TooHardError, search
+from ravelctl.linearizability.steps import steps_of
 from tests.linearizability.brute_force import is_linearizable
-from tests.linearizability.checker import EXPLAINED_MAX, Report, check
-from tests.linearizability.explain import core
 from tests.linearizability.generate import WRITES_AND_READS, Shape, generate, spoil
-from tests.linearizability.history import Kind, Operation, Outcome
-from tests.linearizability.search import TooHardError, search
-from tests.linearizability.steps import steps_of
 
 GIVEN_UP: dict[str, Any] = {"outcome": Outcome.UNKNOWN}
 

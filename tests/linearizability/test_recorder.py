@@ -10,8 +10,8 @@ import pytest
 
 from ravelctl.client.errors import BusyError, InternalError, OutcomeUnknownError, RavelError, StoppedError
 from ravelctl.client.types import DeleteResult, KeyValue, PutResult, SwapResult
-from tests.linearizability.history import Kind, Outcome
-from tests.linearizability.recorder import LinearizabilityError, RecordedClient, Recorder, recording
+from ravelctl.linearizability.history import Kind, Outcome
+from ravelctl.linearizability.recorder import LinearizabilityError, RecordedClient, Recorder, recording
 
 
 class FakeClient:

@@ -22,8 +22,8 @@ from ravel_node.replica.errors import (
 )
 from ravel_node.replica.reads import ReadMode
 from ravel_node.storage.base import StoreError
-from tests.linearizability import history
-from tests.linearizability.history import Kind, Operation
+from ravelctl.linearizability import history
+from ravelctl.linearizability.history import Kind, Operation
 from tests.simulation.checkers import Checker
 from tests.simulation.network import Network
 from tests.simulation.server import Running

@@ -19,8 +19,8 @@ from ravel_node.raft import ConfState, ReplicaId
 from ravel_node.replica.errors import MembershipError, NotLeaderError, RemovedError, ReplicaError, ReplicaStoppedError
 from ravel_node.replica.status import Expectation
 from ravel_node.storage.base import DamagedError, StoreError
-from tests.linearizability.checker import check
-from tests.linearizability.history import Kind, Outcome
+from ravelctl.linearizability.checker import check
+from ravelctl.linearizability.history import Kind, Outcome
 from tests.simulation.checkers import Checker, ViolationError
 from tests.simulation.clients import PATIENCE_S, Client, Habits
 from tests.simulation.disk import Disk, DiskFaults, files_in_memory

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tests.linearizability.history import Operation, Outcome
-from tests.linearizability.search import TooHardError, search
-from tests.linearizability.steps import steps_of
+from ravelctl.linearizability.history import Operation, Outcome
+from ravelctl.linearizability.search import TooHardError, search
+from ravelctl.linearizability.steps import steps_of
 
 EXPLAINING_CONFIGURATIONS_MAX = 200_000
 """Configurations that one try of leaving operations out may look at; with more the operations stay in."""

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tests.linearizability.history import Kind, Operation, Outcome
+from ravelctl.linearizability.history import Kind, Operation, Outcome
 
 
 class Claim(NamedTuple):

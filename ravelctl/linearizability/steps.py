@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
-from tests.linearizability.history import Kind, Operation, Outcome
+from ravelctl.linearizability.history import Kind, Operation, Outcome
 
 ABSENT: Final = 0
 """The symbol of a key that is not there."""

@@ -26,7 +26,7 @@ from collections import defaultdict
 from heapq import heappop, heappush
 from typing import Final
 
-from tests.linearizability.steps import ABSENT, NEVER, UNKNOWN, UNSEEN, Need, Step, Steps
+from ravelctl.linearizability.steps import ABSENT, NEVER, UNKNOWN, UNSEEN, Need, Step, Steps
 
 CONFIGURATIONS_MAX: Final = 500_000
 """Configurations that the search of one key looks at before it gives up. Histories as in checker.py need up to 60,000."""

@@ -22,12 +22,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tests.linearizability import zones
-from tests.linearizability.explain import core, sources
-from tests.linearizability.history import Operation, Outcome
-from tests.linearizability.revisions import Clash, clashes
-from tests.linearizability.search import CONFIGURATIONS_MAX, search
-from tests.linearizability.steps import steps_of
+from ravelctl.linearizability import zones
+from ravelctl.linearizability.explain import core, sources
+from ravelctl.linearizability.history import Operation, Outcome
+from ravelctl.linearizability.revisions import Clash, clashes
+from ravelctl.linearizability.search import CONFIGURATIONS_MAX, search
+from ravelctl.linearizability.steps import steps_of
 
 EXPLAINED_MAX = 3
 """Violations that a report explains; it counts the others."""

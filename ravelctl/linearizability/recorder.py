@@ -30,8 +30,8 @@ from ravelctl.client.errors import (
     WrongServerError,
 )
 from ravelctl.client.types import DeleteResult, KeyValue, PutResult, SwapResult
-from tests.linearizability.checker import Report, check
-from tests.linearizability.history import Kind, Operation, Outcome
+from ravelctl.linearizability.checker import Report, check
+from ravelctl.linearizability.history import Kind, Operation, Outcome
 
 NOTHING_DONE: Final = (
     BlankError,

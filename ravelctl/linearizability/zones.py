@@ -14,7 +14,7 @@ from collections import defaultdict
 from itertools import pairwise
 from typing import NamedTuple
 
-from tests.linearizability.steps import ABSENT, UNSEEN, Need, Step, Steps
+from ravelctl.linearizability.steps import ABSENT, UNSEEN, Need, Step, Steps
 
 BEFORE_ALL = -1
 """The rank at which a key that is not there began to be so."""
