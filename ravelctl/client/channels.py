@@ -158,7 +158,10 @@ class Channels:
             self.leader = endpoint
 
     async def failed(self, endpoint: str, error: RavelError, *, attempt: int) -> bool:
-        """Take in why this endpoint did not do it; `attempt` counts failures in a row. True: it named a leader to ask at once."""
+        """Take in why this endpoint did not do it; `attempt` counts failures in a row.
+
+        True: there is a better one to ask at once, a leader that was named, or any other where this one could not be reached.
+        """
         if isinstance(error, HangingError):
             # Whatever else waits on this connection would wait in vain; it may even be dead without knowing.
             self._suspect(endpoint, self._retry.suspicion_s)
@@ -166,6 +169,9 @@ class Channels:
         elif isinstance(error, UnreachableError) and attempt > 1:
             # A stream that broke once tells little: if the daemon is dead, dialling it will tell.
             self._suspect(endpoint, self._retry.backoff_max_s)
+        if isinstance(error, UnreachableError):
+            # No more often than once in a suspicion: others must be there that are not suspected.
+            return self._suspected(endpoint) and not all(map(self._suspected, self._endpoints))
         if self.leader == endpoint and isinstance(error, DOES_NOT_LEAD):
             self.leader = None
         if not isinstance(error, NotLeaderError) or error.leader_address in ("", endpoint):
@@ -175,7 +181,7 @@ class Channels:
             self.learn(error.leader_address)
             if not self._suspected(error.leader_address):
                 self.leader = error.leader_address
-                return True
+                return attempt <= self._retry.redirects_free
         return False
 
     async def ready(self, endpoint: str, timeout_s: float | None = None) -> aio.Channel:

@@ -44,7 +44,7 @@ async def ask_leader(
     """
     deadline = asyncio.get_running_loop().time() + timeout_s
     obstacles = Obstacles()
-    attempt = 0
+    attempt = waits = 0
     while (left_s := deadline - asyncio.get_running_loop().time()) > (LAST_SHARE * timeout_s if attempt else 0.0):
         endpoint = channels.choose()
         limit_s = max(left_s * ATTEMPT_SHARE, min(left_s, retry.progress_timeout_s)) if repeatable else left_s
@@ -64,9 +64,9 @@ async def ask_leader(
             raise error
         obstacles.note(endpoint, error)
         attempt += 1
-        named = await channels.failed(endpoint, error, attempt=attempt)
-        if not named or attempt > retry.redirects_free:
-            await _sleep_until(deadline, retry.delay_s(attempt, random.random, at_least_s=retry_after_s(error)))
+        if not await channels.failed(endpoint, error, attempt=attempt):
+            waits += 1
+            await _sleep_until(deadline, retry.delay_s(waits, random.random, at_least_s=retry_after_s(error)))
     raise obstacles.deadline_error(timeout_s)
 
 

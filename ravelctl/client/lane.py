@@ -174,7 +174,7 @@ class Lane:
     # The owner's side: from server to server.
 
     async def _run(self) -> None:
-        attempt = 0
+        attempt = waits = 0
         try:
             while True:
                 await self._until_wanted()
@@ -183,14 +183,15 @@ class Lane:
                 error = await self._visit(endpoint)
                 self._reclaim(error)
                 if self._done != done:
-                    attempt = 0
+                    attempt = waits = 0
                 if error is None:
                     continue
                 attempt += 1
                 self._obstacles.note(endpoint, error)
-                known = await self._channels.failed(endpoint, error, attempt=attempt) or isinstance(error, SessionExpiredError)
-                if not known or attempt > self._retry.redirects_free:
-                    await asyncio.sleep(self._retry.delay_s(attempt, random.random, at_least_s=retry_after_s(error)))
+                at_once = await self._channels.failed(endpoint, error, attempt=attempt)
+                if not at_once and not (isinstance(error, SessionExpiredError) and attempt <= self._retry.redirects_free):
+                    waits += 1
+                    await asyncio.sleep(self._retry.delay_s(waits, random.random, at_least_s=retry_after_s(error)))
         except Exception as error:
             # A fault of this library must not leave callers waiting, nor pass for a failure of the cluster.
             self._closed = True

@@ -92,7 +92,7 @@ class Scanner:
 
     async def _next_page(self) -> ScanResponse:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        attempt = 0
+        attempt = waits = 0
         while (left_s := deadline - asyncio.get_running_loop().time()) > 0:
             page = await self._try_page(left_s)
             if isinstance(page, ScanResponse):
@@ -104,9 +104,9 @@ class Scanner:
                 raise page
             attempt += 1
             self._obstacles.note(self._endpoint, page)
-            named = await self._channels.failed(self._endpoint, page, attempt=attempt)
-            if not named or attempt > self._retry.redirects_free:
-                wait_s = self._retry.delay_s(attempt, random.random, at_least_s=retry_after_s(page))
+            if not await self._channels.failed(self._endpoint, page, attempt=attempt):
+                waits += 1
+                wait_s = self._retry.delay_s(waits, random.random, at_least_s=retry_after_s(page))
                 await asyncio.sleep(max(0.0, min(wait_s, deadline - asyncio.get_running_loop().time())))
         raise self._obstacles.deadline_error(self._timeout_s)
 

@@ -199,7 +199,7 @@ async def test_a_blank_daemon_did_nothing(cluster: FakeCluster) -> None:
     replica = cluster.replicas[0]
     replica.refusal = make_status(Reason.BLANK, "this daemon belongs to no cluster yet")
     for exactly_once in (True, False):
-        async with RavelClient([replica.address], timeout_s=0.1, exactly_once=exactly_once) as client:
+        async with RavelClient([replica.address], timeout_s=0.5, exactly_once=exactly_once) as client:
             with pytest.raises(BlankError):
                 await client.put(b"k", b"v")
             with pytest.raises(BlankError):
