@@ -22,9 +22,10 @@ from ravel_node.storage import base as storage
 from ravel_node.transport.snapshot_stream import SnapshotStreamError
 from ravelpb.errors import DOMAIN, Field, Reason
 
-MESSAGE_CHARS_MAX: Final = 1_024
-VALUE_CHARS_MAX: Final = 256
-"""An error travels in HTTP/2 headers, of which a client takes 8 KiB: what does not fit would be lost whole."""
+MESSAGE_BYTES_MAX: Final = 1_024
+VALUE_BYTES_MAX: Final = 256
+"""An error travels in HTTP/2 headers, of which a client takes 8 KiB, and where a byte beyond ASCII takes three: what does not
+fit would be lost whole."""
 
 BUSY_RETRY_AFTER_MS: Final = 50
 
@@ -124,6 +125,7 @@ STATUS_OF: Final[dict[type[Exception], tuple[int, Reason]]] = {
     storage.StoreFailedError: (code_pb2.UNAVAILABLE, Reason.STOPPED),
     storage.DamagedError: (code_pb2.DATA_LOSS, Reason.STOPPED),
     storage.FormatError: (code_pb2.FAILED_PRECONDITION, Reason.UNSUPPORTED_VERSION),
+    storage.LaterFormatError: (code_pb2.FAILED_PRECONDITION, Reason.UNSUPPORTED_VERSION),
     storage.DirectoryInUseError: (code_pb2.FAILED_PRECONDITION, Reason.STOPPED),
     storage.SnapshotRefusedError: (code_pb2.INVALID_ARGUMENT, Reason.INVALID_ARGUMENT),
     SnapshotStreamError: (code_pb2.INVALID_ARGUMENT, Reason.INVALID_ARGUMENT),
@@ -223,8 +225,13 @@ def make_status(code: int, reason: Reason, message: str, fields: Mapping[Field, 
     info = error_details_pb2.ErrorInfo(
         reason=reason,
         domain=DOMAIN,
-        metadata={str(key): value[:VALUE_CHARS_MAX] for key, value in fields.items()},
+        metadata={str(key): _cut(value, VALUE_BYTES_MAX) for key, value in fields.items()},
     )
     packed = any_pb2.Any()
     packed.Pack(info)
-    return status_pb2.Status(code=code, message=message[:MESSAGE_CHARS_MAX] or reason.value, details=[packed])
+    return status_pb2.Status(code=code, message=_cut(message, MESSAGE_BYTES_MAX) or reason.value, details=[packed])
+
+
+def _cut(text: str, size: int) -> str:
+    """As much of the beginning as takes `size` bytes; what is no character stands as a question mark."""
+    return text.encode(errors="replace")[:size].decode(errors="ignore")

@@ -118,7 +118,7 @@ WITHOUT_A_FEED: Final = [method for method in METHODS if method.name != "Watch"]
 def test_any_request_is_answered_or_refused(method: MethodDescriptor, tmp_path: Path) -> None:
     file = snapshot_file(tmp_path / "snapshot-9", b"x" * 3_000, 9)
 
-    @settings(max_examples=60)
+    @settings(max_examples=30)
     @given(calls(method))
     def check(requests: list[Message]) -> None:
         host = FakeHost()
@@ -134,7 +134,7 @@ def test_any_request_is_answered_or_refused(method: MethodDescriptor, tmp_path: 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_a_blank_daemon_answers_or_refuses_too(method: MethodDescriptor) -> None:
-    @settings(max_examples=20)
+    @settings(max_examples=10)
     @given(calls(method))
     def check(requests: list[Message]) -> None:
         error = runner.run(outcome_of(handlers_of(as_host(FakeHost.blank())), method, requests))
@@ -226,7 +226,7 @@ def any_call(draw: st.DrawFn) -> tuple[MethodDescriptor, list[Message]]:
 def test_any_list_of_calls_leaves_a_real_replica_alive(voters: int, tmp_path: Path) -> None:
     """With two voters the second one is cut off for good: what claims to come from it is the test's."""
 
-    @settings(max_examples=25)
+    @settings(max_examples=15)
     @given(st.lists(any_call(), min_size=1, max_size=6))
     def check(made: list[tuple[MethodDescriptor, list[Message]]]) -> None:
         async def run() -> None:
