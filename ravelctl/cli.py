@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "health": ("ravelctl.commands.health", "Say in one line whether the cluster is healthy."),
     "member": ("ravelctl.commands.member", "List, promote, demote, replace, remove, update members."),
     "leader": ("ravelctl.commands.leader", "Show, transfer or give up leadership."),
+    "events": ("ravelctl.commands.events", "Show what has happened: elections, changes, alarms."),
     "log": ("ravelctl.commands.log", "Show a replica's log."),
     "snapshot": ("ravelctl.commands.snapshot", "Save, list and inspect snapshots."),
     "kv": ("ravelctl.commands.kv", "Get, put, delete, swap, list and watch keys."),

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +57,33 @@ async def watching(client: ClusterClient, servers: list[Server]) -> AsyncIterato
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def start_following(cluster: Cluster, path: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "ravelctl", "events", "--follow", "-o", "json", "-e", ",".join(cluster.endpoints)]
+    with path.open("wb") as out:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out)
+
+
+@asynccontextmanager
+async def following(cluster: Cluster, path: Path) -> AsyncIterator[Callable[[], list[Any]]]:
+    """What `ravelctl events --follow` prints, so far; it has printed what was before when this is entered."""
+    process = start_following(cluster, path)
+
+    def followed() -> list[Any]:
+        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    async def has_begun() -> bool:
+        return bool(followed())
+
+    try:
+        await until("it tells what was before", has_begun, 20.0)
+        yield followed
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(process.wait, 20.0) == 130
+    finally:
+        process.kill()
+        process.wait()
+
+
 async def kept(cluster: Cluster, server: Server) -> list[pb.Event]:
     async with ClusterClient([server.address]) as client:
         return [event async for event in client.events(server.address)]
@@ -62,7 +94,7 @@ async def test_an_election_is_seen_as_it_happens_and_remembered(tmp_path: Path) 
         leader = await cluster.leader()
         followers = await cluster.followers()
         before = await kept(cluster, leader)
-        async with watching(client, followers) as watches:
+        async with watching(client, followers) as watches, following(cluster, tmp_path / "followed") as followed:
             leader.kill()
             killed_at = time.time()
 
@@ -75,6 +107,13 @@ async def test_an_election_is_seen_as_it_happens_and_remembered(tmp_path: Path) 
                 assert seen_at - event.wall_ms / 1000 < 2.0, "an event is on the stream within two seconds of happening"
             print(f"won {won[1].wall_ms / 1000 - killed_at:.2f} s after the kill, seen {won[0] - killed_at:.2f} s after it")
             assert len(won[1].fields["granted_by"].split(",")) == 2
+
+            async def told() -> bool:
+                return won[1].text in [event["text"] for event in followed()]
+
+            await until("`events --follow` has told it", told, 20.0)
+            named = [(event["boot_id"], event["sequence"]) for event in followed()]
+            assert len(set(named)) == len(named), "each event is told once"
 
         leader.start()
         await cluster.answering(leader)

@@ -75,6 +75,7 @@ class FakeCluster:
     snapshot_damage: Callable[[bytes], bytes] = bytes  # on the way
     break_after: int = 0  # bytes of a download after which the connection breaks, once
     log: list[ins.LogEntry] = field(default_factory=list)
+    events: dict[int, list[pb.Event]] = field(default_factory=dict)  # of each daemon, oldest first
 
     def grow(self, count: int) -> list[str]:
         """Start blank daemons; returns their addresses."""
@@ -211,6 +212,15 @@ class FakeDaemon(ClusterServicer, InspectServicer, KVServicer):
             removed=self.removed,
             ready=True,
         )
+
+    def Events(self, request: pb.EventsRequest, context: grpc.ServicerContext) -> Iterator[pb.EventsResponse]:
+        """Without `follow` only; it is real daemons that go on."""
+        found = [
+            event
+            for event in self.cluster.events.get(self.number, [])
+            if event.wall_ms >= request.since_ms and (not request.kinds or event.kind in request.kinds)
+        ]
+        yield pb.EventsResponse(header=self.header, events=found[-(request.limit or 1_000) :])
 
     def Bootstrap(self, request: pb.BootstrapRequest, context: grpc.ServicerContext) -> pb.BootstrapResponse:
         c = self.cluster
