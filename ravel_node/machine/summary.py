@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from ravel_node.machine.envelope import (
     CommandError,
@@ -25,13 +25,26 @@ SHOWN_OPERATIONS_MAX: Final = 4
 """Operations of a WRITE that are shown; the rest are counted."""
 
 
-def describe(payload: bytes) -> list[tuple[str, str]]:
-    """The type word and one line for each command, in order. Empty for an empty payload: a new leader's entry."""
+class Described(NamedTuple):
+    """One command in words: its type, one line, and the user keys that it names."""
+
+    word: str
+    line: str
+    keys: tuple[bytes, ...]
+
+
+def described(payload: bytes) -> list[Described]:
+    """Each command, in order. Empty for an empty payload: a new leader's entry."""
     try:
         groups = decode(payload, any_kind=True)
     except EnvelopeError as error:
-        return [("unreadable", str(error))]
+        return [Described("unreadable", str(error), ())]
     return [_describe(kind, body) for _, commands in groups for kind, _, body in commands]
+
+
+def describe(payload: bytes) -> list[tuple[str, str]]:
+    """The type word and one line for each command, in order."""
+    return [(word, line) for word, line, _ in described(payload)]
 
 
 def show_bytes(data: bytes) -> str:
@@ -49,15 +62,15 @@ def show_bytes(data: bytes) -> str:
     return f"{text[:SHOWN_CHARACTERS_MAX]}… ({len(data)} bytes)"
 
 
-def _describe(kind: int, body: bytes) -> tuple[str, str]:
+def _describe(kind: int, body: bytes) -> Described:
     known = _WORDS.get(kind)
     if known is None:
-        return "unknown", f"kind {kind}, {len(body)} bytes: a later version wrote it"
-    word, line = known
+        return Described("unknown", f"kind {kind}, {len(body)} bytes: a later version wrote it", ())
+    word, line, keys = known
     try:
-        return word, line(body)
+        return Described(word, line(body), keys(body))
     except (CommandError, MemberRecordError, MemberVersionError) as error:
-        return word, f"refused: {error}"
+        return Described(word, f"refused: {error}", ())
 
 
 def _put(body: bytes) -> str:
@@ -103,13 +116,22 @@ def _set_member(body: bytes) -> str:
     return f"update {record.name} listen {record.listen} peer {record.peer}"
 
 
-_WORDS: Final[dict[int, tuple[str, Callable[[bytes], str]]]] = {
-    Kind.PUT: ("put", _put),
-    Kind.DELETE: ("delete", _key),
-    Kind.GET_AND_DELETE: ("getdel", _key),
-    Kind.COMPARE_AND_SWAP: ("cas", _compare_and_swap),
-    Kind.WRITE: ("write", _write),
-    Kind.REGISTER_SESSION: ("session", _register_session),
-    Kind.ALLOCATE_REPLICA: ("allocate", _allocate_replica),
-    Kind.SET_MEMBER: ("config", _set_member),
+def _written_keys(body: bytes) -> tuple[bytes, ...]:
+    conditions, operations = read_write(body)
+    return (*(key for key, _ in conditions), *(key for key, _ in operations))
+
+
+def _no_keys(_body: bytes) -> tuple[bytes, ...]:
+    return ()
+
+
+_WORDS: Final[dict[int, tuple[str, Callable[[bytes], str], Callable[[bytes], tuple[bytes, ...]]]]] = {
+    Kind.PUT: ("put", _put, lambda body: (read_put(body)[0],)),
+    Kind.DELETE: ("delete", _key, lambda body: (read_key(body),)),
+    Kind.GET_AND_DELETE: ("getdel", _key, lambda body: (read_key(body),)),
+    Kind.COMPARE_AND_SWAP: ("cas", _compare_and_swap, lambda body: (read_compare_and_swap(body)[0],)),
+    Kind.WRITE: ("write", _write, _written_keys),
+    Kind.REGISTER_SESSION: ("session", _register_session, _no_keys),
+    Kind.ALLOCATE_REPLICA: ("allocate", _allocate_replica, _no_keys),
+    Kind.SET_MEMBER: ("config", _set_member, _no_keys),
 }

@@ -519,6 +519,25 @@ class Replica:
         if to is not None:
             await self._store.compact(to)
 
+    async def compact(self, keep: int) -> str:
+        """Flush, and drop the log up to `keep` entries before the last applied one; why less was dropped, empty if it was not.
+
+        What followers that answer still need stays, and what a snapshot in transfer needs: this frees space, it never makes
+        anybody start over. Raises ReplicaStoppedError, StoreFailedError.
+        """
+        self.check_open()
+        await self._store.flush()
+        wanted = self._store.flushed.index - keep
+        behind = {peer: p.match for peer, p in self._raw.status().progress.items() if peer in self._driver.live()}
+        to = min([wanted, *behind.values()]) if self._raw.is_leader else wanted
+        await self._store.compact(Index(to))
+        if self._store.first_index() > wanted:
+            return ""
+        if to < wanted:
+            slowest = min(behind, key=lambda peer: behind[peer])
+            return f"replica {slowest} has the log up to {behind[slowest]} and still needs what comes after it"
+        return "a snapshot is being sent, and its receiver will need the log after it"
+
     async def _build_snapshots(self) -> None:
         """Build a newer snapshot when one is asked for; a disk that is full is tried again after a while."""
         while True:

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import closing
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, closing
 from typing import Final
 
+from ravel_node.machine.entries import DAMAGED, EntryFilter, digest
 from ravel_node.machine.envelope import FORMAT
-from ravel_node.machine.members import MemberRecordError, MemberVersionError, decode_context
-from ravel_node.machine.summary import describe
-from ravel_node.raft.confchange import decode_conf_change
-from ravel_node.raft.errors import ConfChangeError
-from ravel_node.raft.types import ConfChange, Entry, EntryType, Index, SingleChange
+from ravel_node.machine.records import KV_RULES
+from ravel_node.raft.types import Index
 from ravel_node.server.errors import LogCompactedError, NoSuchThingError
 from ravel_node.server.host import Host
 from ravel_node.server.limits import InputError
-from ravel_node.storage.base import SnapshotFile, Store
+from ravel_node.storage.base import LogRecord, SnapshotFile, Store
 from ravelpb.v1 import common_pb2, inspect_pb2
 
 LOG_ENTRIES_DEFAULT: Final = 1_000
-LOG_PAGE_ENTRIES: Final = 256
-LOG_PAGE_BYTES: Final = 1 << 20
-"""Bounds of one message of ReadLog; an entry that is larger than a page is a page by itself."""
+LOG_TAIL_FILTERED_MAX: Final = 1_000
+"""Entries of a filtered tail: they are kept until the end of the log was seen."""
 
-SUMMARY_LINES_MAX: Final = 256
-"""Lines told of one entry: it may hold thousands of commands."""
+TURN_BYTES: Final = 64 << 10
+"""Payloads that are put into words before the loop turns to others."""
 
 FETCH_CHUNK_BYTES: Final = 1 << 20
 
@@ -46,20 +44,32 @@ class InspectHandlers:
     # --- the log
 
     async def read_log(self, request: inspect_pb2.ReadLogRequest) -> AsyncIterator[inspect_pb2.ReadLogResponse]:
-        """Pages of entries, at least one page. Raises LogCompactedError for a start below the log's."""
+        """Pages of entries, at least one page, read from the disk. Raises LogCompactedError for a start below the log's."""
         at, end = _range(request, self._host.store)
-        first = True
-        while first or at < end:
-            page = self._log_page()
+        filtered = bool(EntryFilter(request.term, frozenset(request.types), request.key_prefix))
+        left = request.limit or LOG_ENTRIES_DEFAULT
+        newest: deque[inspect_pb2.LogEntry] = deque(maxlen=min(left, LOG_TAIL_FILTERED_MAX))
+        while True:
+            page, last = self._log_page(), True
             store = self._host.store
             if at < store.first_index():
                 raise LogCompactedError(at, store.first_index())
             if at < end:
-                entries = store.entries(Index(at), Index(min(end, at + LOG_PAGE_ENTRIES)), LOG_PAGE_BYTES)
-                page.entries.extend(_log_entry(entry, with_data=request.with_data) for entry in entries)
-                at += len(entries)
-            first = False
+                read = await store.log_page(Index(at), Index(end))
+                found = await _log_entries(read.records, request)
+                at, last = read.next, read.next >= end
+                if request.tail and filtered:
+                    newest += found
+                else:
+                    page.entries.extend(found[:left])
+                    left -= len(page.entries)
+                    last = last or not left
+            if last:
+                page.entries.extend(newest)
+            page.next_index = page.entries[-1].index + 1 if page.entries and not left else at
             yield page
+            if last:
+                return
 
     def _log_page(self) -> inspect_pb2.ReadLogResponse:
         status = self._host.replica.status()
@@ -125,6 +135,32 @@ class InspectHandlers:
 
     # --- the store
 
+    async def check_store(self, request: inspect_pb2.CheckStoreRequest) -> AsyncIterator[inspect_pb2.CheckStoreResponse]:
+        """A message a step; the check ends with the call."""
+        header = self._header()
+        async with aclosing(self._host.store.checking(KV_RULES)) as steps:
+            async for step in steps:
+                if request.log_only and step.part != "log":
+                    break
+                yield inspect_pb2.CheckStoreResponse(
+                    header=header, part=step.part, done=step.done, total=step.total, problems=step.problems
+                )
+        yield inspect_pb2.CheckStoreResponse(header=self._header(), finished=True)
+
+    async def compact(self, request: inspect_pb2.CompactRequest) -> inspect_pb2.CompactResponse:
+        replica, store = self._host.replica, self._host.store
+        first, used = store.first_index(), store.log_used_bytes
+        held_by = await replica.compact(request.keep)
+        return inspect_pb2.CompactResponse(
+            header=self._header(),
+            first_index_before=first,
+            first_index=store.first_index(),
+            last_index=store.last_index(),
+            log_used_bytes_before=used,
+            log_used_bytes=store.log_used_bytes,
+            held_by=held_by,
+        )
+
     async def store_stats(self, request: inspect_pb2.StoreStatsRequest) -> inspect_pb2.StoreStatsResponse:
         store = self._host.store
         return inspect_pb2.StoreStatsResponse(
@@ -144,6 +180,7 @@ class InspectHandlers:
                 for environment in store.stats()
             ],
             unflushed_bytes=store.unflushed_bytes,
+            unflushed_segments=store.unflushed_segments,
             format=FORMAT,
         )
 
@@ -155,13 +192,14 @@ def _no_snapshot(name: str) -> NoSuchThingError:
 
 
 def _range(request: inspect_pb2.ReadLogRequest, store: Store) -> tuple[int, int]:
-    """The indexes [at, end) that are asked for, as far as the log holds them."""
+    """The indexes [at, end) that are to be looked at, as far as the log holds them."""
     limit = request.limit or LOG_ENTRIES_DEFAULT
-    end = store.last_index() + 1
-    if request.tail:
+    end = min(store.last_index(), request.to_index or store.last_index()) + 1
+    filtered = request.term or request.types or request.key_prefix
+    if request.tail and not filtered:
         return max(store.first_index(), end - limit), end
-    at = request.from_index or store.first_index()
-    return at, min(end, at + limit)
+    at = (0 if request.tail else request.from_index) or store.first_index()
+    return at, end if filtered else min(end, at + limit)
 
 
 def _snapshot_info(file: SnapshotFile) -> inspect_pb2.SnapshotInfo:
@@ -187,45 +225,34 @@ def _snapshot_info(file: SnapshotFile) -> inspect_pb2.SnapshotInfo:
 # --- entries in words
 
 
-def _log_entry(entry: Entry, *, with_data: bool) -> inspect_pb2.LogEntry:
-    word, lines = _in_words(entry)
-    if len(lines) > SUMMARY_LINES_MAX:
-        lines[SUMMARY_LINES_MAX:] = [f"and {len(lines) - SUMMARY_LINES_MAX} more"]
+async def _log_entries(records: Sequence[LogRecord], request: inspect_pb2.ReadLogRequest) -> list[inspect_pb2.LogEntry]:
+    """Those that pass the filters, in words. A page may hold a hundred thousand commands: others get their turn meanwhile."""
+    wanted = EntryFilter(request.term, frozenset(request.types), request.key_prefix)
+    found: list[inspect_pb2.LogEntry] = []
+    size = 0
+    for record in records:
+        size += len(record.entry.data) if record.entry is not None else 0
+        if size > TURN_BYTES:
+            size = 0
+            await asyncio.sleep(0)
+        if (entry := _log_entry(record, wanted, request)) is not None:
+            found.append(entry)
+    return found
+
+
+def _log_entry(record: LogRecord, wanted: EntryFilter, request: inspect_pb2.ReadLogRequest) -> inspect_pb2.LogEntry | None:
+    entry = record.entry
+    if entry is None:  # it may be any, so it passes every filter
+        return inspect_pb2.LogEntry(index=record.index, type=DAMAGED, summary=[record.problem])
+    words = wanted.words(entry)
+    if words is None:
+        return None
     return inspect_pb2.LogEntry(
         index=entry.index,
         term=entry.term,
-        type=word,
+        type=words[0],
         bytes=len(entry.data),
-        summary=lines,
-        data=entry.data if with_data else b"",
+        summary=words[1],
+        data=entry.data if request.with_data else b"",
+        digest=digest(entry) if request.with_digest else b"",
     )
-
-
-def _in_words(entry: Entry) -> tuple[str, list[str]]:
-    """The type word of an entry and a line for each of its commands. Never raises: what cannot be read is said so."""
-    if entry.type is not EntryType.NORMAL:
-        return "config", _config_in_words(entry)
-    commands = describe(entry.data)
-    if not commands:
-        return "noop", []
-    if len(commands) == 1:
-        word, line = commands[0]
-        return word, [line]
-    return "batch", [f"{word} {line}" for word, line in commands]
-
-
-def _config_in_words(entry: Entry) -> list[str]:
-    try:
-        change = decode_conf_change(entry)
-        records = {record.replica_id: record for record in decode_context(change.context)}
-    except (ConfChangeError, MemberRecordError, MemberVersionError) as error:
-        return [f"unreadable: {error}"]
-    singles = [SingleChange(change.type, change.replica_id)] if isinstance(change, ConfChange) else list(change.changes)
-    if not singles:
-        return ["leave the joint configuration"]
-    lines: list[str] = []
-    for kind, replica_id in singles:
-        record = records.get(replica_id)
-        named = f" {record.name} listen {record.listen} peer {record.peer}" if record else ""
-        lines.append(f"{kind.name.lower().replace('_', ' ')} {replica_id}{named}")
-    return lines

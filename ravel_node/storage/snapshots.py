@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -308,6 +308,27 @@ def _delete(path: Path) -> None:
     """Blocks. The header first: what it leaves behind is a remnant."""
     files.remove_file(path.with_suffix(HEADER_SUFFIX))
     files.remove_file(path)
+
+
+def check_snapshots(folder: Path) -> Iterator[CheckStep]:
+    """Read every whole file of a folder that another process may own, and compare it with its header. Blocks."""
+    stop, done = _Stop(), 0
+    names = sorted(folder.glob(f"*{HEADER_SUFFIX}"))
+    sizes = {name: name.with_suffix(DATA_SUFFIX).stat().st_size for name in names if name.with_suffix(DATA_SUFFIX).exists()}
+    for name in names:
+        problem = ""
+        try:
+            header = decode_header(name.read_bytes())
+            digest = _sha256(name.with_suffix(DATA_SUFFIX), stop)
+            if digest != header.sha256:
+                problem = f"sha256 is {digest}, and its header says {header.sha256}"
+        except FileNotFoundError:
+            continue  # a daemon has deleted it meanwhile
+        except SnapshotRefusedError as error:
+            problem = str(error)
+        done += sizes.get(name, 0)
+        told = (f"snapshots/{name.with_suffix(DATA_SUFFIX).name}: {problem}",) if problem else ()
+        yield CheckStep("snapshots", done, max(done, sum(sizes.values())), told)
 
 
 # --- those that come in

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -14,6 +14,10 @@ from ravelctl.client.following import ask_one, stream_from
 from ravelctl.client.retry import RetryPolicy
 from ravelctl.client.tls import TlsOptions
 from ravelpb.v1.inspect_pb2 import (
+    CheckStoreRequest,
+    CheckStoreResponse,
+    CompactRequest,
+    CompactResponse,
     FetchSnapshotRequest,
     FetchSnapshotResponse,
     ListSnapshotsRequest,
@@ -59,13 +63,35 @@ class InspectClient:
         await self.close()
 
     async def read_log(
-        self, endpoint: str, *, from_index: int = 0, limit: int = 0, tail: bool = False, with_data: bool = False
+        self,
+        endpoint: str,
+        *,
+        from_index: int = 0,
+        to_index: int = 0,
+        limit: int = 0,
+        tail: bool = False,
+        term: int = 0,
+        types: Sequence[str] = (),
+        key_prefix: bytes = b"",
+        with_data: bool = False,
+        with_digest: bool = False,
     ) -> AsyncGenerator[ReadLogResponse, None]:
         """Entries of the log from `from_index` on (0: from the first one there is), or with `tail` the last `limit` ones.
 
-        `limit` 0: 1,000. `with_data`: also the payloads. Raises CompactedError if the log no longer reaches back that far.
+        `limit` 0: 1,000 entries that pass the filters. `with_data`: also the payloads. Raises CompactedError if the log no longer
+        reaches back that far.
         """
-        request = ReadLogRequest(from_index=from_index, limit=limit, tail=tail, with_data=with_data)
+        request = ReadLogRequest(
+            from_index=from_index,
+            to_index=to_index,
+            limit=limit,
+            tail=tail,
+            term=term,
+            types=types,
+            key_prefix=key_prefix,
+            with_data=with_data,
+            with_digest=with_digest,
+        )
         async with aclosing(self._stream(endpoint, lambda stub: stub.ReadLog(request))) as messages:
             async for message in messages:
                 yield message
@@ -88,6 +114,17 @@ class InspectClient:
     async def store_stats(self, endpoint: str) -> StoreStatsResponse:
         """Sizes of the replica's LMDB environments, and what is applied but not flushed."""
         return await self._ask(endpoint, lambda stub: stub.StoreStats(StoreStatsRequest()))
+
+    async def check_store(self, endpoint: str, *, log_only: bool = False) -> AsyncGenerator[CheckStoreResponse, None]:
+        """Have the replica read and judge every record; a message a step. It ends where the last one says `finished`."""
+        request = CheckStoreRequest(log_only=log_only)
+        async with aclosing(self._stream(endpoint, lambda stub: stub.CheckStore(request))) as messages:
+            async for message in messages:
+                yield message
+
+    async def compact(self, endpoint: str, *, keep: int = 0, timeout_s: float = 600.0) -> CompactResponse:
+        """Have the replica flush, and drop its log up to `keep` entries before the last applied one."""
+        return await self._ask(endpoint, lambda stub: stub.Compact(CompactRequest(keep=keep)), timeout_s)
 
     async def close(self) -> None:
         """Close the connections; calls under way end in UnreachableError."""

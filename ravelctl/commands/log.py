@@ -1,91 +1,287 @@
-"""`ravelctl log`: what a replica's log holds."""
+"""`ravelctl log`: what a replica's log holds, of a daemon that is asked or of a data directory that is read."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from ravelctl.app import App
-from ravelctl.command import RavelGroup, Work, pass_app
+from ravelctl.command import REPLICA, RavelGroup, Work, pass_app
 from ravelctl.errors import usage_error
-from ravelctl.output import ABSENT, U64, Table, View, columns, printable
+from ravelctl.exit_codes import ExitCode
+from ravelctl.output import ABSENT, U64, Table, View, columns, count_text, printable
 
 if TYPE_CHECKING:
-    from ravelpb.v1.inspect_pb2 import LogEntry, ReadLogResponse
+    from collections.abc import Callable
+
+    from ravelctl.log_diff import Compared
+    from ravelctl.log_source import LogEntry, LogPart, LogQuery, LogSource
 
 LIMIT: Final = 100
 LIMIT_MAX: Final = 100_000
+COMMANDS: Final = ("put", "delete", "getdel", "cas", "write", "session", "allocate", "config")
+TYPES: Final = (*COMMANDS, "noop", "batch", "unknown", "unreadable", "damaged")
+"""What an entry or a command may be; `batch` is an entry of several commands, of which each has its own type."""
 
 
 @click.group("log", cls=RavelGroup)
 def command() -> None:
-    """Show a replica's log."""
+    """Show, follow, compare and verify the logs of replicas.
+
+    Each replica answers from its own disk, leader or not. With --data-dir nobody is asked: the directory is read, whether its
+    daemon runs, hangs or is dead.
+    """
+
+
+_replica_option = click.option(
+    "--replica", type=REPLICA, help="Whose log: a name or an id. [default: the first endpoint's that answers]"
+)
+_data_dir_option = click.option("--data-dir", type=click.Path(), help="Read this directory instead of asking a daemon.")
+_index = click.IntRange(min=1)
+
+
+def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--prefix", "key_prefix", help="Commands that name a key beginning with this."),
+        click.option("--type", "types", type=click.Choice(TYPES), multiple=True, help="Only these; may be repeated."),
+        click.option("--term", type=_index, help="Only entries of this term."),
+    ):
+        function = option(function)
+    return function
+
+
+def _exclusive(data_dir: str | None, replica: str | None) -> None:
+    if data_dir is not None and replica is not None:
+        raise usage_error("--data-dir and --replica exclude each other", "give one of them")
+
+
+# --- show
 
 
 @command.command("show")
-@click.option("--from", "from_index", type=click.IntRange(min=1), help="First index. [default: the first there is]")
+@click.option("--from", "from_index", type=_index, help="First index. [default: the first there is]")
+@click.option("--to", "to_index", type=_index, help="Last index.")
 @click.option("--limit", type=click.IntRange(1, LIMIT_MAX), default=LIMIT, help="So many entries at most.", show_default=True)
 @click.option("--tail", is_flag=True, help="The last entries instead of the first.")
-@click.option("--replica", help="Whose log: a name or an id. [default: the first endpoint's that answers]")
+@_filters
+@_replica_option
+@_data_dir_option
 @pass_app
-def show(app: App, from_index: int | None, limit: int, tail: bool, replica: str | None) -> Work:
-    """Show log entries, a line a command; the last line tells where the log begins and ends.
+def show(
+    app: App,
+    from_index: int | None,
+    to_index: int | None,
+    limit: int,
+    tail: bool,
+    term: int | None,
+    types: tuple[str, ...],
+    key_prefix: str | None,
+    replica: str | None,
+    data_dir: str | None,
+) -> Work:
+    """Show log entries, a line a command; the last line tells where the log begins and ends."""
+    from ravelctl.log_source import LogQuery
 
-    Any replica answers from its own disk, leader or not.
-    """
     if tail and from_index is not None:
         raise usage_error("--tail and --from exclude each other", "give one of them")
-    return _show(app, from_index or 0, limit, tail, replica)
+    _exclusive(data_dir, replica)
+    query = LogQuery(from_index or 0, to_index or 0, limit, tail, term or 0, types, (key_prefix or "").encode())
+    return _show(app, query, replica, data_dir)
 
 
-async def _show(app: App, from_index: int, limit: int, tail: bool, replica: str | None) -> View:
+async def _show(app: App, query: LogQuery, replica: str | None, data_dir: str | None) -> View:
+    from ravelctl.log_source import directory_log
+
+    if data_dir is not None:
+        return await _shown(directory_log(data_dir), query)
     from ravelctl import dial
-    from ravelctl.sources import source
+    from ravelctl.log_source import live_log
 
-    chosen = await source(app, replica)
     async with dial.inspect(app) as client:
-        pages = client.read_log(chosen.address, from_index=from_index, limit=limit, tail=tail)
-        found = [page async for page in pages]
-    return _view(chosen.name, found)
+        return await _shown(await live_log(app, client, replica), query)
 
 
-def _view(source: str, pages: list[ReadLogResponse]) -> View:
-    entries = [entry for page in pages for entry in page.entries]
-    ends = pages[-1] if pages else None
-    position = {
-        "first_index": U64(ends.first_index if ends else 0),
-        "last_index": U64(ends.last_index if ends else 0),
-        "commit_index": U64(ends.commit_index if ends else 0),
-        "snapshot_index": U64(ends.snapshot_index if ends else 0),
-        "snapshot_term": U64(ends.snapshot_term if ends else 0),
-    }
-    snapshot = f"{position['snapshot_index']}@{position['snapshot_term']}" if position["snapshot_index"] else ABSENT
-    foot = (
-        f"first {position['first_index']}  snapshot {snapshot}  commit {position['commit_index']}"
-        f"  last {position['last_index']}  source {source}"
-    )
+async def _shown(source: LogSource, query: LogQuery) -> View:
+    parts = [part async for part in source.parts(query)]
+    entries = [entry for part in parts for entry in part.entries]
     return View(
         kind="Log",
-        data={
-            "source": source,
-            "entries": [
-                {"index": U64(e.index), "term": U64(e.term), "type": e.type, "bytes": e.bytes, "commands": list(e.summary)}
-                for e in entries
-            ],
-            **position,
-        },
+        data={"source": source.name, "entries": list(map(entry_data, entries)), **_position(parts[-1])},
         body=Table(
             columns=columns("INDEX", "TERM", "TYPE", "BYTES", "SUMMARY"),
-            rows=tuple(row for entry in entries for row in _rows(entry)),
-            below=(foot,),
+            rows=tuple(row for entry in entries for row in entry_rows(entry)),
+            below=(_foot(parts[-1], source.name),),
         ),
         names=tuple(str(entry.index) for entry in entries),
+        code=ExitCode.DAMAGED if any(entry.type == "damaged" for entry in entries) else ExitCode.DONE,
     )
 
 
-def _rows(entry: LogEntry) -> list[tuple[str, ...]]:
+def _position(part: LogPart) -> dict[str, U64]:
+    return {
+        "first_index": U64(part.first_index),
+        "last_index": U64(part.last_index),
+        "commit_index": U64(part.commit_index),
+        "snapshot_index": U64(part.snapshot_index),
+        "snapshot_term": U64(part.snapshot_term),
+    }
+
+
+def _foot(part: LogPart, source: str) -> str:
+    snapshot = f"{part.snapshot_index}@{part.snapshot_term}" if part.snapshot_index else ABSENT
+    ends = f"first {part.first_index}  snapshot {snapshot}  commit {part.commit_index}  last {part.last_index}"
+    return f"{ends}  source {source}"
+
+
+def entry_data(entry: LogEntry) -> dict[str, Any]:
+    """For programs."""
+    values = {"index": U64(entry.index), "term": U64(entry.term), "type": entry.type, "bytes": entry.size}
+    return {**values, "commands": list(entry.lines)}
+
+
+def entry_rows(entry: LogEntry) -> list[tuple[str, ...]]:
     """A line a command. The size stands on an entry's first line only, so that a sum over the column is right."""
-    lines = [printable(line.encode()) for line in entry.summary] or [ABSENT]
-    head = (str(entry.index), str(entry.term), entry.type)
-    return [(*head, str(entry.bytes) if number == 0 else ABSENT, line) for number, line in enumerate(lines)]
+    lines = [printable(line.encode()) for line in entry.lines] or [ABSENT]
+    head = (str(entry.index), str(entry.term) if entry.term else ABSENT, entry.type)
+    return [(*head, str(entry.size) if number == 0 else ABSENT, line) for number, line in enumerate(lines)]
+
+
+# --- follow
+
+
+@command.command("follow")
+@click.option("--from", "from_index", type=_index, help="First index. [default: the last ten, then what comes]")
+@click.option("--limit", type=_index, help="End after so many entries.")
+@_filters
+@_replica_option
+@_data_dir_option
+@pass_app
+def follow(
+    app: App,
+    from_index: int | None,
+    limit: int | None,
+    term: int | None,
+    types: tuple[str, ...],
+    key_prefix: str | None,
+    replica: str | None,
+    data_dir: str | None,
+) -> Work:
+    """Print entries as they are committed, through restarts of the daemon, until it is interrupted.
+
+    A directory does not tell at once what is committed: from it entries are printed as they are written, and a note says so
+    where a new leader has replaced some.
+    """
+    from ravelctl.log_source import LogQuery
+
+    _exclusive(data_dir, replica)
+    query = LogQuery(from_index or 0, term=term or 0, types=types, key_prefix=(key_prefix or "").encode())
+    return _follow(app, query, limit or 1 << 62, replica, data_dir)
+
+
+async def _follow(app: App, query: LogQuery, limit: int, replica: str | None, data_dir: str | None) -> View:
+    from ravelctl.log_follow import Printer, follow_directory, follow_replica
+    from ravelctl.log_source import directory_log
+
+    printer = Printer(app, limit)
+    if data_dir is not None:
+        await follow_directory(directory_log(data_dir), query, printer)
+        return View(kind="Log", data={}, silent=True)
+    from ravelctl import dial
+    from ravelctl.log_source import live_log
+
+    async with dial.inspect(app) as client:
+        await follow_replica(await live_log(app, client, replica), query, printer)
+    return View(kind="Log", data={}, silent=True)
+
+
+# --- diff
+
+
+@command.command("diff")
+@click.argument("a")
+@click.argument("b")
+@click.option("--from", "from_index", type=_index, help="First index. [default: the first that both have]")
+@click.option("--to", "to_index", type=_index, help="Last index. [default: the last that both have]")
+@pass_app
+def diff(app: App, a: str, b: str, from_index: int | None, to_index: int | None) -> Work:
+    """Find the first entry in which two logs differ. A and B are replicas, addresses or data directories (with a slash).
+
+    Exits 8 where the difference is damage, 1 where it is an entry that was not committed and that a leader will replace.
+    """
+    return _diff(app, a, b, from_index or 0, to_index or 0)
+
+
+async def _diff(app: App, a: str, b: str, from_index: int, to_index: int) -> View:
+    from contextlib import AsyncExitStack
+
+    from ravelctl.log_diff import compare
+    from ravelctl.log_source import directory_log, is_directory, log_side
+
+    if is_directory(a) and is_directory(b):
+        sides = directory_log(a), directory_log(b)
+        return _compared(await compare(*sides, from_index, to_index), sides)
+    async with AsyncExitStack() as stack:
+        from ravelctl import dial
+
+        client = await stack.enter_async_context(dial.inspect(app))
+        sides = await log_side(app, client, a), await log_side(app, client, b)
+        return _compared(await compare(*sides, from_index, to_index), sides)
+
+
+def _compared(found: Compared, sides: tuple[LogSource, LogSource]) -> View:
+    difference = found.difference
+    names = [side.name for side in sides]
+    data: dict[str, Any] = {
+        "a": names[0],
+        "b": names[1],
+        "from_index": U64(found.from_index),
+        "to_index": U64(found.to_index),
+        "same": difference is None,
+    }
+    if difference is None:
+        count = max(0, found.to_index - found.from_index + 1)
+        span = f"{count_text(count, 'entry', 'entries')} from {found.from_index} to {found.to_index}"
+        same = f"{span} are the same on {' and '.join(names)}"
+        none = f"{names[0]} and {names[1]} have no entry in common: " + "; ".join(
+            f"{name} has {end.first_index} to {end.last_index}" for name, end in zip(names, found.ends, strict=True)
+        )
+        return View(kind="LogDiff", data=data, body=same if count else none, code=ExitCode.DONE if count else ExitCode.FAILED)
+    data |= {
+        "index": U64(difference.index),
+        "damage": difference.damage,
+        "why": difference.why,
+        "entries": [None if entry is None else entry_data(entry) for entry in difference.entries],
+    }
+    rows: list[tuple[str, ...]] = []
+    for name, entry in zip(names, difference.entries, strict=True):
+        rows += [(name, *row) for row in entry_rows(entry)] if entry is not None else [(name, *[ABSENT] * 5)]
+    return View(
+        kind="LogDiff",
+        data=data,
+        body=Table(
+            columns=columns("SOURCE", "INDEX", "TERM", "TYPE", "BYTES", "SUMMARY"),
+            rows=tuple(rows),
+            above=(f"entry {difference.index} is the first that differs",),
+            below=(difference.why,),
+        ),
+        names=(str(difference.index),),
+        code=ExitCode.DAMAGED if difference.damage else ExitCode.FAILED,
+    )
+
+
+# --- verify
+
+
+@command.command("verify")
+@_replica_option
+@_data_dir_option
+@pass_app
+def verify(app: App, replica: str | None, data_dir: str | None) -> View | Work:
+    """Read every record of a log: check sums, no gaps, terms that never fall, a hard state that goes with it. Exits 8 if not."""
+    _exclusive(data_dir, replica)
+    from ravelctl.checking import check_directory, check_replica
+
+    if data_dir is not None:
+        return check_directory(app, data_dir, log_only=True)
+    return check_replica(app, replica, log_only=True)

@@ -22,6 +22,7 @@ from ravel_node.storage.base import CheckStep, DamagedError, FormatError, LaterF
 from ravel_node.storage.checking import LogCheck, StateCheck
 from ravel_node.storage.engine import DATA_FILE
 from ravel_node.storage.log_pages import read_log_page
+from ravel_node.storage.snapshots import check_snapshots
 from ravel_node.storage.survey import DirectoryReader
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
@@ -94,16 +95,18 @@ def log_pages(path: Path, first: int = 0, end: int | None = None) -> Iterator[Lo
             return
 
 
-def check(path: Path, *, state: bool = True) -> Iterator[CheckStep]:
-    """Read every record of the log, and of the state unless told otherwise, and say what is wrong."""
+def check(path: Path, *, log_only: bool = False) -> Iterator[CheckStep]:
+    """Read every record of log and state, and every snapshot, or of the log alone, and say what is wrong."""
     found = reader(path)
     log = LogCheck()
     while not log.finished:
         with told():
             step = found.raft.read(log.step)
         yield step
-    if state:
+    if not log_only:
         yield from _check_state(found)
+        with told():
+            yield from check_snapshots(found.snapshots)
 
 
 def _check_state(found: DirectoryReader) -> Iterator[CheckStep]:

@@ -29,7 +29,8 @@ def test_the_tree_is_what_the_issue_asks_for() -> None:
     assert leaves == {
         "bootstrap", "join", "leave", "status", "version", "bench", "completion", "help", "health", "events",
         "member", "member list", "member promote", "member demote", "member remove", "member update", "member replace",
-        "leader", "leader show", "leader transfer", "leader stepdown", "log", "log show",
+        "leader", "leader show", "leader transfer", "leader stepdown", "log", "log show", "log follow", "log diff", "log verify",
+        "store", "store stats", "store check", "store compact",
         "snapshot", "snapshot save", "snapshot list", "snapshot inspect",
         "kv", "kv get", "kv put", "kv del", "kv cas", "kv list", "kv watch",
         "context", "context add", "context use", "context remove", "context list", "context show",

@@ -36,7 +36,7 @@ def offers(ctl: Ctl, monkeypatch: pytest.MonkeyPatch, line: str, shell: str = "f
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("ravelctl st", ["status"]),
+        ("ravelctl sta", ["status"]),
         ("ravelctl kv g", ["get"]),
         ("ravelctl status --out", ["--output"]),
         ("ravelctl status --output js", ["json"]),
@@ -69,7 +69,7 @@ def test_an_instruction_of_another_shell_says_nothing(ctl: Ctl, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("line", "replies"),
     [
-        ("ravelctl st", ["status"]),
+        ("ravelctl sta", ["status"]),
         ("ravelctl status --output=j", ["json"]),  # readline has broken the word at the =
         ("ravelctl kv put k --file PATH/va", ["PATH/value", "PATH/value 2"]),
         ("ravelctl kv put k --file=PATH/value", ["PATH/value", "PATH/value 2"]),

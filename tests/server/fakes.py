@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from ravel_node.machine import envelope
-from ravel_node.machine.base import MemberRecord, Outcome
+from ravel_node.machine.base import MemberRecord, Outcome, Rules
 from ravel_node.machine.kv import KVMachine
 from ravel_node.machine.members import bootstrap_state
 from ravel_node.raft.types import ConfState, Entry, EntryId, Index, Message, ReplicaId, Role, Snapshot, Term
@@ -30,9 +30,12 @@ from ravel_node.server.app import RpcServer, ServerOptions, build_client_server,
 from ravel_node.server.host import Host, Joined
 from ravel_node.server.limits import Limits
 from ravel_node.storage.base import (
+    CheckStep,
     DatabaseStats,
     EnvironmentStats,
     Identity,
+    LogPage,
+    LogRecord,
     SnapshotFile,
     SnapshotHeader,
     SnapshotRefusedError,
@@ -113,7 +116,12 @@ class FakeStore:
         self.write_failures: list[Exception] = []
         self.write_delay_s = 0.0
         self.unflushed_bytes = 77
+        self.unflushed_segments = 2
         self.applied = EntryId(Term(3), Index(9))
+        self.damaged_at = 0
+        self.damaged = "a check sum does not fit"
+        self.steps: list[CheckStep] = []
+        self.log_used_bytes = 4096
         self.builds = 0
         self.built: SnapshotFile | Exception | None = None
 
@@ -132,6 +140,21 @@ class FakeStore:
                 break
             found.append(entry)
         return found
+
+    async def log_page(self, first: Index, end: Index) -> LogPage:
+        found = [record for record in self.records() if first <= record.index < end][:512]
+        following = Index(found[-1].index + 1) if found else end
+        return LogPage(found, following, self.first_index(), self.last_index())
+
+    def records(self) -> list[LogRecord]:
+        return [
+            LogRecord(entry.index, None, self.damaged) if entry.index == self.damaged_at else LogRecord(entry.index, entry, "")
+            for entry in self.log
+        ]
+
+    async def checking(self, rules: Rules | None = None) -> AsyncGenerator[CheckStep, None]:
+        for step in self.steps:
+            yield step
 
     def snapshots(self) -> Sequence[SnapshotFile]:
         return self.files
@@ -181,6 +204,13 @@ class FakeReplica:
         self.staged: list[FakeStaged] = []
         self.finish_delay_s = 0.0
         self.staged_result: Snapshot | None = None
+
+    async def compact(self, keep: int) -> str:
+        self.changes.append(("compact", keep))
+        if self.change_failure is not None:
+            raise self.change_failure
+        self.store.first, self.store.log_used_bytes = 8, 1024
+        return "replica 2 still needs it"
 
     async def propose(self, group: bytes, count: int, *, grows: bool) -> Sequence[Outcome]:
         self.proposals.append(Proposal(group, count, grows))

@@ -24,8 +24,9 @@ from ravel_node.raft.types import (
     SingleChange,
     Term,
 )
+from ravel_node.replica.errors import ReplicaStoppedError
 from ravel_node.server.inspect import FETCH_CHUNK_BYTES
-from ravel_node.storage.base import StoreError
+from ravel_node.storage.base import CheckStep, StoreError
 from ravelpb.v1 import inspect_pb2
 from ravelpb.v1.inspect_pb2_grpc import InspectStub
 from tests.server.fakes import CLUSTER, FakeHost, info_of, record, serving, snapshot_file
@@ -105,7 +106,7 @@ async def test_parts_of_the_log(inspect: Any, host: FakeHost) -> None:
     host.store.log = [entry(101 + i, envelope.put(b"%d" % i, b"v")) for i in range(2000)]
     entries, pages = await read(inspect)
     assert [found.index for found in entries] == list(range(101, 1101))
-    assert len(pages) == 4
+    assert len(pages) == 2
     entries, _ = await read(inspect, tail=True, limit=5)
     assert [found.index for found in entries] == list(range(2096, 2101))
     entries, _ = await read(inspect, from_index=150, limit=3, with_data=True)
@@ -117,10 +118,72 @@ async def test_parts_of_the_log(inspect: Any, host: FakeHost) -> None:
     assert len(entries) == 2000
 
 
-async def test_large_entries_make_small_pages(inspect: Any, host: FakeHost) -> None:
-    host.store.log = [entry(1 + i, envelope.put(b"k", b"v" * 700_000)) for i in range(4)]
-    entries, pages = await read(inspect, with_data=True)
-    assert (len(entries), len(pages)) == (4, 4)
+async def test_the_log_is_filtered(inspect: Any, host: FakeHost) -> None:
+    host.store.log = [
+        entry(1, envelope.put(b"orders/1", b"v"), envelope.put(b"users/1", b"v")),
+        entry(2, envelope.delete(b"users/2")),
+        entry(3, envelope.write([(b"orders/7", 3)], [(b"users/7", b"v")])),
+        entry(4),
+        Entry(Term(4), Index(5), data=entry(5, envelope.put(b"orders/9", b"v")).data),
+        *[entry(index, envelope.delete(b"users/x")) for index in range(6, 1500)],
+    ]
+
+    async def looked_for(**fields: Any) -> list[tuple[int, list[str]]]:
+        entries, _ = await read(inspect, **fields)
+        return [(found.index, list(found.summary)) for found in entries]
+
+    assert [index for index, _ in await looked_for(key_prefix=b"orders/")] == [1, 3, 5]
+    assert (await looked_for(key_prefix=b"orders/"))[0] == (1, ["put orders/1 = 1 bytes"])
+    assert [index for index, _ in await looked_for(types=["put"])] == [1, 5]
+    assert [index for index, _ in await looked_for(types=["put", "noop"], term=3)] == [1, 4]
+    assert await looked_for(types=["batch"]) == [(1, ["put orders/1 = 1 bytes", "put users/1 = 1 bytes"])]
+    assert await looked_for(types=["batch"], key_prefix=b"users/") == [(1, ["put users/1 = 1 bytes"])]
+    assert await looked_for(types=["delete"], key_prefix=b"orders/") == []
+    assert [index for index, _ in await looked_for(key_prefix=b"users/", limit=2, from_index=2)] == [2, 3]
+    assert [index for index, _ in await looked_for(key_prefix=b"users/", limit=2, tail=True)] == [1498, 1499]
+    assert [index for index, _ in await looked_for(key_prefix=b"orders/", to_index=4)] == [1, 3]
+    _, pages = await read(inspect, key_prefix=b"nothing")
+    assert [page.next_index for page in pages] == [513, 1025, 1500], "a page tells how far it looked"
+    _, (page,) = await read(inspect, key_prefix=b"orders/", limit=2)
+    assert page.next_index == 4
+
+
+async def test_a_damaged_entry_is_shown_whatever_is_looked_for(inspect: Any, host: FakeHost) -> None:
+    host.store.log = [entry(1 + i, envelope.put(b"k", b"v")) for i in range(3)]
+    host.store.damaged_at = 2
+    entries, _ = await read(inspect, types=["delete"])
+    assert [(found.index, found.type, list(found.summary)) for found in entries] == [(2, "damaged", [host.store.damaged])]
+
+
+async def test_digests_tell_entries_apart(inspect: Any, host: FakeHost) -> None:
+    first = entry(1, envelope.put(b"k", b"v"))
+    host.store.log = [first, first._replace(index=Index(2)), first._replace(term=Term(9)), first]
+    entries, _ = await read(inspect, with_digest=True)
+    digests = [found.digest for found in entries]
+    assert ({len(each) for each in digests}, digests[0] == digests[3], len(set(digests))) == ({16}, True, 3)
+    assert (await read(inspect))[0][0].digest == b""
+
+
+async def test_a_check_tells_each_step(inspect: Any, host: FakeHost) -> None:
+    host.store.steps = [CheckStep("log", 5, 9, ()), CheckStep("log", 9, 9, ("entry 7 is damaged",)), CheckStep("state", 3, 3, ())]
+    told = [step async for step in inspect.CheckStore(inspect_pb2.CheckStoreRequest())]
+    assert [(step.part, step.done, step.total, list(step.problems), step.finished) for step in told] == [
+        ("log", 5, 9, [], False),
+        ("log", 9, 9, ["entry 7 is damaged"], False),
+        ("state", 3, 3, [], False),
+        ("", 0, 0, [], True),
+    ]
+    told = [step async for step in inspect.CheckStore(inspect_pb2.CheckStoreRequest(log_only=True))]
+    assert [(step.part, step.finished) for step in told] == [("log", False), ("log", False), ("", True)]
+
+
+async def test_compaction_by_hand(inspect: Any, host: FakeHost) -> None:
+    host.store.log = [entry(1 + i) for i in range(9)]
+    done = await inspect.Compact(inspect_pb2.CompactRequest(keep=2))
+    assert (done.first_index_before, done.first_index, done.log_used_bytes_before, done.log_used_bytes) == (1, 8, 4096, 1024)
+    assert done.held_by == "replica 2 still needs it"
+    host.replica.change_failure = ReplicaStoppedError()
+    assert (await refused(inspect.Compact(inspect_pb2.CompactRequest())))[1] == "SHUTTING_DOWN"
 
 
 async def test_an_entry_of_very_many_commands_is_cut(inspect: Any, host: FakeHost) -> None:
@@ -198,7 +261,7 @@ async def test_store_stats(inspect: Any) -> None:
     assert (environment.name, environment.map_size_bytes, environment.used_bytes) == ("raft", 1 << 20, 4096)
     assert (environment.free_bytes, environment.readers) == (8192, 2)
     assert [(database.name, database.entries, database.pages) for database in environment.databases] == [("log", 5, 1)]
-    assert (stats.unflushed_bytes, stats.format, stats.header.index) == (77, envelope.FORMAT, 9)
+    assert (stats.unflushed_bytes, stats.unflushed_segments, stats.format) == (77, 2, envelope.FORMAT)
 
 
 async def test_a_blank_daemon_has_nothing_to_show() -> None:
@@ -208,6 +271,8 @@ async def test_a_blank_daemon_has_nothing_to_show() -> None:
             blank.ListSnapshots(inspect_pb2.ListSnapshotsRequest()),
             blank.SaveSnapshot(inspect_pb2.SaveSnapshotRequest()),
             blank.StoreStats(inspect_pb2.StoreStatsRequest()),
+            blank.CheckStore(inspect_pb2.CheckStoreRequest()).read(),
+            blank.Compact(inspect_pb2.CompactRequest()),
             blank.ReadLog(inspect_pb2.ReadLogRequest()).read(),
             blank.FetchSnapshot(inspect_pb2.FetchSnapshotRequest(name="s")).read(),
         ):

@@ -21,20 +21,39 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ReadLogRequest(_message.Message):
+    """Entries as they lie on this replica's disk. Filters are joined: an entry must pass all that are given."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FROM_INDEX_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     TAIL_FIELD_NUMBER: _builtins.int
     WITH_DATA_FIELD_NUMBER: _builtins.int
+    TO_INDEX_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    TYPES_FIELD_NUMBER: _builtins.int
+    KEY_PREFIX_FIELD_NUMBER: _builtins.int
+    WITH_DIGEST_FIELD_NUMBER: _builtins.int
     from_index: _builtins.int
     """0: from the first one there is"""
     limit: _builtins.int
-    """entries; 0: 1,000"""
+    """entries that pass; 0: 1,000"""
     tail: _builtins.bool
-    """the last `limit` entries instead"""
+    """the last `limit` entries that pass (1,000 at most with a filter) instead of the first"""
     with_data: _builtins.bool
     """also the payloads"""
+    to_index: _builtins.int
+    """the last one to look at; 0: to the end"""
+    term: _builtins.int
+    """0: any"""
+    key_prefix: _builtins.bytes
+    """a command must name a key that begins with it; empty: any"""
+    with_digest: _builtins.bool
+    """also digests"""
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """as in LogEntry.type, or that of a command in a batch; none: any"""
+
     def __init__(
         self,
         *,
@@ -42,10 +61,15 @@ class ReadLogRequest(_message.Message):
         limit: _builtins.int = ...,
         tail: _builtins.bool = ...,
         with_data: _builtins.bool = ...,
+        to_index: _builtins.int = ...,
+        term: _builtins.int = ...,
+        types: _abc.Iterable[_builtins.str] | None = ...,
+        key_prefix: _builtins.bytes = ...,
+        with_digest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_index", b"from_index", "limit", b"limit", "tail", b"tail", "with_data", b"with_data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_index", b"from_index", "key_prefix", b"key_prefix", "limit", b"limit", "tail", b"tail", "term", b"term", "to_index", b"to_index", "types", b"types", "with_data", b"with_data", "with_digest", b"with_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -61,16 +85,19 @@ class LogEntry(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     term: _builtins.int
     type: _builtins.str
-    """put, delete, cas, write, batch, config, noop, session, ..."""
+    """put, delete, cas, write, batch, config, noop, session, ...; damaged: it cannot be read, summary says why"""
     bytes: _builtins.int
     """of the payload"""
     data: _builtins.bytes
+    digest: _builtins.bytes
+    """16 bytes: what two replicas' entries are compared by (SHA-256 over index, term, type and payload, cut)"""
     @_builtins.property
     def summary(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """one line a command"""
+        """one line a command; of a batch, with a filter by type or key, only those that pass"""
 
     def __init__(
         self,
@@ -81,10 +108,11 @@ class LogEntry(_message.Message):
         bytes: _builtins.int = ...,
         summary: _abc.Iterable[_builtins.str] | None = ...,
         data: _builtins.bytes = ...,
+        digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "data", b"data", "index", b"index", "summary", b"summary", "term", b"term", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "data", b"data", "digest", b"digest", "index", b"index", "summary", b"summary", "term", b"term", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -101,12 +129,15 @@ class ReadLogResponse(_message.Message):
     COMMIT_INDEX_FIELD_NUMBER: _builtins.int
     SNAPSHOT_INDEX_FIELD_NUMBER: _builtins.int
     SNAPSHOT_TERM_FIELD_NUMBER: _builtins.int
+    NEXT_INDEX_FIELD_NUMBER: _builtins.int
     first_index: _builtins.int
     last_index: _builtins.int
     commit_index: _builtins.int
     snapshot_index: _builtins.int
     """of the newest snapshot file; 0: none"""
     snapshot_term: _builtins.int
+    next_index: _builtins.int
+    """all entries before it were looked at"""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     @_builtins.property
@@ -121,14 +152,136 @@ class ReadLogResponse(_message.Message):
         commit_index: _builtins.int = ...,
         snapshot_index: _builtins.int = ...,
         snapshot_term: _builtins.int = ...,
+        next_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "entries", b"entries", "first_index", b"first_index", "header", b"header", "last_index", b"last_index", "snapshot_index", b"snapshot_index", "snapshot_term", b"snapshot_term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "entries", b"entries", "first_index", b"first_index", "header", b"header", "last_index", b"last_index", "next_index", b"next_index", "snapshot_index", b"snapshot_index", "snapshot_term", b"snapshot_term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadLogResponse: _TypeAlias = ReadLogResponse  # noqa: Y015
+
+@_typing.final
+class CheckStoreRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_ONLY_FIELD_NUMBER: _builtins.int
+    log_only: _builtins.bool
+    def __init__(
+        self,
+        *,
+        log_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_only", b"log_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckStoreRequest: _TypeAlias = CheckStoreRequest  # noqa: Y015
+
+@_typing.final
+class CheckStoreResponse(_message.Message):
+    """One step of many; the last one has `finished`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    part: _builtins.str
+    """log, state, positions, snapshots"""
+    done: _builtins.int
+    """records of that part, or bytes of snapshots"""
+    total: _builtins.int
+    """as far as is known now"""
+    finished: _builtins.bool
+    @_builtins.property
+    def header(self) -> _common_pb2.ResponseHeader: ...
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """newly found ones: sentences that name file and record"""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.ResponseHeader | None = ...,
+        part: _builtins.str = ...,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+        finished: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "finished", b"finished", "header", b"header", "part", b"part", "problems", b"problems", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckStoreResponse: _TypeAlias = CheckStoreResponse  # noqa: Y015
+
+@_typing.final
+class CompactRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEEP_FIELD_NUMBER: _builtins.int
+    keep: _builtins.int
+    """entries to leave before the last applied one, for followers that were away"""
+    def __init__(
+        self,
+        *,
+        keep: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep", b"keep"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompactRequest: _TypeAlias = CompactRequest  # noqa: Y015
+
+@_typing.final
+class CompactResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_BEFORE_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    LAST_INDEX_FIELD_NUMBER: _builtins.int
+    LOG_USED_BYTES_BEFORE_FIELD_NUMBER: _builtins.int
+    LOG_USED_BYTES_FIELD_NUMBER: _builtins.int
+    HELD_BY_FIELD_NUMBER: _builtins.int
+    first_index_before: _builtins.int
+    first_index: _builtins.int
+    last_index: _builtins.int
+    log_used_bytes_before: _builtins.int
+    log_used_bytes: _builtins.int
+    held_by: _builtins.str
+    """why less was dropped than was asked for; empty if all was"""
+    @_builtins.property
+    def header(self) -> _common_pb2.ResponseHeader: ...
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.ResponseHeader | None = ...,
+        first_index_before: _builtins.int = ...,
+        first_index: _builtins.int = ...,
+        last_index: _builtins.int = ...,
+        log_used_bytes_before: _builtins.int = ...,
+        log_used_bytes: _builtins.int = ...,
+        held_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_index", b"first_index", "first_index_before", b"first_index_before", "header", b"header", "held_by", b"held_by", "last_index", b"last_index", "log_used_bytes", b"log_used_bytes", "log_used_bytes_before", b"log_used_bytes_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompactResponse: _TypeAlias = CompactResponse  # noqa: Y015
 
 @_typing.final
 class SnapshotInfo(_message.Message):

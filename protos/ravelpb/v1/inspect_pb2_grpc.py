@@ -60,6 +60,16 @@ class InspectStub(object):
                 request_serializer=ravelpb_dot_v1_dot_inspect__pb2.StoreStatsRequest.SerializeToString,
                 response_deserializer=ravelpb_dot_v1_dot_inspect__pb2.StoreStatsResponse.FromString,
                 _registered_method=True)
+        self.CheckStore = channel.unary_stream(
+                '/ravel.v1.Inspect/CheckStore',
+                request_serializer=ravelpb_dot_v1_dot_inspect__pb2.CheckStoreRequest.SerializeToString,
+                response_deserializer=ravelpb_dot_v1_dot_inspect__pb2.CheckStoreResponse.FromString,
+                _registered_method=True)
+        self.Compact = channel.unary_unary(
+                '/ravel.v1.Inspect/Compact',
+                request_serializer=ravelpb_dot_v1_dot_inspect__pb2.CompactRequest.SerializeToString,
+                response_deserializer=ravelpb_dot_v1_dot_inspect__pb2.CompactResponse.FromString,
+                _registered_method=True)
 
 
 class InspectServicer(object):
@@ -98,6 +108,20 @@ class InspectServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckStore(self, request, context):
+        """Reads every record of log, state and snapshots and judges it, in short steps, while the replica serves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Compact(self, request, context):
+        """Flushes what is applied and drops the log entries that this replica does not need any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InspectServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -125,6 +149,16 @@ def add_InspectServicer_to_server(servicer, server):
                     servicer.StoreStats,
                     request_deserializer=ravelpb_dot_v1_dot_inspect__pb2.StoreStatsRequest.FromString,
                     response_serializer=ravelpb_dot_v1_dot_inspect__pb2.StoreStatsResponse.SerializeToString,
+            ),
+            'CheckStore': grpc.unary_stream_rpc_method_handler(
+                    servicer.CheckStore,
+                    request_deserializer=ravelpb_dot_v1_dot_inspect__pb2.CheckStoreRequest.FromString,
+                    response_serializer=ravelpb_dot_v1_dot_inspect__pb2.CheckStoreResponse.SerializeToString,
+            ),
+            'Compact': grpc.unary_unary_rpc_method_handler(
+                    servicer.Compact,
+                    request_deserializer=ravelpb_dot_v1_dot_inspect__pb2.CompactRequest.FromString,
+                    response_serializer=ravelpb_dot_v1_dot_inspect__pb2.CompactResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -263,6 +297,60 @@ class Inspect(object):
             '/ravel.v1.Inspect/StoreStats',
             ravelpb_dot_v1_dot_inspect__pb2.StoreStatsRequest.SerializeToString,
             ravelpb_dot_v1_dot_inspect__pb2.StoreStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ravel.v1.Inspect/CheckStore',
+            ravelpb_dot_v1_dot_inspect__pb2.CheckStoreRequest.SerializeToString,
+            ravelpb_dot_v1_dot_inspect__pb2.CheckStoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Compact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ravel.v1.Inspect/Compact',
+            ravelpb_dot_v1_dot_inspect__pb2.CompactRequest.SerializeToString,
+            ravelpb_dot_v1_dot_inspect__pb2.CompactResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,10 @@ class InspectStub:
     FetchSnapshot: _grpc.UnaryStreamMultiCallable[_inspect_pb2.FetchSnapshotRequest, _inspect_pb2.FetchSnapshotResponse]
     """The bytes of one snapshot file, from `offset` on, so that a broken download goes on where it stopped."""
     StoreStats: _grpc.UnaryUnaryMultiCallable[_inspect_pb2.StoreStatsRequest, _inspect_pb2.StoreStatsResponse]
+    CheckStore: _grpc.UnaryStreamMultiCallable[_inspect_pb2.CheckStoreRequest, _inspect_pb2.CheckStoreResponse]
+    """Reads every record of log, state and snapshots and judges it, in short steps, while the replica serves."""
+    Compact: _grpc.UnaryUnaryMultiCallable[_inspect_pb2.CompactRequest, _inspect_pb2.CompactResponse]
+    """Flushes what is applied and drops the log entries that this replica does not need any more."""
 
 @_typing.type_check_only
 class InspectAsyncStub(InspectStub):
@@ -53,6 +57,10 @@ class InspectAsyncStub(InspectStub):
     FetchSnapshot: _aio.UnaryStreamMultiCallable[_inspect_pb2.FetchSnapshotRequest, _inspect_pb2.FetchSnapshotResponse]  # type: ignore[assignment]
     """The bytes of one snapshot file, from `offset` on, so that a broken download goes on where it stopped."""
     StoreStats: _aio.UnaryUnaryMultiCallable[_inspect_pb2.StoreStatsRequest, _inspect_pb2.StoreStatsResponse]  # type: ignore[assignment]
+    CheckStore: _aio.UnaryStreamMultiCallable[_inspect_pb2.CheckStoreRequest, _inspect_pb2.CheckStoreResponse]  # type: ignore[assignment]
+    """Reads every record of log, state and snapshots and judges it, in short steps, while the replica serves."""
+    Compact: _aio.UnaryUnaryMultiCallable[_inspect_pb2.CompactRequest, _inspect_pb2.CompactResponse]  # type: ignore[assignment]
+    """Flushes what is applied and drops the log entries that this replica does not need any more."""
 
 class InspectServicer(metaclass=_abc_1.ABCMeta):
     """A look inside one replica. Every call is answered by the asked replica from its own disk, leader or not."""
@@ -93,5 +101,21 @@ class InspectServicer(metaclass=_abc_1.ABCMeta):
         request: _inspect_pb2.StoreStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inspect_pb2.StoreStatsResponse, _abc.Awaitable[_inspect_pb2.StoreStatsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CheckStore(
+        self,
+        request: _inspect_pb2.CheckStoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inspect_pb2.CheckStoreResponse], _abc.AsyncIterator[_inspect_pb2.CheckStoreResponse]]:
+        """Reads every record of log, state and snapshots and judges it, in short steps, while the replica serves."""
+
+    @_abc_1.abstractmethod
+    def Compact(
+        self,
+        request: _inspect_pb2.CompactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inspect_pb2.CompactResponse, _abc.Awaitable[_inspect_pb2.CompactResponse]]:
+        """Flushes what is applied and drops the log entries that this replica does not need any more."""
 
 def add_InspectServicer_to_server(servicer: InspectServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

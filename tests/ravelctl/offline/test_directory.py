@@ -20,10 +20,10 @@ async def test_a_look_the_log_and_a_check(tmp_path: Path) -> None:
     assert [record.index for page in directory.log_pages(path) for record in page.records] == [2, 3, 4, 5, 6, 7]
     assert [record.index for page in directory.log_pages(path, 4, 6) for record in page.records] == [4, 5]
     assert [page.records for page in directory.log_pages(path, 100)] == [[]]
-    assert {step.part for step in directory.check(path)} == {"log", "positions", "state"}
-    assert {step.part for step in directory.check(path, state=False)} == {"log"}
+    assert {step.part for step in directory.check(path)} == {"log", "positions", "state", "snapshots"}
+    assert {step.part for step in directory.check(path, log_only=True)} == {"log"}
     flip(path / "raft" / "data.mdb", LOG_MARK)
-    (problem,) = [problem for step in directory.check(path, state=False) for problem in step.problems]
+    (problem,) = [problem for step in directory.check(path, log_only=True) for problem in step.problems]
     assert problem.startswith("raft/data.mdb: entry 6 is damaged")
 
 

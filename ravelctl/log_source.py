@@ -1,0 +1,135 @@
+"""Where the entries of a log come from: a daemon that is asked, or a data directory that is read. Commands see no difference.
+
+Loads grpc only where a daemon is asked, and the store only where a directory is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ravelctl.errors import usage_error
+
+if TYPE_CHECKING:
+    from ravelctl.app import App
+    from ravelctl.client import InspectClient
+
+DAMAGED = "damaged"
+"""The type of an entry that cannot be read; its line says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    """Which entries. 0 and empty stand for no bound; `limit` counts those that pass the filters."""
+
+    from_index: int = 0
+    to_index: int = 0
+    limit: int = 1 << 62
+    tail: bool = False
+    term: int = 0
+    types: tuple[str, ...] = ()
+    key_prefix: bytes = b""
+    digests: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One entry in words."""
+
+    index: int
+    term: int
+    type: str
+    size: int  # bytes of the payload
+    lines: tuple[str, ...]  # one a command
+    digest: bytes  # what entries of two logs are compared by; empty unless it was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class LogPart:
+    """Some entries, and where the log stood when they were read."""
+
+    entries: tuple[LogEntry, ...]
+    next_index: int  # all before it were looked at
+    first_index: int
+    last_index: int
+    commit_index: int  # as far as this source knows
+    snapshot_index: int  # of the newest file; 0: none
+    snapshot_term: int
+
+
+class LogSource(Protocol):
+    """One log."""
+
+    name: str
+
+    def parts(self, query: LogQuery) -> AsyncIterator[LogPart]:
+        """At least one part. Raises RavelError or CommandError."""
+        ...
+
+
+class LiveLog:
+    """The log of a daemon, as it lies on its disk."""
+
+    def __init__(self, name: str, address: str, client: InspectClient) -> None:
+        self.name = name
+        self.address = address
+        self._client = client
+
+    async def parts(self, query: LogQuery) -> AsyncIterator[LogPart]:
+        pages = self._client.read_log(
+            self.address,
+            from_index=query.from_index,
+            to_index=query.to_index,
+            limit=query.limit,
+            tail=query.tail,
+            term=query.term,
+            types=query.types,
+            key_prefix=query.key_prefix,
+            with_digest=query.digests,
+        )
+        async for page in pages:
+            yield LogPart(
+                tuple(LogEntry(e.index, e.term, e.type, e.bytes, tuple(e.summary), e.digest) for e in page.entries),
+                page.next_index,
+                page.first_index,
+                page.last_index,
+                page.commit_index,
+                page.snapshot_index,
+                page.snapshot_term,
+            )
+
+
+async def live_log(app: App, client: InspectClient, replica: str | None) -> LiveLog:
+    """The log of the named replica, else of the first endpoint that answers. Raises CommandError."""
+    from ravelctl.sources import source
+
+    chosen = await source(app, replica)
+    return LiveLog(chosen.name, chosen.address, client)
+
+
+def directory_log(path: str) -> LogSource:
+    """The log in a data directory. Raises CommandError where there is none."""
+    from ravelctl.offline.logs import DirectoryLog
+
+    return DirectoryLog(Path(path))
+
+
+def is_directory(word: str) -> bool:
+    """Whether a word that may name a replica, an address or a directory names a directory."""
+    return "/" in word or Path(word).is_dir()
+
+
+async def log_side(app: App, client: InspectClient, word: str) -> LogSource:
+    """The log that a word names: a data directory if it has a slash or is one, an address if it has a colon, else a replica."""
+    from ravelctl.config import endpoint
+
+    if is_directory(word):
+        return directory_log(word)
+    if ":" not in word:
+        return await live_log(app, client, word)
+    try:
+        return LiveLog(word, endpoint(word), client)
+    except ValueError as error:
+        raise usage_error(str(error)) from error

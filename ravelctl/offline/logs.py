@@ -1,0 +1,87 @@
+"""The log of a data directory, in the form in which commands see every log."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ravel_node.machine.entries import EntryFilter, digest
+from ravelctl.errors import CommandError
+from ravelctl.log_source import DAMAGED, LogEntry, LogPart, LogQuery
+from ravelctl.offline import directory
+
+if TYPE_CHECKING:
+    from ravel_node.storage.base import LogPage, LogRecord
+
+
+class DirectoryLog:
+    """A LogSource that dials nobody. Each part is one short read transaction."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises CommandError where it is no data directory."""
+        directory.reader(path)
+        self.name = str(path)
+        self._path = path
+
+    async def parts(self, query: LogQuery) -> AsyncIterator[LogPart]:
+        """See LogSource. A live daemon's commit index is the one it last wrote down, which may be some entries behind."""
+        for part in self._parts(query):
+            yield part
+
+    def _parts(self, query: LogQuery) -> Iterator[LogPart]:
+        facts = directory.look(self._path)
+        applied = facts.state.applied.index if facts.state is not None and facts.state.applied is not None else 0
+        commit = max(facts.log.hard_state.commit if facts.log.hard_state is not None else 0, applied)
+        newest = next((file.header for file in facts.snapshots if file.header is not None and not file.problem), None)
+        shape = LogPart(
+            (),
+            0,
+            facts.log.first_index,
+            facts.log.last_index,
+            commit,
+            newest.index if newest else 0,
+            newest.term if newest else 0,
+        )
+        if query.from_index and query.from_index < shape.first_index:
+            raise CommandError(
+                f"entry {query.from_index} was compacted away: the log in {self._path} begins at {shape.first_index}",
+                next_step=f"begin with --from {shape.first_index}",
+                reason="COMPACTED",
+            )
+        wanted = EntryFilter(query.term, frozenset(query.types), query.key_prefix)
+        end = query.to_index + 1 if query.to_index else None
+        if query.tail:
+            yield self._tail(shape, query, wanted, end)
+            return
+        left = query.limit
+        for page in directory.log_pages(self._path, query.from_index, end):
+            found = list(_entries(page.records, wanted, query.digests))
+            taken = found[:left]
+            left -= len(taken)
+            following = taken[-1].index + 1 if taken and not left else page.next
+            yield _part(shape, page, taken, following)
+            if not left:
+                return
+
+    def _tail(self, shape: LogPart, query: LogQuery, wanted: EntryFilter, end: int | None) -> LogPart:
+        first = 0 if wanted else max(0, (end or shape.last_index + 1) - query.limit)
+        newest: deque[LogEntry] = deque(maxlen=query.limit)
+        for page in directory.log_pages(self._path, first, end):
+            newest += _entries(page.records, wanted, query.digests)
+        return _part(shape, page, newest, page.next)
+
+
+def _part(shape: LogPart, page: LogPage, entries: Iterable[LogEntry], following: int) -> LogPart:
+    return replace(shape, entries=tuple(entries), next_index=following, first_index=page.first, last_index=page.last)
+
+
+def _entries(records: Iterable[LogRecord], wanted: EntryFilter, digests: bool) -> Iterator[LogEntry]:
+    for index, entry, problem in records:
+        if entry is None:  # it may be any, so it passes every filter
+            yield LogEntry(index, 0, DAMAGED, 0, (problem,), b"")
+        elif (words := wanted.words(entry)) is not None:
+            kind, lines = words
+            yield LogEntry(index, entry.term, kind, len(entry.data), tuple(lines), digest(entry) if digests else b"")

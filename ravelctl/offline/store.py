@@ -1,0 +1,61 @@
+"""Sizes of a data directory, and how a stopped daemon's free pages are given back to the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ravel_node.storage.rewriting import rewrite_directory
+from ravelctl.errors import CommandError
+from ravelctl.exit_codes import ExitCode
+from ravelctl.offline import directory
+from ravelctl.output import U64
+from ravelctl.store_stats import PAGE_BYTES, EnvironmentRow, StoreStats, database_row
+
+if TYPE_CHECKING:
+    from ravelctl.app import App
+
+
+def directory_stats(data_dir: str) -> StoreStats:
+    """Read them. Raises CommandError."""
+    facts = directory.look(Path(data_dir))
+    rows = tuple(
+        EnvironmentRow(
+            env.name,
+            U64(env.used),
+            U64(env.free),
+            U64(env.map_size),
+            env.readers,
+            tuple(database_row(part.name, part.entries, part.pages, PAGE_BYTES) for part in env.databases),
+        )
+        for env in facts.environments
+    )
+    numbers = {
+        "snapshots_bytes": sum(file.size_bytes for file in facts.snapshots),
+        "incoming_bytes": sum(file.size_bytes for file in facts.incoming),
+        "all_files_bytes": facts.file_bytes,
+        "disk_free_bytes": facts.disk_free_bytes,
+        "format": facts.format,
+    }
+    note = f"process {facts.owner} has it open" if facts.owner else "no process has it open"
+    return StoreStats(data_dir, rows, numbers, facts.owner, (note, *facts.problems))
+
+
+def compact_directory(app: App, data_dir: str) -> dict[str, tuple[int, int]]:
+    """Rewrite log and state without free pages; bytes of each before and after. Raises CommandError."""
+    path = Path(data_dir)
+    found = directory.reader(path)
+    if owner := found.owner:
+        raise CommandError(
+            f"process {owner} has {data_dir} open: its files cannot be replaced now",
+            code=ExitCode.REFUSED,
+            next_step="stop that daemon first, or have it drop log entries with `ravelctl store compact --replica NAME`",
+        )
+    with directory.told(), app.progress(f"rewriting {data_dir}:") as progress:
+        try:
+            return rewrite_directory(path, progress.update)
+        except OSError as error:
+            raise CommandError(
+                f"{data_dir} cannot be rewritten: {error.strerror or error}; it is as it was",
+                next_step="make room for a copy of the larger of its two environments, and repeat the command",
+            ) from error

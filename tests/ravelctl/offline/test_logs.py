@@ -1,0 +1,117 @@
+"""`ravelctl log` on data directories: nobody is dialled."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from ravel_node.machine import envelope
+from ravel_node.raft.types import Entry, Index, Term
+from ravelctl.app import App
+from ravelctl.config import Output
+from ravelctl.log_follow import Printer, follow_directory
+from ravelctl.log_source import LogQuery, directory_log
+from tests.ravelctl.conftest import Ctl
+from tests.ravelctl.offline.support import edit_log, flip_log_byte, make, puts
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    entries = [[], *puts(1, 9), [envelope.delete(b"users/1"), envelope.put(b"users/2", b"x")], *puts(10, 20)]
+    return make(tmp_path / "n1", entries, snapshot_at=8)
+
+
+def test_entries_are_shown_and_filtered(ctl: Ctl, path: Path) -> None:
+    ran = ctl("log", "show", "--data-dir", path, "--to", 3)
+    assert (ran.code, ran.out) == (
+        0,
+        "INDEX  TERM  TYPE  BYTES  SUMMARY\n"
+        "2      3     noop  0      -\n"
+        "3      3     put   31     orders/1 = 10 bytes\n"
+        f"first 2  snapshot 8@3  commit 23  last 23  source {path}\n",
+    )
+
+    def shown(*words: object) -> list[str]:
+        return ctl("log", "show", "--data-dir", path, "-o", "name", *words).out.split()
+
+    assert shown("--prefix", "users/") == ["12"]
+    assert shown("--type", "noop", "--type", "delete") == ["2", "12"]
+    assert shown("--type", "put", "--limit", 2, "--tail") == ["22", "23"]
+    assert shown("--tail", "--limit", 3) == ["21", "22", "23"]
+    assert shown("--from", 21) == ["21", "22", "23"]
+    assert shown("--term", 4) == []
+    assert ctl("log", "show", "--data-dir", path, "--from", 1).code == 1
+    assert ctl("log", "show", "--data-dir", path, "--type", "pot").code == 2
+    assert ctl("log", "show", "--data-dir", path, "--replica", "n1").code == 2
+    told = ctl("log", "show", "--data-dir", path, "--prefix", "users/1", "-o", "json").json
+    assert told["entries"][0]["commands"] == ["delete users/1"]
+
+
+def test_damage_is_shown_verified_and_compared(ctl: Ctl, path: Path, tmp_path: Path) -> None:
+    assert ctl("log", "verify", "--data-dir", path).code == 0
+    flip_log_byte(path, 15)
+    ran = ctl("log", "show", "--data-dir", path, "--from", 14, "--to", 16)
+    assert (ran.code, ran.out.splitlines()[2].split()[:3]) == (8, ["15", "-", "damaged"])
+    ran = ctl("log", "verify", "--data-dir", path, "-o", "json")
+    assert (ran.code, len(ran.json["problems"])) == (8, 1)
+    assert ran.json["problems"][0].startswith("raft/data.mdb: entry 15 is damaged")
+    whole = make(tmp_path / "n2", [[], *puts(1, 9), [envelope.delete(b"users/1"), envelope.put(b"users/2", b"x")], *puts(10, 20)])
+    for sides in ((path, whole), (whole, path)):
+        ran = ctl("log", "diff", *sides, "-o", "json")
+        assert (ran.code, ran.json["index"], ran.json["damage"]) == (8, "15", True)
+
+
+def test_a_divergence_with_right_check_sums_is_found_by_its_index(ctl: Ctl, tmp_path: Path) -> None:
+    a, b = (make(tmp_path / name, puts(1, 1500), replica=number) for number, name in enumerate(("n1", "n2"), 1))
+    ran = ctl("log", "diff", a, b)
+    assert (ran.code, ran.out) == (0, f"1500 entries from 2 to 1501 are the same on {a} and {b}\n")
+    edit_log(b, 1234, lambda entry: entry._replace(data=entry.data.replace(b"value", b"velue")))
+    ran = ctl("log", "diff", a, b)
+    assert (ran.code, ran.out.splitlines()[0]) == (8, "entry 1234 is the first that differs")
+    assert ctl("log", "diff", a, b, "--to", 1233).code == 0
+    assert ctl("log", "diff", a, b, "-o", "name").out == "1234\n"
+    assert ctl("log", "verify", "--data-dir", b).code == 0, "each log by itself is whole"
+
+
+def test_an_uncommitted_tail_is_told_from_damage(ctl: Ctl, tmp_path: Path) -> None:
+    a = make(tmp_path / "n1", puts(1, 5), raw=[Entry(Term(4), Index(7), data=b"")])
+    b = make(tmp_path / "n2", puts(1, 5), raw=[Entry(Term(5), Index(7), data=b"")])
+    ran = ctl("log", "diff", a, b)
+    assert (ran.code, "a leader will replace one of them" in ran.out) == (1, True)
+    edit_log(b, 6, lambda entry: entry._replace(term=Term(2)))
+    ran = ctl("log", "diff", a, b, "-o", "json")
+    assert (ran.code, ran.json["index"], ran.json["why"]) == (8, "6", "both replicas know it as committed")
+
+
+def test_logs_without_a_common_entry(ctl: Ctl, tmp_path: Path) -> None:
+    a, b = make(tmp_path / "n1", puts(1, 5)), make(tmp_path / "n2", [])
+    ran = ctl("log", "diff", a, b)
+    assert (ran.code, "have no entry in common" in ran.out) == (1, True)
+    assert ctl("log", "diff", a, tmp_path / "none").code == 2
+
+
+def test_a_directory_is_followed_while_it_grows_and_is_cut(ctl: Ctl, tmp_path: Path) -> None:
+    path = make(tmp_path / "n1", puts(1, 12))
+    assert ctl("log", "follow", "--data-dir", path, "--limit", 10, "-o", "name").out.split() == [str(i) for i in range(4, 14)]
+    assert ctl("log", "follow", "--data-dir", path, "--from", 2, "--limit", 2).out == (
+        "INDEX     TERM  TYPE      BYTES   SUMMARY\n"
+        "2         3     put       31      orders/1 = 10 bytes\n"
+        "3         3     put       31      orders/2 = 10 bytes\n"
+    )
+
+
+async def test_what_a_new_leader_replaced_is_told_and_shown_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = await asyncio.to_thread(make, tmp_path / "n1", puts(1, 12))
+    source = directory_log(str(path))
+    printer = Printer(App({"output": Output.NAME}), 6)
+    following = asyncio.create_task(follow_directory(source, LogQuery(from_index=10), printer))
+    while printer.left > 2:
+        await asyncio.sleep(0.01)
+    for index in (13, 12):
+        edit_log(path, index, lambda entry: entry._replace(term=Term(7)))
+    await following
+    out, err = capfd.readouterr()
+    assert out.split() == ["10", "11", "12", "13", "12", "13"]
+    assert "a new leader replaced the entries from 12 on" in err
