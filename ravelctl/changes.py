@@ -53,15 +53,20 @@ async def promote(app: App, words: Sequence[str]) -> View:
     """Make learners voters, in one change."""
     async with dial.cluster(app) as client:
         status = await cluster_status(app, client, need_leader=True)
-        rising, ids, already = _sorted_out(status, words, pb.LEARNER)
+        rising, _, already = _sorted_out(status, words, pb.LEARNER)
+        return await _made(app, client, status, promotion(client, rising), already, "a voter")
 
-        async def ask(
-            *, dry_run: bool = False, expect: pb.Expectation | None = None, timeout_s: float | None = None
-        ) -> pb.ChangeResponse:
-            return await client.promote(ids, dry_run=dry_run, expect=expect, timeout_s=timeout_s)
 
-        change = Change(f"promote {listed(rising)}", f"promoted {listed(rising)}", rising, frozenset(), ask)
-        return await _made(app, client, status, change, already, "a voter")
+def promotion(client: ClusterClient, rising: Sequence[pb.Member]) -> Change:
+    """Learners become voters."""
+    ids = [member.replica_id for member in rising]
+
+    async def ask(
+        *, dry_run: bool = False, expect: pb.Expectation | None = None, timeout_s: float | None = None
+    ) -> pb.ChangeResponse:
+        return await client.promote(ids, dry_run=dry_run, expect=expect, timeout_s=timeout_s)
+
+    return Change(f"promote {listed(rising)}", f"promoted {listed(rising)}", rising, frozenset(), ask)
 
 
 async def demote(app: App, words: Sequence[str]) -> View:
@@ -84,17 +89,21 @@ async def remove(app: App, words: Sequence[str]) -> View:
     async with dial.cluster(app) as client:
         status = await cluster_status(app, client, need_leader=True)
         leaving = [find_member(status.members, word) for word in dict.fromkeys(words)]
-        ids = [member.replica_id for member in leaving]
+        return await _made(app, client, status, removal(client, status.cluster_name, leaving), (), "")
 
-        async def ask(
-            *, dry_run: bool = False, expect: pb.Expectation | None = None, timeout_s: float | None = None
-        ) -> pb.ChangeResponse:
-            return await client.leave(ids, dry_run=dry_run, expect=expect, timeout_s=timeout_s)
 
-        title = f"remove {listed(leaving)} from cluster {status.cluster_name}"
-        question = f"{title}? An id is never used twice."
-        change = Change(title, f"removed {listed(leaving)}", leaving, frozenset(ids), ask, question)
-        return await _made(app, client, status, change, (), "")
+def removal(client: ClusterClient, cluster: str, leaving: Sequence[pb.Member]) -> Change:
+    """Replicas go for good."""
+    ids = [member.replica_id for member in leaving]
+
+    async def ask(
+        *, dry_run: bool = False, expect: pb.Expectation | None = None, timeout_s: float | None = None
+    ) -> pb.ChangeResponse:
+        return await client.leave(ids, dry_run=dry_run, expect=expect, timeout_s=timeout_s)
+
+    title = f"remove {listed(leaving)} from cluster {cluster}"
+    question = f"{title}? An id is never used twice."
+    return Change(title, f"removed {listed(leaving)}", leaving, frozenset(ids), ask, question)
 
 
 def listed(members: Sequence[pb.Member]) -> str:

@@ -24,6 +24,8 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "leave": ("ravelctl.commands.leave", "Take a replica out for good."),
     "status": ("ravelctl.commands.status", "Show how the cluster does, at one look."),
     "health": ("ravelctl.commands.health", "Say in one line whether the cluster is healthy."),
+    "top": ("ravelctl.commands.top", "Show terms, leaders and lag, live."),
+    "record": ("ravelctl.commands.record", "Record a cluster, for `top --replay`."),
     "member": ("ravelctl.commands.member", "List, promote, demote, replace, remove, update members."),
     "leader": ("ravelctl.commands.leader", "Show, transfer or give up leadership."),
     "events": ("ravelctl.commands.events", "Show what has happened: elections, changes, alarms."),

@@ -30,6 +30,7 @@ _EXAMPLES: Final = (
     ("ravelctl bootstrap 10.0.0.1 10.0.0.2 10.0.0.3", "make three blank daemons one"),
     ("ravelctl context add prod -e 10.0.0.1,10.0.0.2", "from now on these are meant"),
     ("ravelctl status --watch", "how it does, again and again"),
+    ("ravelctl top", "the same as a live screen"),
     ("ravelctl member remove n3 --dry-run", "would the quorum bear it?"),
 )
 

@@ -18,12 +18,18 @@ DISTRIBUTION: Final = "ravel-kv"
 @pass_app
 def command(app: App) -> View:
     """Print the version of ravelctl, and of what it runs on."""
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import version
 
-    try:
-        own = version(DISTRIBUTION)
-    except PackageNotFoundError:
-        own = "unknown"  # a tree that was never installed
+    own = own_version()
     python = platform.python_version()
     data = {"ravelctl": own, "python": python, "click": version("click"), "protocol": "ravel.v1", "output": API_VERSION}
     return View(kind="Version", data=data, body=f"ravelctl {own} (python {python}, protocol ravel.v1)", names=(own,))
+
+
+def own_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "unknown"  # a tree that was never installed

@@ -56,6 +56,27 @@ def test_the_commands_start_without(heavy: str, cli_modules: set[str]) -> None:
     assert heavy not in cli_modules
 
 
+@pytest.mark.parametrize(
+    "module",
+    ["ravelctl.commands.top", "ravelctl.commands.record", "ravelctl.tui.headless", "ravelctl.tui.plain", "ravelctl.tui.actions"],
+)
+def test_recording_and_plain_frames_load_no_screens(module: str) -> None:
+    assert "textual" not in _top(_loaded_by(module))
+
+
+def test_no_command_but_top_loads_the_dashboard(every_command: set[str]) -> None:
+    assert "textual" not in _top(every_command)
+    assert not {name for name in every_command if name.startswith("ravelctl.tui")}
+
+
+@pytest.fixture(scope="module")
+def every_command() -> set[str]:
+    """What all modules of commands load together when they are named."""
+    from ravelctl.cli import COMMANDS
+
+    return _loaded_by(", ".join(sorted({module for module, _ in COMMANDS.values()})))
+
+
 @pytest.fixture(scope="module")
 def cli_modules() -> set[str]:
     return _top(_loaded_by("ravelctl.cli"))

@@ -1,0 +1,97 @@
+"""One plain frame, for a pipe or a terminal that cannot be drawn on. No Textual."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ravelctl.errors import CommandError
+from ravelctl.exit_codes import ExitCode
+from ravelctl.output import View
+from ravelctl.tui.model import Freshness, Sight
+from ravelctl.tui.observer import Picture
+from ravelctl.tui.panels import plain_frame
+from ravelctl.tui.recording import Player, Recording
+from ravelctl.tui.session import Live
+
+if TYPE_CHECKING:
+    from ravelctl.tui.session import Options
+
+FRAME_INTERVAL_S: Final = 0.5
+"""Two frames make rates."""
+PATIENCE_S: Final = 3.0
+"""So long a daemon may take to answer or to be given up."""
+POLL_S: Final = 0.02
+
+
+async def one_frame(options: Options) -> View:
+    """What a screen would show, as text. Raises CommandError (exit 3) if nobody answers."""
+    live = Live(options, options.target, interval_s=FRAME_INTERVAL_S)
+    task = asyncio.create_task(live.run())
+    try:
+        await _settled(live, task)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    live.look(at_interval=True)
+    picture = live.look(at_interval=True)  # an alarm stands once two views break its rule
+    if not any(row.fresh for row in picture.view.replicas):
+        why = "; ".join(sorted({row.error for row in picture.view.replicas if row.error})) or "no answer in time"
+        raise CommandError(
+            f"no daemon answers at {', '.join(options.target.endpoints)}: {why}",
+            code=ExitCode.UNREACHABLE,
+            next_step="check that the daemons run, or name others with --endpoints",
+            reason="UNREACHABLE",
+        )
+    return _view(picture)
+
+
+async def _settled(live: Live, task: asyncio.Task[None]) -> None:
+    """Until every daemon has answered twice or cannot be reached."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PATIENCE_S
+    while loop.time() < deadline and not task.done():
+        sights = live.observer.sights
+        if sights and all(_has_said_enough(sight) for sight in sights):
+            return
+        await asyncio.sleep(POLL_S)
+
+
+def _has_said_enough(sight: Sight) -> bool:
+    """Two frames, unless it is gone, blank, or of a version that counts nothing."""
+    if sight.error or sight.before is not None:
+        return True
+    return sight.status is not None and not sight.status.HasField("counters")
+
+
+def replayed_frame(path: Path) -> View:
+    """The last frame of a recording."""
+    player = Player(Recording(path))
+    player.seek(player.recording.length_ms)
+    return _view(player.picture, notes=(f"{path} is damaged: {player.damage}",) if player.damage else ())
+
+
+def _view(picture: Picture, notes: tuple[str, ...] = ()) -> View:
+    view = picture.view
+    data = {
+        "cluster": view.name,
+        "term": view.term,
+        "leader": view.leader.name if view.leader is not None else "",
+        "voters": view.voters,
+        "quorum": view.quorum,
+        "acknowledging": view.acknowledging,
+        "replicas": [
+            {
+                "name": row.name,
+                "role": row.role.value,
+                "state": row.state,
+                "lag": row.lag,
+                "lag_ms": row.lag_ms,
+                "reached": row.freshness is Freshness.LIVE,
+            }
+            for row in view.replicas
+        ],
+        "alarms": [{"severity": alarm.severity.name, "text": alarm.breach.text} for alarm in picture.alarms],
+    }
+    return View("Top", data, body=plain_frame(picture), names=tuple(row.name for row in view.replicas), notes=notes)

@@ -1,0 +1,128 @@
+"""The main screen: one cluster, a line for each replica."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.widgets import Input
+
+from ravelctl.tui.columns import ORDERS, arranged, layout, row_line, title_line, wanted
+from ravelctl.tui.keys import Where
+from ravelctl.tui.observer import FILTERS
+from ravelctl.tui.panels import alarm_line, chosen_events, event_lines, event_tabs, header, silence_lines
+from ravelctl.tui.screens.base import Paged
+from ravelctl.tui.text import BLANK, Line
+from ravelctl.tui.widgets.panel import Panel
+from ravelctl.tui.widgets.replica_table import RowTable
+
+ROOMY_ROWS = 30
+"""From so many lines on the parts are ruled off from each other."""
+EVENT_ROWS_LEAST = 3
+
+
+class ClusterScreen(Paged):
+    """Header, table, alarms, events, keys."""
+
+    where: ClassVar[Where] = Where.CLUSTER
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order = 0
+        self.events_shown = FILTERS[0]
+        self.alarms_shown = 0
+        self._widths: dict[str, int] = {}
+        self._widths_of = ""
+
+    def compose(self) -> ComposeResult:
+        yield Panel(id="head")
+        yield Panel(id="rule-1")
+        yield RowTable(id="table")
+        yield Panel(id="rule-2")
+        yield Panel(id="alarms")
+        yield Panel(id="rule-3")
+        yield Panel(id="tabs")
+        yield Panel(id="events")
+        yield Input(id="filter", placeholder="part of a name, a role, a state or an address; ! shows those with trouble")
+        yield Panel(id="foot")
+        yield from self.compose_small()
+
+    def on_mount(self) -> None:
+        self.query_one(RowTable).focus()
+        super().on_mount()
+
+    @property
+    def pattern(self) -> str:
+        return self.query_one("#filter", Input).value
+
+    def paint(self) -> None:
+        picture, size = self.top.source.picture, self.app.size
+        view = picture.view
+        if self._widths_of != view.cluster_id:
+            self._widths, self._widths_of = {}, view.cluster_id
+        self._widths = wanted(view.replicas, view, self._widths)
+        shown = layout(size.width, self._widths)
+        order = ORDERS[self.order]
+        rows = arranged(view.replicas, order, self.pattern)
+        head = header(picture, self.top.status, size.width)
+        self._fit(len(head), len(rows), size.height)
+        self.query_one("#head", Panel).show(head)
+        table = self.query_one(RowTable)
+        table.show(title_line(shown, order.column), [(row.key, row_line(row, view, shown)) for row in rows])
+        alarms, self.alarms_shown = alarm_line(picture, size.width)
+        self.query_one("#alarms", Panel).show([alarms])
+        for rule in ("#rule-1", "#rule-2", "#rule-3"):
+            self.query_one(rule, Panel).show([self.rule()])
+        self.query_one("#tabs", Panel).show([event_tabs(self.events_shown, size.width)])
+        self.query_one("#events", Panel).show(self._event_lines(size.width, size.height))
+        self.paint_footer()
+
+    def _event_lines(self, columns: int, rows: int) -> list[Line]:
+        picture = self.top.source.picture
+        why = [*silence_lines(picture, columns), BLANK] if picture.view.silent and not self.top.source.is_replay else []
+        return [*why, *event_lines(chosen_events(picture.events, self.events_shown)[:rows], columns)]
+
+    def _fit(self, head: int, rows: int, height: int) -> None:
+        """The table takes what its rows need, as long as some events remain."""
+        roomy = height >= ROOMY_ROWS
+        self.query_one("#rule-3").display = roomy
+        self.query_one("#tabs").display = roomy or self.events_shown != FILTERS[0]
+        fixed = head + 2 + 1 + (2 if roomy else 0) + 1 + (1 if self.query_one("#filter").has_class("open") else 0)
+        room = max(3, height - fixed - EVENT_ROWS_LEAST)
+        for name, wanted_rows in (("#head", head), ("#table", min(room, max(rows, 1) + 1))):
+            styles = self.query_one(name).styles
+            if styles.height is None or styles.height.value != wanted_rows:
+                styles.height = wanted_rows
+
+    # --- the filter
+
+    def open_filter(self) -> None:
+        field = self.query_one("#filter", Input)
+        field.add_class("open")
+        field.focus()
+        self.refit()
+
+    def close_filter(self, *, clear: bool) -> bool:
+        """Back to the table. Returns whether there was anything to close."""
+        field = self.query_one("#filter", Input)
+        was_open = field.has_class("open")
+        if clear:
+            field.value = ""
+        if not field.value:
+            field.remove_class("open")
+        self.query_one(RowTable).focus()
+        self.refit()
+        return was_open
+
+    @on(Input.Changed, "#filter")
+    def _filter_changed(self) -> None:
+        self.refit()
+
+    @on(Input.Submitted, "#filter")
+    def _filter_submitted(self) -> None:
+        self.close_filter(clear=False)
+
+    @on(RowTable.Opened)
+    def _row_opened(self) -> None:
+        self.top.action_open()
