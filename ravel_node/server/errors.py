@@ -144,8 +144,9 @@ STATUS_OF: Final[dict[type[Exception], tuple[int, Reason]]] = {
     LogCompactedError: (code_pb2.OUT_OF_RANGE, Reason.COMPACTED),
 }
 
-FATAL: Final = (raft.InvariantError, storage.StoreFailedError)
-"""After one of these nothing that the replica says can be trusted: whoever built the server is told, and stops it."""
+FATAL: Final = (raft.InvariantError, storage.StoreFailedError, storage.DamagedError)
+"""After one of these nothing that the replica says can be trusted: whoever built the server is told, and stops it. A damaged
+record is met where it is read, also by a client's get; a leader that went on would fail that key for ever."""
 
 
 def is_refusal(error: BaseException) -> bool:

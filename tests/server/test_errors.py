@@ -102,7 +102,7 @@ def test_faults_tell_an_id_that_differs_each_time() -> None:
 
 
 def test_fatal_ones_are_not_caught_by_accident() -> None:
-    assert set(FATAL) == {raft_errors.InvariantError, storage_base.StoreFailedError}
+    assert set(FATAL) == {raft_errors.InvariantError, storage_base.StoreFailedError, storage_base.DamagedError}
     assert not is_refusal(raft_errors.InvariantError("1 is not 2"))
 
 

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from ravel_node.machine import envelope
+from ravel_node.machine import kv as machine_kv
 from ravel_node.raft.errors import InvariantError
 from ravel_node.raft.types import ReplicaId
 from ravel_node.replica.errors import (
@@ -22,7 +23,7 @@ from ravel_node.replica.errors import (
 )
 from ravel_node.replica.reads import ReadMode
 from ravel_node.server.limits import Limits
-from ravel_node.storage.base import StoreFailedError
+from ravel_node.storage.base import DamagedError, StoreFailedError
 from ravelpb.v1 import common_pb2, kv_pb2
 from ravelpb.v1.kv_pb2_grpc import KVStub
 from tests.server.fakes import CLUSTER, FakeHost, info_of, serving
@@ -244,13 +245,33 @@ async def test_a_fault_of_ours_tells_an_id_and_nothing_else(kv: Any, host: FakeH
     assert host.fatal == []
 
 
-@pytest.mark.parametrize("failure", [InvariantError("1 is not 2"), StoreFailedError("fdatasync failed")])
+@pytest.mark.parametrize(
+    "failure", [InvariantError("1 is not 2"), StoreFailedError("fdatasync failed"), DamagedError("record 'k' is damaged")]
+)
 async def test_what_makes_the_replica_untrustworthy_is_told_to_the_daemon(kv: Any, host: FakeHost, failure: Exception) -> None:
     host.fake.failures = [failure]
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await kv.Put(kv_pb2.PutRequest(key=b"k"))
-    assert caught.value.code() in {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE}
+    assert caught.value.code() in {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS}
     assert host.fatal == [failure]
+
+
+async def test_a_damaged_record_that_a_client_reads_is_told_to_the_daemon(
+    kv: Any, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage = DamagedError("state-1/data.mdb: record 'k' of database kv is damaged")
+
+    def damaged(*_: object) -> None:
+        raise damage
+
+    monkeypatch.setattr(machine_kv, "get", damaged)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await kv.Get(kv_pb2.GetRequest(key=b"k"))
+    stream = kv.Session()
+    await stream.write(kv_pb2.SessionRequest(id=1, commands=[kv_pb2.Command(get=kv_pb2.GetRequest(key=b"k"))]))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stream.read()
+    assert host.fatal == [damage, damage]
 
 
 async def fill(kv: Any, count: int, size: int = 1) -> None:
