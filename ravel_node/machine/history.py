@@ -131,6 +131,23 @@ def read_idle(get: Getter, index: int) -> Idle:
     return idle
 
 
+def record_problem(key: bytes, payload: bytes, revision: int) -> str:
+    """Why this record of Database.HISTORY cannot be what a machine at this revision wrote; empty if it can."""
+    if key == _SINCE or (key[:1] == b"a" and len(key) == 1 + _U64.size):
+        if len(payload) != _U64.size:
+            return f"it has {len(payload)} bytes, and a number has {_U64.size}"
+        number = _U64.unpack(payload)[0]
+        if key != _SINCE and number > revision:
+            return f"an anchor at revision {number}, and the cluster's is {revision}"
+        return ""
+    if key[:1] != b"i" or len(key) != 1 + _U64.size:
+        return f"no record of this database has such a key of {len(key)} bytes"
+    at = 0
+    while at + _PLACE.size <= len(payload):
+        at += _PLACE.size + 2 * _PLACE.unpack_from(payload, at)[1]
+    return "" if at == len(payload) and at else f"a note of {len(payload)} bytes that ends within a place"
+
+
 def changes(payload: bytes, idle: Idle) -> list[list[Change]]:
     """What an applied normal entry changed: one list for each revision, in order. `idle` is `read_idle` of the entry."""
     found: list[list[Change]] = []

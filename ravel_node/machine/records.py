@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+from ravel_node.machine import history
 from ravel_node.machine.base import Database, Rules
 from ravel_node.machine.kv import REVISION
 from ravel_node.machine.members import (
@@ -89,11 +90,16 @@ def _member(key: bytes, payload: bytes, _get: Getter) -> str:
     return "" if key == _U64.pack(record.replica_id) else f"it is the record of replica {record.replica_id}"
 
 
+def _history(key: bytes, payload: bytes, get: Getter) -> str:
+    return history.record_problem(key, payload, read_number(get, REVISION))
+
+
 _CHECKS: Final[dict[Database, Callable[[bytes, bytes, Getter], str]]] = {
     Database.KV: _key_value,
     Database.SESSIONS: _session,
     Database.RESULTS: _result,
     Database.MEMBERS: _member,
+    Database.HISTORY: _history,
 }
 
 KV_RULES: Final = Rules(_record_problem, _state_problems)

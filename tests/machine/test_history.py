@@ -116,3 +116,24 @@ def test_a_write_of_which_a_part_did_nothing() -> None:
     assert changes_of(cluster, envelope.group([envelope.write([], operations)])) == [[(b"a", b"1"), (b"b", b"2")]]
     deletes = [(b"a", None), (b"x", None)]
     assert changes_of(cluster, envelope.group([envelope.write([], deletes)] * 2)) == [[(b"a", None)]]
+
+
+def test_a_record_that_no_machine_wrote_is_told_from_one_that_it_did() -> None:
+    cluster = Cluster()
+    while cluster.index < 2 * ANCHOR_ENTRIES:
+        cluster.run(envelope.put(b"k", b"v"), envelope.delete(b"missing"), envelope.write([], [(b"k", b""), (b"x", None)]))
+    revision = cluster.machine.revision
+    rows = cluster.rows(Database.HISTORY)
+    assert len(rows) > 100
+    assert {history.record_problem(key, payload, revision) for key, payload in rows.items()} == {""}
+    anchor, idle = b"a" + (64).to_bytes(8, "big"), b"i" + (64).to_bytes(8, "big")
+    for key, payload in [
+        (b"s", b""),
+        (anchor, (revision + 1).to_bytes(8, "big")),
+        (anchor, rows[anchor] + b"\0"),
+        (idle, rows[idle][:-1]),
+        (idle, b""),
+        (b"i", rows[idle]),
+        (b"x", b""),
+    ]:
+        assert history.record_problem(key, payload, revision)

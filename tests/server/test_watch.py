@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 from typing import cast
 
 import grpc
@@ -383,3 +384,52 @@ def test_on_the_wire_it_is_a_stream_of_messages_and_an_error_with_the_first_revi
                 call.cancel()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_the_pace_everyone_is_told_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Watchers of random ranges that come, dawdle and come back, while small bounds make caches and messages run over."""
+    monkeypatch.setattr(watch_module, "READ_BYTES_MAX", 500)
+    monkeypatch.setattr(watch_module, "CACHE_BYTES_MAX", 2_000)
+    monkeypatch.setattr(watch_module, "SHARED_BYTES_MAX", 300)
+    draw = Random(seed)
+    keys = [b"%c" % letter for letter in b"abcdef"]
+    happened: list[tuple[int, bytes, bytes | None]] = []
+
+    async def write(node: Node) -> None:
+        pairs: set[bytes] = set()
+        for number in range(150):
+            chosen = draw.sample(keys, draw.randint(1, 4))
+            operations = [(key, b"%d" % number if draw.random() < 0.6 else None) for key in chosen]
+            (outcome,) = await node.write(envelope.write([], operations))
+            changed = [(key, value) for key, value in operations if value is not None or key in pairs]
+            happened.extend((outcome.revision, key, value) for key, value in changed)
+            pairs = (pairs | {key for key, value in changed if value is not None}) - {k for k, v in changed if v is None}
+            await asyncio.sleep(draw.choice([0, 0, 0.001, 0.02]))
+
+    async def follow(kv: KVHandlers, start: bytes, end: bytes, done: asyncio.Event) -> None:
+        told: list[tuple[int, bytes, bytes | None]] = []
+        revision = 0
+        while not (done.is_set() and revision >= happened[-1][0]):
+            async with watching(kv, start=start, end=end, from_revision=revision + 1, progress_ms=100) as stream:
+                for _ in range(draw.randint(1, 20)):
+                    await stream.next()
+                    await asyncio.sleep(draw.choice([0, 0, 0, 0.01, 0.3]))
+                told += stream.told()
+                revision = stream.revision
+        assert told == [change for change in happened if start <= change[1] and (not end or change[1] < end)]
+
+    @virtual
+    async def run() -> None:
+        async with cluster_of(tmp_path, 1, seed=seed) as cluster:
+            node = await cluster.leader()
+            kv = handlers(node)
+            done = asyncio.Event()
+            ranges = [tuple(sorted(draw.sample([b"", *keys], 2))) for _ in range(12)]
+            followers = [asyncio.ensure_future(follow(kv, start, draw.choice([b"", end]), done)) for start, end in ranges]
+            await write(node)
+            done.set()
+            await asyncio.gather(*followers)
+            assert len(happened) > 150
+
+    run()
