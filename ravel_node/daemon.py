@@ -335,6 +335,8 @@ class Daemon:
         with self._identity_taker():
             await self.store.bootstrap(identity, BIRTH, HardState(BIRTH.term, ReplicaId(0), BIRTH.index), write_state)
             await self._start_replica()
+        text = f"became the first voter of cluster {cluster_name}"
+        self._tell(EventKind.SERVER, "cluster-founded", text, {"cluster_id": cluster_id, "cluster_name": cluster_name})
         log.info("daemon.bootstrapped", cluster_id=cluster_id, cluster_name=cluster_name)
         return first
 
@@ -361,6 +363,8 @@ class Daemon:
                 )
             )
             await self._start_replica()
+        text = f"joined cluster {self.identity.cluster_name} as replica {member.replica_id}"
+        self._tell(EventKind.SERVER, "cluster-joined", text, {"cluster_id": self.identity.cluster_id})
         log.info("daemon.joined", cluster_id=self.identity.cluster_id, replica_id=member.replica_id)
         return Joined(member, tuple(member_from_proto(known) for known in answer.members), verdict)
 

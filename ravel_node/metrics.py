@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
@@ -92,6 +92,7 @@ class _StatusCollector(Collector):
         if self.source is not None:
             status = self.source()
             yield from _replica_gauges(status)
+            yield from _counters(status)
             yield from _peer_gauges(status)
 
 
@@ -130,6 +131,17 @@ def _replica_gauges(status: ReplicaStatus) -> Iterator[Metric]:
     yield _labelled("ravel_members", "Members of the cluster by their part in it.", ["role"], members)
     codes = sorted({alarm.code for alarm in status.alarms})
     yield _labelled("ravel_alarm", "1 for each kind of alarm that is raised.", ["code"], [((code,), 1) for code in codes])
+
+
+def _counters(status: ReplicaStatus) -> Iterator[Metric]:
+    counters = status.counters
+    for name, documentation, value in (
+        ("writes", "Commands that it proposed for clients and that took effect.", counters.writes),
+        ("reads", "Reads that it answered.", counters.reads),
+        ("log_appended_bytes", "Payloads appended to its log.", counters.log_bytes),
+        ("elections", "Elections that it saw: each is a term that began.", counters.elections),
+    ):
+        yield CounterMetricFamily(f"ravel_{name}", documentation, value=float(value))
 
 
 def _peer_gauges(status: ReplicaStatus) -> Iterator[Metric]:

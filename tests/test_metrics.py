@@ -164,6 +164,8 @@ async def test_a_status_becomes_gauges_at_each_scrape(daemon: _Daemon) -> None:
         50,
     )
     assert (plain["ravel_db_used_bytes"], plain["ravel_ready"], plain["ravel_removed"]) == (4096, 1, 0)
+    assert (plain["ravel_writes_total"], plain["ravel_reads_total"], plain["ravel_elections_total"]) == (11, 22, 3)
+    assert plain["ravel_log_appended_bytes_total"] == 333
     assert samples["ravel_members", ("voter",)] == 2
     assert samples["ravel_members", ("learner",)] == 1
     assert samples["ravel_alarm", ("RV301",)] == 1

@@ -13,6 +13,7 @@ from ravel_node.machine.entries import DAMAGED, EntryFilter, digest
 from ravel_node.machine.envelope import FORMAT
 from ravel_node.machine.records import KV_RULES
 from ravel_node.raft.types import Index
+from ravel_node.replica.events import EventKind
 from ravel_node.server.errors import LogCompactedError, NoSuchThingError
 from ravel_node.server.host import Host
 from ravel_node.server.limits import InputError
@@ -98,6 +99,8 @@ class InspectHandlers:
             saved = snapshots[0]
         else:
             saved = await store.build_snapshot()
+            text = f"snapshot {saved.header.index} was asked for by hand"
+            self._host.events.record(EventKind.ACTION, "snapshot-asked", text, index=saved.header.index)
         return inspect_pb2.SaveSnapshotResponse(header=self._header(), snapshot=_snapshot_info(saved))
 
     async def fetch_snapshot(self, request: inspect_pb2.FetchSnapshotRequest) -> AsyncIterator[inspect_pb2.FetchSnapshotResponse]:
@@ -151,6 +154,8 @@ class InspectHandlers:
         replica, store = self._host.replica, self._host.store
         first, used = store.first_index(), store.log_used_bytes
         held_by = await replica.compact(request.keep)
+        text = f"the log was compacted by hand: it began at {first} and begins at {store.first_index()}"
+        self._host.events.record(EventKind.ACTION, "log-compacted", text, {"keep": request.keep}, term=replica.term)
         return inspect_pb2.CompactResponse(
             header=self._header(),
             first_index_before=first,

@@ -129,7 +129,9 @@ async def test_a_damaged_journal_stops_nobody(tmp_path: Path) -> None:
     async with running_cluster(tmp_path, names=("n1",)) as cluster:
         (server,) = cluster.servers.values()
         await cluster.leader()
-        assert server.terminate() == 0
+        async with ClusterClient([server.address]) as client, watching(client, [server]) as (watch,):
+            assert await asyncio.to_thread(server.terminate) == 0, "it does not wait for those who watch"
+            assert watch.named("server-stopping")
         journal = server.data_dir / "events" / "current"
         assert b"server-stopping" in journal.read_bytes()
         data = bytearray(journal.read_bytes())

@@ -839,7 +839,7 @@ class Counters(_message.Message):
     monotonic_ms: _builtins.int
     """of the process that answers; says nothing between hosts or boots"""
     writes: _builtins.int
-    """commands that change data, answered by this replica"""
+    """commands that this replica proposed for clients, and that took effect"""
     reads: _builtins.int
     """reads that this replica answered"""
     log_bytes: _builtins.int

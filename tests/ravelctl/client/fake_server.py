@@ -389,10 +389,9 @@ class FakeReplica:
         names = ("Bootstrap", "Join", "AddMember", "Promote", "Leave", "Update", "TransferLeader", "Status")
         methods = cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].methods_by_name
         leader_only = {"AddMember", "Promote", "Leave", "Update", "TransferLeader"}
-        return grpc.method_handlers_generic_handler(
-            "ravel.v1.Cluster",
-            {name: self._unary(cluster_pb2, methods[name], leader_only=name in leader_only) for name in names},
-        )
+        handlers = {name: self._unary(cluster_pb2, methods[name], leader_only=name in leader_only) for name in names}
+        handlers |= {name: self._streaming(cluster_pb2, methods[name]) for name in ("WatchStatus", "Events")}
+        return grpc.method_handlers_generic_handler("ravel.v1.Cluster", handlers)
 
     def _inspect(self) -> grpc.GenericRpcHandler:
         methods = inspect_pb2.DESCRIPTOR.services_by_name["Inspect"].methods_by_name

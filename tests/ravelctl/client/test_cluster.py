@@ -20,6 +20,7 @@ from ravelctl.client import (
     NoLeaderError,
     NotFoundError,
     OutcomeUnknownError,
+    RavelError,
     RefusedError,
     RetryPolicy,
     UnreachableError,
@@ -242,6 +243,47 @@ async def test_inspect_asks_the_one_it_names(cluster: FakeCluster) -> None:
         assert pieces == [(6, b"abc"), (9, b"def")]
         with pytest.raises(NotFoundError):
             await anext(client.fetch_snapshot(replica.address, "s2"))
+
+
+async def test_a_status_stream_is_read_as_it_comes(cluster: FakeCluster, client: ClusterClient) -> None:
+    replica = cluster.replicas[0]
+    requests: list[object] = []
+    frames = [cluster_pb2.WatchStatusResponse(events=[cluster_pb2.Event(sequence=number)]) for number in (4, 5)]
+
+    def watch(request: cluster_pb2.WatchStatusRequest) -> list[Any]:
+        requests.append(request)
+        return [*frames, make_status(Reason.SHUTTING_DOWN, "the replica is shutting down")]
+
+    replica.answers["WatchStatus"] = watch
+    after = cluster_pb2.EventPosition(boot_id="b", sequence=3)
+    stream = client.watch_status(replica.address, 2.0, after)
+    assert [await anext(stream), await anext(stream)] == frames
+    with pytest.raises(RavelError) as caught:
+        await anext(stream)
+    assert caught.value.reason == Reason.SHUTTING_DOWN
+    assert requests == [cluster_pb2.WatchStatusRequest(interval_ms=2_000, after=after)]
+
+
+async def test_events_come_one_by_one(cluster: FakeCluster, client: ClusterClient) -> None:
+    replica = cluster.replicas[0]
+    requests: list[object] = []
+
+    def events(request: cluster_pb2.EventsRequest) -> list[Any]:
+        requests.append(request)
+        pages = [[1, 2], [], [3]]
+        return [cluster_pb2.EventsResponse(events=[cluster_pb2.Event(sequence=n) for n in page]) for page in pages]
+
+    replica.answers["Events"] = events
+    found = client.events(replica.address, since_ms=7, limit=9, kinds=[cluster_pb2.ALARM])
+    assert [event.sequence async for event in found] == [1, 2, 3]
+    assert requests == [cluster_pb2.EventsRequest(since_ms=7, limit=9, kinds=[cluster_pb2.ALARM])]
+
+
+async def test_a_status_stream_that_hangs_ends(cluster: FakeCluster) -> None:
+    cluster.replicas[0].hangs = True
+    async with ClusterClient([cluster.replicas[0].address], timeout_s=0.2) as client:
+        with pytest.raises(DeadlineError):
+            await anext(client.watch_status(cluster.replicas[0].address, 0.1))
 
 
 async def test_inspect_tells_what_is_not_there(cluster: FakeCluster, nowhere: str) -> None:
