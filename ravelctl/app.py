@@ -60,11 +60,13 @@ class App:
         return self._read[name]
 
     def _read_context(self, name: str) -> Context | None:
-        path = context_path(os.environ)
-        if not name and not path.exists():
+        if not name and not os.path.exists(context_path(os.environ)):
             return None
+        from pathlib import Path
+
         from ravelctl import contexts
 
+        path = Path(context_path(os.environ))
         file = contexts.load(path)
         if contexts.is_open(path):
             self.say(f"warning: {path} can be read by others; `chmod 600 {path}` ends that")

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum, auto
 from importlib import import_module
-from pathlib import Path
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -26,6 +25,8 @@ from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ravelctl.output import View
 
 ENVIRONMENT_PREFIX: Final = "RAVELCTL_"
@@ -113,6 +114,12 @@ def _joined(value: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(address for group in value for address in group))
 
 
+def _path(value: str) -> Path:
+    from pathlib import Path
+
+    return Path(value)
+
+
 TLS_OPTIONS: Final = ("cacert", "tls_cert", "tls_key")
 
 _PARSED: Final[Mapping[str, Callable[[Any], Any]]] = {
@@ -120,7 +127,7 @@ _PARSED: Final[Mapping[str, Callable[[Any], Any]]] = {
     "output": Output,
     "consistency": Consistency,
     "color": Color,
-    **dict.fromkeys(TLS_OPTIONS, Path),
+    **dict.fromkeys(TLS_OPTIONS, _path),
 }
 
 

@@ -6,13 +6,16 @@ this module knows the defaults, parses the words and holds the result. `settings
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path  # the prompt does not wait for it
 
 DEFAULT_PORT: Final = 7400
 DEFAULT_ENDPOINT: Final = f"127.0.0.1:{DEFAULT_PORT}"
@@ -91,11 +94,11 @@ def settings(given: Mapping[str, Any], environ: Mapping[str, str], context: Mapp
     return Settings(**{**context, **defaults, **pinned, **given}, endpoints_given=endpoints_given)
 
 
-def context_path(environ: Mapping[str, str]) -> Path:
+def context_path(environ: Mapping[str, str]) -> str:
     """Where the file of contexts is, or would be."""
     if named := environ.get(CONFIG_VARIABLE):
-        return Path(named)
-    return Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "ravelctl" / "config.toml"
+        return named
+    return os.path.join(environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "ravelctl", "config.toml")
 
 
 def duration_s(text: str) -> float:

@@ -14,7 +14,8 @@ from ravelctl.app import App, Progress
 from ravelctl.client.errors import LocalReason, RavelError
 from ravelctl.client.tls import TlsOptions
 from ravelctl.errors import CommandError, usage_error
-from ravelctl.exit_codes import EXIT_OF, ExitCode
+from ravelctl.exit_codes import ExitCode
+from ravelctl.reasons import EXIT_OF
 from ravelpb.errors import Reason
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ravelctl.config import context_path
@@ -26,8 +25,8 @@ FILE_BYTES_MAX: Final = 1 << 18
 _HEADER: Final = re.compile(r"^\s*\[\s*contexts\s*\.\s*[\"']?([A-Za-z0-9_-]+)[\"']?\s*\]", re.MULTILINE)
 
 
-def cache_path() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ravelctl" / "members"
+def cache_path() -> str:
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ravelctl", "members")
 
 
 def context_names() -> list[str]:
@@ -71,11 +70,12 @@ def remember(app: App, answers: Iterable[StatusResponse | RavelError]) -> None:
         return
     after = [line, *(other for other in before if other[0] != line[0])][:CLUSTERS_MAX]
     path = cache_path()
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    beside = f"{path}.{os.getpid()}.part"
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        beside.write_text("".join("\t".join(parts) + "\n" for parts in after), encoding="utf-8")
-        beside.replace(path)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with open(beside, "w", encoding="utf-8") as stream:
+            stream.writelines("\t".join(parts) + "\n" for parts in after)
+        os.replace(beside, path)
     except OSError:
         return  # Tab will have less to offer
 
@@ -84,9 +84,9 @@ def _lines() -> list[list[str]]:
     return [line.split("\t") for line in _text(cache_path()).splitlines()]
 
 
-def _text(path: Path) -> str:
+def _text(path: str) -> str:
     try:
-        with path.open("rb") as stream:
+        with open(path, "rb") as stream:
             return stream.read(FILE_BYTES_MAX).decode(errors="replace")
     except OSError:
         return ""

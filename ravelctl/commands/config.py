@@ -55,7 +55,7 @@ def show(app: App, show_origin: bool) -> View:
     return View(
         kind="Config",
         data={
-            "file": str(context_path(os.environ)),
+            "file": context_path(os.environ),
             "settings": [
                 {"name": name, "value": _plain(getattr(settings, SHOWN[name])), "origin": origin} for name, _, origin in rows
             ],
@@ -99,10 +99,12 @@ def _origin(app: App, field: str) -> str:
 @pass_app
 def check(app: App) -> View:
     """Tell all that is wrong with the file of contexts, at once. Exits 2 if anything is."""
+    from pathlib import Path
+
     from ravelctl import contexts
 
     app.local = True
-    path = context_path(os.environ)
+    path = Path(context_path(os.environ))
     file, found = contexts.read(path)
     problems = [problem.sentence(path) for problem in found] + _permissions(path) + _files(file)
     if problems:

@@ -52,9 +52,11 @@ def add(app: App, name: str, cluster: str | None, use: bool | None, replace: boo
     Takes --endpoints, --cacert, --cert, --key, --timeout, -o, --consistency and --color as they are given with it. One endpoint
     is enough to find the members; name two or three, so that the cluster is found while one of them is down.
     """
+    from pathlib import Path
+
     from ravelctl import contexts
 
-    file = contexts.load(context_path(os.environ))
+    file = contexts.load(Path(context_path(os.environ)))
     if name in file.contexts and not replace:
         raise usage_error(f"there is a context {name!r} in {file.path} already", "say --replace, or take another name")
     if "endpoints" not in app.given:
@@ -133,9 +135,11 @@ def _dry_note(dry: bool) -> str:
 @pass_app
 def use_context(app: App, name: str) -> View:
     """Make NAME the current context: the one that is meant where nothing else is said."""
+    from pathlib import Path
+
     from ravelctl import contexts
 
-    file = contexts.load(context_path(os.environ))
+    file = contexts.load(Path(context_path(os.environ)))
     text = contexts.use(file, name)
     if not (dry := app.settings.dry_run):
         contexts.save(file.path, text)
@@ -154,9 +158,11 @@ def use_context(app: App, name: str) -> View:
 @pass_app
 def remove_context(app: App, name: str) -> View:
     """Forget NAME. The cluster is not touched."""
+    from pathlib import Path
+
     from ravelctl import contexts
 
-    file = contexts.load(context_path(os.environ))
+    file = contexts.load(Path(context_path(os.environ)))
     text = contexts.remove(file, name)
     if not (dry := app.settings.dry_run):
         contexts.save(file.path, text)
@@ -174,9 +180,11 @@ def remove_context(app: App, name: str) -> View:
 @pass_app
 def list_contexts(app: App) -> View:
     """List the contexts; the current one is marked."""
+    from pathlib import Path
+
     from ravelctl import contexts
 
-    file = contexts.load(context_path(os.environ))
+    file = contexts.load(Path(context_path(os.environ)))
     rows = [_row(context, file.current) for context in file.contexts.values()]
     return View(
         kind="ContextList",
@@ -215,9 +223,11 @@ def _shown(context: Context) -> dict[str, Any]:
 @pass_app
 def show(app: App, name: str | None) -> View:
     """Show what NAME, or the current context, says."""
+    from pathlib import Path
+
     from ravelctl import contexts
 
-    file = contexts.load(context_path(os.environ))
+    file = contexts.load(Path(context_path(os.environ)))
     chosen = name or str(app.given.get("context", "")) or file.current
     if not chosen:
         raise usage_error(f"{file.path} has no current context", "name one, or choose one with `ravelctl context use`")

@@ -115,7 +115,7 @@ def _contexts(app: App) -> dict[str, Target]:
     from ravelctl.config import context_path
     from ravelctl.tui.session import Target
 
-    path = context_path(os.environ)
+    path = Path(context_path(os.environ))
     if app.local or not path.exists():
         return {}
     given = {name: value for name, value in app.given.items() if name not in ("endpoints", "context")}

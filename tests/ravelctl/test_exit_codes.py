@@ -7,7 +7,8 @@ import pytest
 from ravelctl.app import App
 from ravelctl.client.errors import CLASS_OF, LocalReason, RavelError
 from ravelctl.dial import command_error, exit_code
-from ravelctl.exit_codes import EXIT_OF, ExitCode
+from ravelctl.exit_codes import ExitCode
+from ravelctl.reasons import EXIT_OF
 from ravelpb.errors import Reason
 
 

@@ -1,0 +1,43 @@
+"""Where each reason of the wire stands in the table of exit codes. Loaded by what dials: the prompt does not need it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ravelctl.exit_codes import ExitCode
+from ravelpb.errors import Reason
+
+EXIT_OF: Final[dict[Reason, ExitCode]] = {
+    Reason.NOT_LEADER: ExitCode.NO_LEADER,
+    Reason.NO_LEADER: ExitCode.NO_LEADER,
+    Reason.BLANK: ExitCode.NO_LEADER,
+    Reason.ALREADY_MEMBER: ExitCode.REFUSED,
+    Reason.WRONG_CLUSTER_ID: ExitCode.REFUSED,
+    Reason.WRONG_IDENTITY: ExitCode.REFUSED,
+    Reason.REMOVED: ExitCode.REFUSED,
+    Reason.UNKNOWN_MEMBER: ExitCode.FAILED,
+    Reason.NAME_TAKEN: ExitCode.REFUSED,
+    Reason.OUTCOME_UNKNOWN: ExitCode.OUTCOME_UNKNOWN,
+    # The cluster no longer knows whether an earlier attempt of this write took effect.
+    Reason.SESSION_EXPIRED: ExitCode.OUTCOME_UNKNOWN,
+    Reason.BUSY: ExitCode.FAILED,
+    Reason.QUOTA_EXCEEDED: ExitCode.REFUSED,
+    Reason.SHUTTING_DOWN: ExitCode.UNREACHABLE,
+    Reason.UNSUPPORTED_VERSION: ExitCode.REFUSED,
+    Reason.INVALID_ARGUMENT: ExitCode.USAGE,
+    Reason.KEY_EMPTY: ExitCode.USAGE,
+    Reason.KEY_TOO_LARGE: ExitCode.USAGE,
+    Reason.VALUE_TOO_LARGE: ExitCode.USAGE,
+    Reason.REQUEST_TOO_LARGE: ExitCode.USAGE,
+    Reason.NOT_FOUND: ExitCode.FAILED,
+    Reason.COMPACTED: ExitCode.FAILED,
+    Reason.UNSAFE_CHANGE: ExitCode.REFUSED,
+    Reason.STALE_VIEW: ExitCode.REFUSED,
+    Reason.CHANGE_IN_PROGRESS: ExitCode.REFUSED,
+    Reason.UNREACHABLE_MEMBER: ExitCode.REFUSED,
+    Reason.NOT_CAUGHT_UP: ExitCode.REFUSED,
+    Reason.TRANSFER_FAILED: ExitCode.FAILED,
+    Reason.TIMEOUT: ExitCode.TIMED_OUT,
+    Reason.STOPPED: ExitCode.DAMAGED,
+    Reason.INTERNAL: ExitCode.FAILED,
+}
