@@ -19,7 +19,7 @@ def changes_of(cluster: Cluster, *groups: bytes) -> list[list[history.Change]]:
     return history.changes(envelope.payload(groups), history.read_idle(cluster.state.get, cluster.index))
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.lists(st.lists(steps(), max_size=6), max_size=8))
 def test_what_an_entry_changed_is_what_the_model_changed(log: list[list[Step]]) -> None:
     cluster, model = Cluster(), Model()
@@ -50,7 +50,7 @@ groups = st.builds(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.lists(st.lists(groups, max_size=3), max_size=10), st.booleans())
 def test_the_changes_make_the_state_also_where_writes_are_repeated(log: list[list[bytes]], reopen: bool) -> None:
     cluster = Cluster()

@@ -93,7 +93,7 @@ def model_of(log: list[list[Step]]) -> tuple[Told, int]:
     return expected, model.revision
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.lists(steps(), max_size=4), min_size=1, max_size=30), st.integers(0, 200), st.integers(1, 40), st.integers(0, 160)
 )
