@@ -130,6 +130,7 @@ class Replica:
         self._catch_up = CatchUp()
         self._peers: dict[ReplicaId, str] = {}
         self._sending: dict[ReplicaId, Sending] = {}  # snapshots under way
+        self._undelivered: asyncio.Queue[ReplicaId] = asyncio.Queue()  # each a key of `_sending`, so at most one a peer
         self._view = SelfView(
             replica_id=self.id,
             boot_id=boot_id,
@@ -223,6 +224,7 @@ class Replica:
                 tasks.create_task(self._look_out(), name="alarms")
                 tasks.create_task(self._leave_when_removed(), name="removal")
                 tasks.create_task(self._build_snapshots(), name="snapshots")
+                tasks.create_task(self._doubt_snapshots(), name="doubted snapshots")
         except ExceptionGroup as failures:
             why = _first(failures)
             if isinstance(why, _RemovedError):
@@ -471,6 +473,12 @@ class Replica:
         self._driver.inbox.call(lambda raw: raw.report_unreachable(peer))
 
     def snapshot_sent(self, peer: ReplicaId, delivered: bool) -> None:
+        if not delivered and peer in self._sending:
+            self._undelivered.put_nowait(peer)  # the fault may be the file's: it is looked at before it is offered again
+        else:
+            self._snapshot_ended(peer, delivered)
+
+    def _snapshot_ended(self, peer: ReplicaId, delivered: bool) -> None:
         if (sending := self._sending.pop(peer, None)) is not None:
             self._store.release(sending.index)
             seconds = self._clock() - sending.began_at
@@ -549,6 +557,14 @@ class Replica:
             except StoreError:
                 await asyncio.sleep(SNAPSHOT_RETRY_S)
             self._snapshot_wanted.clear()
+
+    async def _doubt_snapshots(self) -> None:
+        """Verify again what a peer did not take, or a file that went bad on this disk would be sent to it for ever."""
+        while True:
+            peer = await self._undelivered.get()
+            if (sending := self._sending.get(peer)) is not None:
+                await self._store.doubt_snapshot(sending.index)
+            self._snapshot_ended(peer, delivered=False)
 
     async def _leave_when_removed(self) -> None:
         """Once this replica learns that it was removed it says so to its disk, and stays out from then on."""

@@ -264,6 +264,10 @@ class Store(Storage, Protocol):
         """The file that `snapshot()` named with this index. Raises SnapshotTemporarilyUnavailableError if it is gone."""
         ...
 
+    async def doubt_snapshot(self, at: Index) -> None:
+        """A peer did not take the file of this index: verify it again. A damaged one is put aside, so that another is built."""
+        ...
+
     def hold(self, index: Index) -> None:
         """Keep the log after `index` while a snapshot of it travels, up to `log_retain_bytes_max`.
 

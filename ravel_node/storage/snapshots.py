@@ -15,6 +15,7 @@ import json
 import os
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -50,6 +51,9 @@ DATA_SUFFIX: Final = ".mdb"
 HEADER_SUFFIX: Final = ".json"
 DAMAGED_SUFFIX: Final = ".damaged"
 """Added to both names of a file that is not what its header says; it is left for a person to look at."""
+
+_UNREADABLE: Final = (errno.ENOENT, errno.EIO)
+"""Errors of reading that say something about the file; others, such as too many open files, pass."""
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -189,8 +193,23 @@ class Shelf:
             if not why:
                 self._add(file)
             else:
-                await self._engine.run(partial(_put_aside, file))
-                self._observe("store.snapshot_damaged", {"file": str(file.path), "why": why})
+                await self._condemn(file, why)
+
+    async def doubt(self, at: Index, cluster_id: str) -> None:
+        """Verify the file of this index again, which a peer did not take: one that is damaged or gone is offered no more."""
+        for file in [file for file in self.files if file.header.index == at]:
+            try:
+                why = await self._engine.run(partial(self._problem, file, cluster_id))
+            except OSError as error:
+                why = files.reason(error) if error.errno in _UNREADABLE else ""
+            if why and file in self.files:
+                self.files.remove(file)
+                await self._condemn(file, why)
+
+    async def _condemn(self, file: SnapshotFile, why: str) -> None:
+        with suppress(FileNotFoundError):
+            await self._engine.run(partial(_put_aside, file))
+        self._observe("store.snapshot_damaged", {"file": str(file.path), "why": why})
 
     def _problem(self, file: SnapshotFile, cluster_id: str) -> str:
         """Blocks. Why a file must not be sent to anybody; empty if it may."""

@@ -494,6 +494,10 @@ class DiskStore:
                 return file
         raise SnapshotTemporarilyUnavailableError
 
+    async def doubt_snapshot(self, at: Index) -> None:
+        with suppress(StoreError):  # the store closes
+            await self._shelf.doubt(at, self.identity.cluster_id)
+
     def hold(self, index: Index) -> None:
         self._held[index] += 1
 

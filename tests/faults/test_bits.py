@@ -19,6 +19,10 @@ MARK: Final = b"a value that stands on every disk in one place"
 KEY: Final = b"marked"
 
 
+def holds_mark(path: Path) -> bool:
+    return MARK in path.read_bytes()
+
+
 def flip(path: Path) -> None:
     """Turn one bit over in every place where MARK stands in a file."""
     data = bytearray(path.read_bytes())
@@ -143,3 +147,27 @@ async def test_a_bit_of_a_snapshot(trial: Trial) -> None:
             assert path.with_name(path.name + ".damaged").exists(), "it is put aside"
             assert path.stem not in {file.name for file in (await inspect.snapshots(server.address)).snapshots}
         await ordeal.progress()
+
+
+async def test_a_bit_of_a_snapshot_that_is_about_to_be_sent(trial: Trial) -> None:
+    async with trial("a bit flipped in a snapshot file, found by its receiver", flags=["--log-retain-entries", "20"]) as ordeal:
+        await mark(ordeal)
+        await ordeal.progress()
+        leader, follower = await ordeal.cluster.leader(), (await ordeal.cluster.followers())[0]
+        last = (await ordeal.cluster.status(follower)).last_index
+        follower.kill()
+
+        async def compacted() -> bool:
+            return (await ordeal.cluster.status(leader)).first_index > last + 1
+
+        await until("the log begins after what the follower holds", compacted, START_S)
+        await ordeal.workload.stop()  # else a newer snapshot takes the place of the damaged one
+        async with InspectClient() as inspect:
+            await inspect.save_snapshot(leader.address)
+        for path in filter(holds_mark, (leader.data_dir / "snapshots").glob("*.mdb")):
+            flip(path)
+            ordeal.happened()
+        await ordeal.restart(follower)
+        await ordeal.cluster.caught_up(follower, START_S)
+        assert (await ordeal.cluster.status(follower)).first_index > last + 1, "it came by a snapshot"
+        assert list(events(leader, "store.snapshot_damaged")), "the leader tells of its damaged file"

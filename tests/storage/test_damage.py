@@ -196,3 +196,23 @@ def test_records_of_another_shape_are_refused() -> None:
             with pytest.raises(BadRecordError):
                 decode(b"x" * size)
     assert decode_entry_id(b"\0" * 7 + b"\1" + b"\0" * 7 + b"\2") == at(2)
+
+
+async def test_a_snapshot_that_goes_bad_later_is_put_aside_once_it_is_doubted(tmp_path: Path) -> None:
+    events: list[str] = []
+    path = await prepared(tmp_path / "d")
+    told = NEVER.__class__(flush_interval_s=3_600.0, observe=lambda event, fields: events.append(event))
+    store = await open_store(path, told)
+    await until(lambda: len(store.snapshots()) == 1)
+    (file,) = store.snapshots()
+    await store.doubt_snapshot(Index(file.header.index))
+    assert store.snapshots() == (file,), "a whole one stays"
+    flip(file.path, STATE_MARK)
+    await store.doubt_snapshot(Index(file.header.index))
+    assert store.snapshots() == ()
+    assert events == ["store.snapshot_damaged"]
+    again = await store.build_snapshot()
+    again.path.unlink()
+    await store.doubt_snapshot(Index(again.header.index))
+    assert store.snapshots() == (), "and one that is gone is offered no more"
+    await store.close()
