@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -92,8 +94,22 @@ class App:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise usage_error("this needs a yes, and there is no terminal to ask on", "repeat the command with --yes")
         print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        with _interruptible():
+            answer = sys.stdin.readline()
+        if answer.strip().lower() not in {"y", "yes"}:
             raise usage_error("not confirmed, nothing was changed")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """An event loop would only note Ctrl-C and go on waiting for the line. To be entered in the main thread."""
+    import signal
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Progress:

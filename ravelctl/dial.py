@@ -87,8 +87,12 @@ def run(app: App, work: Coroutine[Any, Any, T]) -> T:
 
 def command_error(error: RavelError, app: App) -> CommandError:
     """The same sentence, with the exit code of its reason and a next step where the server gave none."""
+    message = error.message
+    asked = app.settings.endpoints
+    if error.reason is Reason.TIMEOUT and not any(address in message for address in asked):
+        message += f" at {', '.join(asked)}"  # whoever named several clusters today wants to know which it was
     return CommandError(
-        error.message,
+        message,
         code=exit_code(error),
         next_step=error.next_step or _next_step(error, app),
         reason=str(error.reason),
