@@ -185,3 +185,18 @@ class PartFile:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+
+
+def write_snapshot(target: Path, raw_header: bytes, data: Path) -> None:
+    """Make a snapshot file of a header and a data file that is what the header says. Atomic and durable. Raises OSError."""
+    part = PartFile(target)
+    try:
+        part.begin(raw_header)
+        with data.open("rb") as source:
+            while chunk := source.read(_READ_BYTES):
+                part.append(chunk)
+        part.finish()
+    except BaseException:
+        part.close()
+        part.path.unlink(missing_ok=True)
+        raise

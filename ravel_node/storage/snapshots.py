@@ -164,6 +164,30 @@ def _sha256(path: Path, stop: _Stop) -> str:
     return digest.hexdigest()
 
 
+def describe_copy(engine: Engine, path: Path, identity: Identity, now_ms: int, stop: _Stop | None = None) -> SnapshotHeader:
+    """The header of a copy of a state environment. Blocks: the whole file is read. Raises DamagedError."""
+    content = _content(engine, path)
+    conf_state = content.conf_state
+    return SnapshotHeader(
+        format=FORMAT,
+        cluster_id=identity.cluster_id,
+        cluster_name=content.cluster_name,
+        index=content.applied.index,
+        term=content.applied.term,
+        voters=conf_state.voters,
+        learners=conf_state.learners,
+        voters_outgoing=conf_state.voters_outgoing,
+        learners_next=conf_state.learners_next,
+        auto_leave=conf_state.auto_leave,
+        revision=content.revision,
+        keys=content.keys,
+        size_bytes=path.stat().st_size,
+        sha256=_sha256(path, stop or _Stop()),
+        taken_at_ms=now_ms,
+        taken_by=identity.name,
+    )
+
+
 # --- those that were made here
 
 
@@ -264,26 +288,7 @@ class Shelf:
         return file
 
     def _take_in(self, temporary: Path, identity: Identity) -> SnapshotFile:
-        content = _content(self._engine, temporary)
-        conf_state = content.conf_state
-        header = SnapshotHeader(
-            format=FORMAT,
-            cluster_id=identity.cluster_id,
-            cluster_name=content.cluster_name,
-            index=content.applied.index,
-            term=content.applied.term,
-            voters=conf_state.voters,
-            learners=conf_state.learners,
-            voters_outgoing=conf_state.voters_outgoing,
-            learners_next=conf_state.learners_next,
-            auto_leave=conf_state.auto_leave,
-            revision=content.revision,
-            keys=content.keys,
-            size_bytes=temporary.stat().st_size,
-            sha256=_sha256(temporary, self._stop),
-            taken_at_ms=self._now_ms(),
-            taken_by=identity.name,
-        )
+        header = describe_copy(self._engine, temporary, identity, self._now_ms(), self._stop)
         name = f"snapshot-{header.index:020d}-{header.term}"
         data = encode_header(header)
         path = self._path / (name + DATA_SUFFIX)

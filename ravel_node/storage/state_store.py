@@ -104,11 +104,11 @@ class StateStore(StateReader):
     @classmethod
     async def create(cls, env: Environment, at: EntryId, segment: Segment) -> None:
         """Make an empty environment the state at `at`, with what `segment` holds."""
-        await env.write(lambda txn: _write_segment(txn, segment, at))
+        await env.write(lambda txn: write_segment(txn, segment, at))
 
     async def flush(self, segment: Segment) -> None:
         """Once this returns, reads show the segment, and the disk holds it."""
-        await self._env.write(lambda txn: _write_segment(txn, segment, segment.last))
+        await self._env.write(lambda txn: write_segment(txn, segment, segment.last))
         self._view.renew()
         self._sizes = self._env.stats()
 
@@ -131,7 +131,8 @@ class StateStore(StateReader):
         await self._env.close()
 
 
-def _write_segment(txn: WriteTxn, segment: Segment, at: EntryId) -> None:
+def write_segment(txn: WriteTxn, segment: Segment, at: EntryId) -> None:
+    """Within a transaction: everything that a segment holds, its place in the slots, and that the state is now that at `at`."""
     invariant(not segment.layers[Database.SLOTS].records, "the slots are kept by the flush: no machine writes them")
     for database in _FLUSHED:
         write = _write_keys if database is Database.KV else _write_layer

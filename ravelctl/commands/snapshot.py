@@ -12,21 +12,24 @@ from ravelctl.command import Effect, RavelGroup, Work, pass_app
 from ravelctl.config import TRANSFER_TIMEOUT_S
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
-from ravelctl.output import ABSENT, U64, Table, View, columns, count_text, rfc3339, size_text
+from ravelctl.output import ABSENT, U64, Table, View, columns, count_text, printable, rfc3339, size_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ravelctl.app import Progress
     from ravelctl.client import InspectClient
     from ravelctl.snapshot_file import Checked, PartFile, SnapshotHeader
     from ravelpb.v1.inspect_pb2 import SnapshotInfo
 
 RETRY_EVERY_S: Final = 0.5
+PREFIXES: Final = 20
 _replica_option = click.option("--replica", help="Whose: a name or an id. [default: the first endpoint's that answers]")
 
 
 @click.group("snapshot", cls=RavelGroup)
 def command() -> None:
-    """Save, list and inspect snapshots."""
+    """Save, list, inspect, verify and restore snapshots."""
 
 
 @command.command("save", effect=Effect.CHANGES)
@@ -111,42 +114,68 @@ def _too_slow(part: PartFile, info: SnapshotInfo, timeout_s: float) -> CommandEr
 
 @command.command("list")
 @_replica_option
+@click.option("--data-dir", type=click.Path(), help="Those in this directory, instead of asking a daemon.")
 @pass_app
-async def list_snapshots(app: App, replica: str | None) -> View:
+def list_snapshots(app: App, replica: str | None, data_dir: str | None) -> View | Work:
     """List the snapshot files that a replica keeps, newest first."""
+    if data_dir is None:
+        return _list(app, replica)
+    if replica is not None:
+        raise usage_error("--data-dir and --replica exclude each other", "give one of them")
+    from pathlib import Path
+
+    from ravelctl.offline.directory import look
+
+    files = look(Path(data_dir)).snapshots
+    found = [
+        _info_data(file.path.name.removesuffix(".mdb"), file.header, file.header.sha256)
+        for file in files
+        if file.header is not None
+    ]
+    problems = tuple(f"{file.path.name}: {file.problem}" for file in files if file.problem)
+    return _list_view(data_dir, found, problems)
+
+
+async def _list(app: App, replica: str | None) -> View:
     from ravelctl import dial
     from ravelctl.sources import source
 
     chosen = await source(app, replica)
     async with dial.inspect(app) as client:
-        found = (await client.snapshots(chosen.address)).snapshots
+        infos = (await client.snapshots(chosen.address)).snapshots
+    return _list_view(chosen.name, [_info_data(info.name, info, info.sha256.hex()) for info in infos], ())
+
+
+def _list_view(source: str, found: list[dict[str, Any]], problems: tuple[str, ...]) -> View:
     return View(
         kind="SnapshotList",
-        data={"source": chosen.name, "snapshots": [_info_data(info) for info in found]},
+        data={"source": source, "snapshots": found, "problems": list(problems)},
         body=Table(
             columns=columns("INDEX", "TERM", "KEYS", "SIZE", "TAKEN", "BY", "+NAME", "+SHA256"),
             rows=tuple(
                 (
-                    str(info.index),
-                    str(info.term),
-                    str(info.keys),
-                    size_text(info.size_bytes),
-                    _moment(info.taken_at_ms),
-                    info.taken_by or ABSENT,
-                    info.name,
-                    info.sha256.hex(),
+                    str(int(info["index"])),
+                    str(int(info["term"])),
+                    str(int(info["keys"])),
+                    size_text(info["size_bytes"]),
+                    info["taken_at"],
+                    info["taken_by"] or ABSENT,
+                    info["name"],
+                    info["sha256"],
                 )
                 for info in found
             ),
-            below=() if found else (f"{chosen.name} keeps no snapshots",),
+            below=problems if found or problems else (f"{source} keeps no snapshots",),
         ),
-        names=tuple(info.name for info in found),
+        names=tuple(info["name"] for info in found),
+        code=ExitCode.DAMAGED if problems else ExitCode.DONE,
     )
 
 
-def _info_data(info: SnapshotInfo) -> dict[str, Any]:
+def _info_data(name: str, info: Any, sha256: str) -> dict[str, Any]:
+    """Of a SnapshotInfo of the wire, or of a header in a directory: their fields have the same names."""
     return {
-        "name": info.name,
+        "name": name,
         "cluster": info.cluster_id,
         "cluster_name": info.cluster_name,
         "index": U64(info.index),
@@ -156,48 +185,143 @@ def _info_data(info: SnapshotInfo) -> dict[str, Any]:
         "learners": [U64(v) for v in info.learners],
         "keys": U64(info.keys),
         "size_bytes": U64(info.size_bytes),
-        "sha256": info.sha256.hex(),
+        "sha256": sha256,
         "taken_at": _moment(info.taken_at_ms),
         "taken_by": info.taken_by,
         "format": info.format,
     }
 
 
-@command.command("inspect")
-@click.argument("file", type=click.Path(dir_okay=False))
-@pass_app
-def inspect(app: App, file: str) -> View:
-    """Tell what a saved FILE holds, and verify its checksum. Exits 8 if it is damaged. Nothing is dialled."""
+def _file(word: str) -> Path:
+    """A snapshot file that is there. Raises CommandError."""
     from pathlib import Path
 
+    path = Path(word)
+    if not path.is_file():
+        raise usage_error(f"{path} is {'not a file' if path.exists() else 'not there'}", "name a file that `snapshot save` wrote")
+    return path
+
+
+@command.command("inspect", local=True)
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--separator", default="/", show_default=True, help="What ends the first part of a key.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=PREFIXES, show_default=True, help="Prefixes shown, the largest first."
+)
+@pass_app
+def inspect(app: App, file: str, separator: str, limit: int) -> View:
+    """Tell what a saved FILE holds, by the first part of the keys, and verify its checksum. Exits 8 if it is damaged.
+
+    Nothing is dialled.
+    """
     from ravelctl.snapshot_file import SnapshotDamagedError, check
 
+    path = _file(file)
     try:
-        checked = check(Path(file))
+        checked = check(path)
     except OSError as error:
         raise usage_error(f"cannot read {file}: {error.strerror}") from error
     if checked.problem:
-        raise SnapshotDamagedError(Path(file), checked.problem)
+        raise SnapshotDamagedError(path, checked.problem)
+    from ravelctl.offline.snapshots import inspect as count
+
+    rows, names = count(path, separator)
     return View(
         kind="Snapshot",
-        data={"file": file, **_header_data(checked.header), "checksum": "OK"},
-        body=_described(checked),
+        data={
+            "file": file,
+            **_header_data(checked.header),
+            "checksum": "OK",
+            "prefixes": [{"prefix": row.prefix, "keys": U64(row.keys), "bytes": U64(row.bytes)} for row in rows],
+        },
+        body=Table(
+            columns=columns("PREFIX", "KEYS", "BYTES"),
+            rows=tuple((printable(row.prefix.encode()), f"{row.keys:,}", size_text(row.bytes)) for row in rows[:limit]),
+            above=tuple(_described(checked, names)),
+            below=(f"{len(rows) - limit} more, smaller ones: see --limit",) if len(rows) > limit else (),
+        ),
         names=(file,),
     )
 
 
-def _described(checked: Checked) -> str:
+def _described(checked: Checked, names: dict[int, str]) -> list[str]:
     fields = checked.header.fields
-    voters = " ".join(map(str, fields.get("voters", ()))) or ABSENT
+    voters = " ".join(names.get(voter, str(voter)) for voter in fields.get("voters", ())) or ABSENT
     name = fields.get("cluster_name", "")
     by, taken = fields.get("taken_by") or ABSENT, _moment(fields.get("taken_at_ms", 0))
-    return "\n".join(
-        [
-            f"cluster   {name} {fields['cluster_id'][:8]}    taken by {by}, {taken}",
-            f"position  index {fields['index']} term {fields['term']}, voters {voters}",
-            f"contents  {fields.get('keys', 0):,} keys, {size_text(checked.data_bytes)}",
-            f"checksum  sha256 {checked.sha256[:4]}…{checked.sha256[-4:]} OK",
-        ]
+    return [
+        f"cluster   {name} {fields['cluster_id'][:8]}    taken by {by}, {taken}",
+        f"position  index {fields['index']} term {fields['term']}, voters {voters}",
+        f"contents  {fields.get('keys', 0):,} keys, {size_text(checked.data_bytes)}",
+        f"checksum  sha256 {checked.sha256[:4]}…{checked.sha256[-4:]} OK",
+    ]
+
+
+@command.command("verify", local=True)
+@click.argument("file", type=click.Path(dir_okay=False))
+@pass_app
+def verify(app: App, file: str) -> View:
+    """Read everything in a saved FILE: size and sha256, every record, and that its header tells the truth. Exits 8 if not."""
+    path = _file(file)
+    from ravelctl.offline.snapshots import verify as read
+
+    with app.progress(f"verifying {file}:") as progress:
+        done, problems = read(path, progress)
+    summary = f"{file}: {count_text(done, 'record')} read, {count_text(len(problems), 'problem')}"
+    return View(
+        kind="SnapshotCheck",
+        data={"file": file, "ok": not problems, "records": U64(done), "problems": problems},
+        body=Table(columns=columns("PROBLEM"), rows=tuple((problem,) for problem in problems), below=(summary,)),
+        names=(file,),
+        code=ExitCode.DAMAGED if problems else ExitCode.DONE,
+    )
+
+
+@command.command("restore", effect=Effect.CHANGES, local=True)
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--data-dir", "target", required=True, type=click.Path(), help="The data directory to make; it must be free.")
+@click.option("--name", default="n1", show_default=True, help="Name of the new cluster's first replica.")
+@click.option("--cluster-name", default="", help="Name of the new cluster. [default: the old one's]")
+@pass_app
+def restore(app: App, file: str, target: str, name: str, cluster_name: str) -> View:
+    """Make the data directory of a new cluster of one out of a saved FILE.
+
+    It has a new cluster id and its revisions jump, so that no client, cache or member of the old cluster takes it for that one.
+    Start a daemon in it, and let others join.
+    """
+    from pathlib import Path
+
+    from ravelctl.founded import founded_view
+    from ravelctl.offline.snapshots import restore as make
+
+    made = make(app, _file(file), Path(target), name, cluster_name)
+    return founded_view("SnapshotRestore", target, made.identity, made.at.index, made.revision, made.keys)
+
+
+@command.command("at", effect=Effect.CHANGES, local=True)
+@click.option("--index", required=True, type=click.IntRange(min=1), help="The last entry whose effects it is to have.")
+@click.option("--data-dir", required=True, type=click.Path(), help="Whose log, and whose state or snapshots.")
+@click.option("--from", "start", type=click.Path(dir_okay=False), help="Begin with this snapshot file instead of one there.")
+@click.option("-f", "--file", "file", required=True, type=click.Path(dir_okay=False), help="Where to; replaced if it is there.")
+@pass_app
+def at(app: App, index: int, data_dir: str, start: str | None, file: str) -> View:
+    """Make a snapshot FILE of the state as it was right after entry N: from an older state, and the log after that.
+
+    How far back that goes depends on the oldest snapshot that is kept and on how much of the log is.
+    """
+    from pathlib import Path
+
+    from ravelctl.offline.snapshots import at as make
+
+    header, made_of, committed = make(app, Path(data_dir), index, _file(start) if start else None, Path(file))
+    note = () if committed else (f"entry {index} is not known to be committed there: the cluster may have another in its place",)
+    keys, size = count_text(header.keys, "key"), size_text(header.size_bytes)
+    return View(
+        kind="SnapshotAt",
+        data={"file": file, "index": U64(index), "from": made_of, "keys": U64(header.keys), "sha256": header.sha256},
+        body=f"{file}: index {index}, {keys}, {size}, made of {made_of} and the log",
+        names=(file,),
+        notes=note,
     )
 
 

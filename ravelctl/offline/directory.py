@@ -82,6 +82,12 @@ def look(path: Path) -> DirectoryFacts:
         return found.look()
 
 
+def commit_index(facts: DirectoryFacts) -> int:
+    """The newest entry that this replica is known to have known as committed. A live one may be some entries further."""
+    applied = facts.state.applied.index if facts.state is not None and facts.state.applied is not None else 0
+    return max(applied, facts.log.hard_state.commit if facts.log.hard_state is not None else 0)
+
+
 def log_pages(path: Path, first: int = 0, end: int | None = None) -> Iterator[LogPage]:
     """The log from `first` (0: from its beginning) up to, not including, `end`, at least one page."""
     found = reader(path)

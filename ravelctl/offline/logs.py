@@ -33,8 +33,7 @@ class DirectoryLog:
 
     def _parts(self, query: LogQuery) -> Iterator[LogPart]:
         facts = directory.look(self._path)
-        applied = facts.state.applied.index if facts.state is not None and facts.state.applied is not None else 0
-        commit = max(facts.log.hard_state.commit if facts.log.hard_state is not None else 0, applied)
+        commit = directory.commit_index(facts)
         newest = next((file.header for file in facts.snapshots if file.header is not None and not file.problem), None)
         shape = LogPart(
             (),

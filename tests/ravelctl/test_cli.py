@@ -33,6 +33,7 @@ def test_the_tree_is_what_the_issue_asks_for() -> None:
         "leader", "leader show", "leader transfer", "leader stepdown", "log", "log show", "log follow", "log diff", "log verify",
         "store", "store stats", "store check", "store compact",
         "snapshot", "snapshot save", "snapshot list", "snapshot inspect",
+        "snapshot verify", "snapshot restore", "snapshot at", "recover", "recover plan", "recover apply",
         "kv", "kv get", "kv put", "kv del", "kv cas", "kv list", "kv watch",
         "context", "context add", "context use", "context remove", "context list", "context show",
         "config", "config show", "config check",

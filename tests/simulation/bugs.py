@@ -145,7 +145,7 @@ def _membership_not_stored(put: Put) -> None:
 
 
 def _applied_index_not_stored(put: Put) -> None:
-    real = state_store_module._write_segment
+    real = state_store_module.write_segment
 
     def write(txn: WriteTxn, segment: Segment, at: Any) -> None:
         before = txn.get(STORE, APPLIED)
@@ -153,7 +153,7 @@ def _applied_index_not_stored(put: Put) -> None:
         if before is not None:
             txn.put(STORE, APPLIED, before)
 
-    put(state_store_module, "_write_segment", write)
+    put(state_store_module, "write_segment", write)
 
 
 def _flushed_out_of_order(put: Put) -> None:

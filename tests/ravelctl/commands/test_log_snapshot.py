@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ravelctl.output import size_text
 from ravelpb.v1.inspect_pb2 import FetchSnapshotRequest, LogEntry
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.fake import FakeCluster
+from tests.ravelctl.offline.support import make, puts
 
 
 @pytest.fixture
@@ -61,19 +63,24 @@ def test_snapshot_list(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
 
 def test_a_snapshot_is_saved_and_inspected(ctl: Ctl, at: str, cluster: FakeCluster, tmp_path: Path) -> None:
     target = tmp_path / "s.rvsnap"
+    (state,) = (make(tmp_path / "d", puts(1, 3), snapshot_at=3) / "snapshots").glob("*.mdb")
+    cluster.snapshot = state.read_bytes()
     ran = ctl("snapshot", "save", "-f", target, "-e", at)
     assert ran.code == 0, ran.err
     digest = hashlib.sha256(cluster.snapshot).hexdigest()
-    assert ran.out == f"{target}: index 48000, 184220 keys, 1000B, sha256 {digest}\n"
+    size = size_text(len(cluster.snapshot))
+    assert ran.out == f"{target}: index 48000, 184220 keys, {size}, sha256 {digest}\n"
     assert target.read_bytes().endswith(cluster.snapshot)
-    assert list(tmp_path.iterdir()) == [target]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "d", target]
     seen = ctl("snapshot", "inspect", target)
     assert (seen.code, seen.out) == (
         0,
         "cluster   orders 3f9c21aa    taken by n1, 2026-03-02T10:04:11Z\n"
-        "position  index 48000 term 7, voters 1 2 3\n"
-        "contents  184,220 keys, 1000B\n"
-        f"checksum  sha256 {digest[:4]}…{digest[-4:]} OK\n",
+        "position  index 48000 term 7, voters n1 n2 n3\n"
+        f"contents  184,220 keys, {size}\n"
+        f"checksum  sha256 {digest[:4]}…{digest[-4:]} OK\n"
+        "PREFIX   KEYS  BYTES\n"
+        "orders/  2     36B\n",
     )
     told = ctl("snapshot", "inspect", target, "-o", "json").json
     assert (told["index"], told["voters"], told["taken_at"], told["sha256"]) == (

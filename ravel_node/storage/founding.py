@@ -1,0 +1,196 @@
+"""States made outside a daemon: a state as of a later entry, a snapshot file of it, and the data directory of a new cluster.
+
+All of them begin with a file of a state environment that nobody else has open, put where `Source` is told to put it, and go on
+with entries of a log. What is made stands under a name of its own until it is whole and synced, and gets its real name in one
+step: a crash, a full disk or Ctrl-C leaves nothing, or everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from time import time
+from typing import Final
+
+from ravel_node.machine.base import StateMachine
+from ravel_node.machine.kv import read_revision
+from ravel_node.machine.members import read_cluster_name, read_conf_state
+from ravel_node.machine.refounding import FORGOTTEN, Founder, refound
+from ravel_node.raft.confchange import Changer, decode_conf_change
+from ravel_node.raft.errors import ConfChangeError, InvariantError
+from ravel_node.raft.tracker import Membership
+from ravel_node.raft.types import ConfState, Entry, EntryId, EntryType, HardState, Index, ReplicaId
+from ravel_node.storage import files
+from ravel_node.storage.base import DamagedError, Identity, SnapshotHeader, StoreError
+from ravel_node.storage.directory import Directory
+from ravel_node.storage.engine import DATA_FILE, Environment, WriteTxn
+from ravel_node.storage.keys import RAFT_DATABASES, STATE_DATABASES, STATE_NAMES
+from ravel_node.storage.lmdb_engine import LmdbEngine
+from ravel_node.storage.log_store import Birth, LogStore
+from ravel_node.storage.snapshots import describe_copy
+from ravel_node.storage.state_store import StateStore, write_segment
+from ravel_node.storage.table import Table
+
+SEGMENT_BYTES_MAX: Final = 4 << 20
+MAP_BYTES: Final = 4 << 30
+"""Address space to begin with; the map grows by itself."""
+
+Source = Callable[[Path], None]
+"""Writes the file of a state environment to a path where there is none. Raises OSError, StoreError."""
+
+Tell = Callable[[str], None]
+"""How far it is, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Founded:
+    """A data directory that was made, and what a daemon that is started in it will be."""
+
+    identity: Identity
+    at: EntryId
+    revision: int
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewCluster:
+    """Who is founded."""
+
+    cluster_id: str
+    cluster_name: str  # empty: the old one
+    founder: Founder
+
+
+async def found_directory(
+    target: Path, source: Source, entries: Iterable[Entry], machine: StateMachine, new: NewCluster, tell: Tell
+) -> Founded:
+    """Make the data directory of a new cluster's first replica: the state in `source`, and what `entries` make of it.
+
+    Raises StoreError where `target` is taken, DamagedError for what cannot be read, OSError; then there is no `target`.
+    """
+    _require_free(target)
+    making = target.with_name(f".{target.name}.making")
+    directory = Directory(making)
+    directory.claim()
+    try:
+        for name in directory.state_numbers():
+            files.remove_tree(directory.state(name))
+        files.remove_tree(directory.raft)
+        directory.make_folders()
+        founded = await _fill(directory, source, entries, machine, new, tell)
+        directory.seal()
+        files.rename(making, target)
+    except BaseException:
+        files.remove_tree(making)
+        raise
+    finally:
+        directory.release()
+    return founded
+
+
+def _require_free(target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise StoreError(f"{target} is there already and is not empty: name a directory that is free")
+
+
+async def _fill(
+    directory: Directory, source: Source, entries: Iterable[Entry], machine: StateMachine, new: NewCluster, tell: Tell
+) -> Founded:
+    path = directory.state(1)
+    files.make_directory(path)
+    tell("copying the state")
+    source(path / DATA_FILE)
+    async with AsyncExitStack() as stack:
+        engine = LmdbEngine(_ignore)
+        stack.push_async_callback(engine.close)
+        env = await engine.open(path, STATE_DATABASES, MAP_BYTES)
+        stack.push_async_callback(env.close)
+        state = StateStore(env, path.name)
+        await _replay(state, entries, machine, tell)
+        at = state.applied()
+        replica_id = await _refound(env, state, at, new)
+        env_raft = await engine.open(directory.raft, RAFT_DATABASES, MAP_BYTES)
+        stack.push_async_callback(env_raft.close)
+        fresh = StateStore(env, path.name)
+        identity = Identity(new.founder.server_id, new.cluster_id, read_cluster_name(fresh.get), replica_id, new.founder.name)
+        await LogStore.create(env_raft, Birth(identity, at, HardState(at.term, ReplicaId(0), at.index), 1))
+        return Founded(identity, at, read_revision(fresh.get), fresh.keys())
+
+
+async def _refound(env: Environment, state: StateStore, at: EntryId, new: NewCluster) -> ReplicaId:
+    table = Table(state, EntryId(at.term, Index(at.index - 1)), segment_bytes_max=SEGMENT_BYTES_MAX)
+    table.applied_to(at)
+    replica_id = refound(table, table, new.founder, new.cluster_name)
+    segment = table.seal()
+    if segment is None:
+        raise InvariantError(f"the state of a new cluster at {at} was not sealed")
+
+    def write(txn: WriteTxn) -> None:
+        for database in FORGOTTEN:
+            txn.clear(STATE_NAMES[database])
+        write_segment(txn, segment, at)
+
+    await env.write(write)
+    return replica_id
+
+
+async def snapshot_at(
+    folder: Path, source: Source, entries: Iterable[Entry], machine: StateMachine, identity: Identity, tell: Tell
+) -> tuple[Path, SnapshotHeader]:
+    """Make a snapshot of the state that `entries` make of the one in `source`: its data file, in `folder`, and its header."""
+    path = folder / "state"
+    files.make_directory(path)
+    tell("copying the state")
+    source(path / DATA_FILE)
+    target = folder / "snapshot.mdb"
+    async with AsyncExitStack() as stack:
+        engine = LmdbEngine(_ignore)
+        stack.push_async_callback(engine.close)
+        env = await engine.open(path, STATE_DATABASES, MAP_BYTES)
+        stack.push_async_callback(env.close)
+        await _replay(StateStore(env, path.name), entries, machine, tell)
+        tell("writing the snapshot")
+        await env.copy(target)
+        header = await engine.run(lambda: describe_copy(engine, target, identity, int(time() * 1_000)))
+    return target, header
+
+
+async def _replay(state: StateStore, entries: Iterable[Entry], machine: StateMachine, tell: Tell) -> None:
+    """Apply entries, which must follow the state, as the driver of a replica does."""
+    table = Table(state, state.applied(), segment_bytes_max=SEGMENT_BYTES_MAX)
+    machine.open(table)
+    for entry in entries:
+        if entry.index != table.applied.index + 1:
+            raise DamagedError(f"entry {entry.index} of the log cannot follow entry {table.applied.index} of the state")
+        if entry.type is EntryType.NORMAL:
+            machine.apply(entry.id, entry.data, table)
+        else:
+            change = decode_conf_change(entry)
+            machine.apply_membership(entry.id, _changed(read_conf_state(table.get), entry), change.context, table)
+        if table.applied_to(entry.id):
+            tell(f"applied entry {entry.index}")
+            await _flush(state, table)
+    await _flush(state, table)
+
+
+def _changed(conf_state: ConfState, entry: Entry) -> ConfState:
+    """The membership after a change. One that cannot be leaves it as it is, as in the core."""
+    try:
+        return Changer(Membership.from_conf_state(conf_state)).change(decode_conf_change(entry)).membership.conf_state()
+    except ConfChangeError:
+        return conf_state
+
+
+async def _flush(state: StateStore, table: Table) -> None:
+    table.seal()
+    while (segment := table.oldest) is not None:
+        await state.flush(segment)
+        table.drop_oldest()
+        await asyncio.sleep(0)  # Ctrl-C is heard here
+
+
+def _ignore(event: str, fields: Mapping[str, object]) -> None:
+    """The observer of stores that nobody watches."""
