@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.interrupts import heed_interrupts
 from tests.ravelctl.fake import FakeCluster
 
 ROOT = Path(__file__).parents[2]
@@ -121,11 +122,6 @@ def test_a_reader_that_goes_away_is_no_error(cluster: FakeCluster) -> None:
         child.stdout.close()
         assert child.stderr.read() == b""
         assert child.wait(DEADLINE_S) == 0
-
-
-def heed_interrupts() -> None:
-    """As on a terminal: a job that a shell started in the background ignores SIGINT, and so would its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_exits_130_without_a_traceback(cluster: FakeCluster) -> None:
