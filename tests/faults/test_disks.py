@@ -39,8 +39,10 @@ async def one_of(ordeal: Ordeal, role: str) -> Server:
     return await ordeal.cluster.leader() if role == "leader" else (await ordeal.cluster.followers())[0]
 
 
-@pytest.mark.parametrize("what", ["raft", "state"])
-@pytest.mark.parametrize("role", [pytest.param("leader", marks=pytest.mark.e2e), "follower"])
+@pytest.mark.parametrize(
+    ("role", "what"),
+    [pytest.param("leader", "raft", marks=pytest.mark.e2e), ("leader", "state"), ("follower", "raft"), ("follower", "state")],
+)
 async def test_a_sync_fails(trial: Trial, role: str, what: str) -> None:
     async with trial(f"a sync of {what}/ fails on the {role}", failing_disks=True) as ordeal:
         for _ in range(2):

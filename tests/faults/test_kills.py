@@ -10,7 +10,7 @@ from tests.faults.conftest import Trial
 @pytest.mark.e2e
 async def test_the_leader_is_killed(trial: Trial) -> None:
     async with trial("kill -9 of the leader") as ordeal:
-        for _ in range(4):
+        for _ in range(3):
             await ordeal.progress()
             leader = await ordeal.cluster.leader()
             at = ordeal.kill(leader)
@@ -22,7 +22,7 @@ async def test_the_leader_is_killed(trial: Trial) -> None:
 
 async def test_a_follower_is_killed(trial: Trial) -> None:
     async with trial("kill -9 of a follower") as ordeal:
-        for turn in range(4):
+        for turn in range(3):
             await ordeal.progress()
             leader = await ordeal.cluster.leader()
             follower = (await ordeal.cluster.followers())[turn % 2]
@@ -37,7 +37,7 @@ async def test_a_follower_is_killed(trial: Trial) -> None:
 @pytest.mark.parametrize("spared", ["leader", "follower"])
 async def test_a_majority_is_killed(trial: Trial, spared: str) -> None:
     async with trial(f"kill -9 of a majority, the {spared} spared") as ordeal:
-        for _ in range(3):
+        for _ in range(2):
             await ordeal.progress()
             leader, followers = await ordeal.cluster.leader(), await ordeal.cluster.followers()
             victims = followers if spared == "leader" else [leader, followers[0]]

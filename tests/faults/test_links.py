@@ -31,7 +31,7 @@ async def test_the_leader_is_cut_off_while_clients_stay_connected(trial: Trial) 
     async with trial("the leader cut off, its clients connected", proxied=True) as ordeal:
         for server in ordeal.cluster.servers.values():
             ordeal.workload.read_pinned(server.name, server.address)
-        for _ in range(3):
+        for _ in range(2):
             await ordeal.progress()
             leader, others = await ordeal.cluster.leader(), await ordeal.cluster.followers()
             at = monotonic()

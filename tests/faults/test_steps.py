@@ -23,10 +23,10 @@ from tests.faults.ordeal import Ordeal, Row
 from tests.faults.shim import Disk, build
 
 CLUSTER_ID: Final = "00112233445566778899aabbccddeeff"
-FIRST_STARTS_MAX: Final = 20
-RESTARTS_MAX: Final = 8
-FLUSHES_MAX: Final = 8
-RECEIPTS_MAX: Final = 6
+FIRST_STARTS_MAX: Final = 16
+RESTARTS_MAX: Final = 6
+FLUSHES_MAX: Final = 6
+RECEIPTS_MAX: Final = 5
 
 
 def chosen(total: int, most: int) -> list[int]:
