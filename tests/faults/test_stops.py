@@ -57,6 +57,23 @@ async def test_the_leader_is_stopped_for_a_number_of_election_timeouts(trial: Tr
         }, "every way to read was answered at times"
 
 
+async def test_the_leader_wakes_where_nobody_reaches_it(trial: Trial) -> None:
+    """Nothing but its own clock tells it that others may lead by now: its clients ask, and hear nothing old."""
+    async with trial("SIGSTOP of the leader, which wakes cut off from the others", proxied=True) as ordeal:
+        for server in ordeal.cluster.servers.values():
+            ordeal.workload.read_pinned(server.name, server.address)
+        for _ in range(2):
+            await ordeal.progress()
+            leader, others = await ordeal.cluster.leader(), await ordeal.cluster.followers()
+            ordeal.network.isolate(leader.name, [other.name for other in others])
+            at = await stop_for(ordeal, leader, 5 * ELECTION_TIMEOUT_S)
+            await asyncio.sleep(2 * ELECTION_TIMEOUT_S)
+            await ordeal.recovered(at)
+            ordeal.network.heal()
+            await ordeal.cluster.caught_up(leader)
+            assert await ordeal.cluster.leader() is not leader
+
+
 async def test_a_follower_is_stopped(trial: Trial) -> None:
     async with trial("SIGSTOP of a follower for 4 election timeouts") as ordeal:
         for turn in range(3):
