@@ -29,6 +29,6 @@ async def command(app: App, file: Path | None, for_s: float | None, interval: fl
     options = Options(
         target=target_of(app),
         interval_s=INTERVAL_S if interval is None else interval,
-        version=own_version(),
+        version=own_version,
     )
     return await record(app, options, file, for_s)

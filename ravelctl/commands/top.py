@@ -93,9 +93,9 @@ def _options(
         read_only=read_only,
         record=record,
         replay=replay,
-        theme=NAMES[theme] if theme else fitting(os.environ),
+        theme=NAMES[theme] if theme and not os.environ.get("NO_COLOR") else fitting(os.environ),
         bell=bell,
-        version=own_version(),
+        version=own_version,
         clusters=_contexts(app),
     )
 

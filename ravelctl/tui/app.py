@@ -15,7 +15,6 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from ravelctl.errors import CommandError
-from ravelctl.tui import actions
 from ravelctl.tui.columns import ORDERS
 from ravelctl.tui.detail import as_json
 from ravelctl.tui.fleet import FLEET_ORDERS, FleetRow
@@ -26,12 +25,11 @@ from ravelctl.tui.panels import Status
 from ravelctl.tui.recording import Player, Recording, default_name
 from ravelctl.tui.screens.base import Paged
 from ravelctl.tui.screens.cluster import ClusterScreen
-from ravelctl.tui.screens.confirm import AskScreen, ConfirmScreen
 from ravelctl.tui.screens.help import HelpScreen
 from ravelctl.tui.screens.overview import FleetScreen
 from ravelctl.tui.screens.replica import RANGES, ReplicaScreen
 from ravelctl.tui.session import FLEET_INTERVAL_S, Live, Options, Replayed, Source, Target
-from ravelctl.tui.themes import DARK, THEMES
+from ravelctl.tui.themes import ANSI, DARK, THEMES
 from ravelctl.tui.widgets.replica_table import RowTable
 
 PRESSING_AFTER_S: Final = 0.1
@@ -51,7 +49,8 @@ class TopApp(App[None]):
     ]
 
     def __init__(self, options: Options) -> None:
-        super().__init__()
+        # Textual chooses how it takes colours away before it knows the theme: greys in 24 bits, unless it is told of this one.
+        super().__init__(ansi_color=True if options.theme == ANSI.name else None)
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = options.theme or DARK.name
@@ -86,7 +85,8 @@ class TopApp(App[None]):
         if self.live is None:
             self.set_interval(REPLAY_TICK_S, self._play_on)
             return
-        self.watch_cluster(self.live)
+        # The screen stands before gRPC is loaded.
+        self.call_after_refresh(self.watch_cluster, self.live)
         self.begin_ticking()
 
     def begin_ticking(self) -> None:
@@ -269,6 +269,9 @@ class TopApp(App[None]):
             self._paint()
 
     def action_theme(self) -> None:
+        if self.ansi_color:
+            self.notify("this terminal, or NO_COLOR, asks for sixteen colours; --theme chooses another look")
+            return
         names = [theme.name for theme in THEMES]
         self.theme = names[(names.index(self.theme) + 1) % len(names)] if self.theme in names else names[0]
 
@@ -327,6 +330,8 @@ class TopApp(App[None]):
             self._paint()
 
     def action_goto(self) -> None:
+        from ravelctl.tui.screens.confirm import AskScreen
+
         player = self._player()
         if player is None:
             return
@@ -393,11 +398,15 @@ class TopApp(App[None]):
 
     # --- changes
 
-    def _propose(self, make: Callable[[Target, actions.Ground], actions.Plan]) -> None:
-        """Open the dialog of a change, about what the screen shows at this moment."""
+    def _propose(self, change: str) -> None:
+        """Open the dialog of a change, named as in `ravelctl.tui.actions`, about what the screen shows at this moment."""
+        from ravelctl.tui import actions  # with it come the commands' own changes, which no first picture needs
+        from ravelctl.tui.screens.confirm import ConfirmScreen
+
         row, live = self.chosen, self.live
         if row is None or live is None:
             return
+        make: Callable[[Target, actions.Ground], actions.Plan] = getattr(actions, change)
         try:
             plan = make(live.target, actions.ground(live.picture.view, row, live.addresses))
         except actions.NotDoneError as refusal:
@@ -410,16 +419,16 @@ class TopApp(App[None]):
         self.push_screen(ConfirmScreen(plan, told))
 
     def action_transfer(self) -> None:
-        self._propose(actions.transfer)
+        self._propose("transfer")
 
     def action_promote(self) -> None:
-        self._propose(actions.promote)
+        self._propose("promote")
 
     def action_remove(self) -> None:
-        self._propose(actions.remove)
+        self._propose("remove")
 
     def action_snapshot(self) -> None:
-        self._propose(actions.snapshot)
+        self._propose("snapshot")
 
 
 def run(options: Options) -> None:

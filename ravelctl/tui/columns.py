@@ -243,17 +243,18 @@ def title_line(shown: Layout, sort: str = "") -> Line:
 def row_line(row: ReplicaView, view: ClusterView, shown: Layout) -> Line:
     """The cells of one replica, with the tone of each."""
     spans = []
+    faults = row_faults(row)
     for number, (column, width) in enumerate(shown.columns):
         text = column.cell(row, view, width)
         padded = text.ljust(width) if column.left else text.rjust(width)
-        spans.append(Span(padded if not number else " " * shown.gap + padded, _tone(column.title, text, row)))
+        spans.append(Span(padded if not number else " " * shown.gap + padded, _tone(column.title, text, row, faults)))
     return tuple(spans)
 
 
 _BY_SEVERITY: Final = {Severity.OK: Tone.PLAIN, Severity.WARN: Tone.WARN, Severity.CRIT: Tone.CRIT}
 
 
-def _tone(title: str, text: str, row: ReplicaView) -> Tone:
+def _tone(title: str, text: str, row: ReplicaView, faults: Mapping[str, Severity]) -> Tone:
     if title == "NODE":
         if row.freshness is Freshness.DOWN:
             return Tone.CRIT
@@ -267,21 +268,13 @@ def _tone(title: str, text: str, row: ReplicaView) -> Tone:
     if title == "STATE":
         bad = text.startswith(("STALE", "LOST", "never-met"))
         return Tone.CRIT if bad else Tone.WARN if "PAUSED" in text or text.startswith(("snap", "probe")) else Tone.PLAIN
-    if title in row_faults(row):
-        return _BY_SEVERITY[row_faults(row)[title]]
-    return Tone.PLAIN
+    return _BY_SEVERITY[faults.get(title, Severity.OK)]
 
 
 def row_faults(row: ReplicaView) -> dict[str, Severity]:
     """The figures of a row that are beyond what the alarms allow, by column."""
-    found = {
-        "FSYNC": fsync_severity(row),
-        "DB": db_severity(row),
-        "DB%": db_severity(row),
-        "LAG": lag_severity(row, None),
-        "LAG-s": lag_severity(row, None),
-    }
-    return {title: severity for title, severity in found.items() if severity}
+    lag, store = lag_severity(row, None), db_severity(row)
+    return {"FSYNC": fsync_severity(row), "DB": store, "DB%": store, "LAG": lag, "LAG-s": lag}
 
 
 # --- order

@@ -30,8 +30,7 @@ async def record(app: App, options: Options, file: Path | None, for_s: float | N
     task = asyncio.create_task(live.run())
     began_s = loop.time()
     try:
-        if file is None:
-            await _named(live, enough)
+        await _named(live, enough)
         path = file or Path(default_name(live.look(at_interval=False).view.name, clock.wall_ms()))
         live.start_recording(path)
         app.say(f"recording to {path}; Ctrl-C ends it")

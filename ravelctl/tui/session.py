@@ -52,7 +52,7 @@ class Options:
     replay: Path | None = None
     theme: str = ""  # empty: what fits the terminal
     bell: bool = False
-    version: str = ""
+    version: Callable[[], str] = lambda: "unknown"  # of ravelctl; looked up only when it is written down
     clusters: Mapping[str, Target] = field(default_factory=dict)  # the contexts of the configuration, by name
     clock: Clock = field(default_factory=Clock)
 
@@ -156,7 +156,7 @@ class Live:
             path,
             interval_s=self.interval_s,
             cluster=self.picture.view.name,
-            version=self.options.version,
+            version=self.options.version(),
             wall_ms=self._clock.wall_ms(),
         )
 

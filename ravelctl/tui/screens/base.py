@@ -44,11 +44,12 @@ class Paged(Screen[None]):
         """Whether the terminal is large enough; if it is, paint."""
         size = self.app.size
         small = size.width < LEAST_COLUMNS or size.height < LEAST_ROWS
-        self.set_class(small, "too-small")
-        self.query_one("#small", Static).update(
-            f"This terminal is {size.width}x{size.height}.\nravel top needs {LEAST_COLUMNS}x{LEAST_ROWS}: make it larger."
-        )
-        if not small:
+        if small != self.has_class("too-small"):
+            self.set_class(small, "too-small")
+        if small:
+            needed = f"ravel top needs {LEAST_COLUMNS}x{LEAST_ROWS}: make it larger."
+            self.query_one("#small", Static).update(f"This terminal is {size.width}x{size.height}.\n{needed}")
+        else:
             self.paint()
 
     def paint(self) -> None:

@@ -69,7 +69,7 @@ class ClusterScreen(Paged):
         self._fit(len(head), len(rows), size.height)
         self.query_one("#head", Panel).show(head)
         table = self.query_one(RowTable)
-        table.show(title_line(shown, order.column), [(row.key, row_line(row, view, shown)) for row in rows])
+        table.show(title_line(shown, order.column), [row.key for row in rows], lambda at: row_line(rows[at], view, shown))
         alarms, self.alarms_shown = alarm_line(picture, size.width)
         self.query_one("#alarms", Panel).show([alarms])
         for rule in ("#rule-1", "#rule-2", "#rule-3"):

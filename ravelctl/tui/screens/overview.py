@@ -48,7 +48,7 @@ class FleetScreen(Paged):
         title, lines = fleet_lines(rows, columns)
         table = self.query_one(RowTable)
         table.styles.height = min(max(3, height - 4), len(lines) + 1)
-        table.show(title, lines)
+        table.show(title, [name for name, _ in lines], lambda at: lines[at][1])
         self.query_one("#events", Panel).show(
             []
             if len(found) > 1

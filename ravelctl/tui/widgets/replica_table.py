@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from rich.style import Style
@@ -32,7 +32,8 @@ class RowTable(ScrollView, can_focus=True):
         super().__init__(id=id)
         self._title: Line = ()
         self._keys: tuple[str, ...] = ()
-        self._lines: tuple[Line, ...] = ()
+        self._line_of: Callable[[int], Line] = lambda row: ()
+        self._lines: dict[int, Line] = {}  # by row; those that were needed so far
         self._cursor: str | None = None
         self._fell_from = 0  # where the cursor was when its row went away
         self._painter: Painter | None = None
@@ -41,27 +42,39 @@ class RowTable(ScrollView, can_focus=True):
 
     # --- what is shown
 
-    def show(self, title: Line, rows: Sequence[tuple[str, Line]]) -> None:
-        """The cursor stays on its key; if that row is gone, it goes to the one that took its place."""
-        before = [self._title, *self._lines]
+    def show(self, title: Line, keys: Sequence[str], line_of: Callable[[int], Line]) -> None:
+        """`line_of` makes the line of a row, counted from 0; it is asked only for rows that are in sight.
+
+        The cursor stays on its key; if that row is gone, it goes to the one that took its place.
+        """
+        before, titled = self._lines, self._title
         at = self.cursor_row
-        self._title = title
-        self._keys = tuple(key for key, _ in rows)
-        self._lines = tuple(line for _, line in rows)
+        self._title, self._line_of, self._lines = title, line_of, {}
+        self._keys = tuple(keys)
         if self._cursor not in self._keys:
             place = at if at is not None else self._fell_from
             self._fell_from = place
             self._cursor = self._keys[min(place, len(self._keys) - 1)] if self._keys else None
-        size = Size(self.size.width, len(self._lines) + 1)
+        size = Size(self.size.width, len(self._keys) + 1)
         if size != self.virtual_size:
             self.virtual_size = size
-        after = [self._title, *self._lines]
-        moved = at != self.cursor_row
-        changed = {y for y in range(max(len(before), len(after))) if before[y : y + 1] != after[y : y + 1]}
-        if moved:
+        top = self.scroll_offset.y
+        in_sight = range(top, top + max(0, self.size.height - 1))
+        changed = {row + 1 for row in in_sight if self._line(row) != before.get(row)}
+        if title != titled:
+            changed.add(0)
+        if at != self.cursor_row:
             changed |= {row + 1 for row in (at, self.cursor_row) if row is not None}
             self._reveal()
         self._refresh_rows(changed)
+
+    def _line(self, row: int) -> Line:
+        """Blank below the last row."""
+        if row >= len(self._keys):
+            return ()
+        if row not in self._lines:
+            self._lines[row] = self._line_of(row)
+        return self._lines[row]
 
     @property
     def cursor(self) -> str | None:
@@ -86,7 +99,7 @@ class RowTable(ScrollView, can_focus=True):
     @property
     def text(self) -> str:
         """Titles and rows, without tones."""
-        return "\n".join("".join(span.text for span in line) for line in (self._title, *self._lines))
+        return "\n".join("".join(span.text for span in line) for line in (self._title, *map(self._line, range(len(self._keys)))))
 
     # --- moving
 
@@ -145,12 +158,12 @@ class RowTable(ScrollView, can_focus=True):
             self._painter = Painter(self)
             self._over = self.get_component_rich_style("table--cursor", partial=True)
         row = y - 1 + self.scroll_offset.y
-        line: Line = self._title if y == 0 else self._lines[row] if row < len(self._lines) else ()
+        line = self._title if y == 0 else self._line(row)
         chosen = y > 0 and row < len(self._keys) and self._keys[row] == self._cursor
         key = (line, self.size.width, chosen)
         strip = self._cache.get(key)
         if strip is None:
-            if len(self._cache) > 4 * (len(self._lines) + 4):
+            if len(self._cache) > 4 * (self.size.height + 4):
                 self._cache.clear()
             strip = self._cache[key] = self._painter.strip(line, self.size.width, self._over if chosen else None)
         return strip

@@ -104,7 +104,7 @@ class Desk:
 
 def options_for(cluster: Scripted, clock: Clock, **rest: Any) -> Options:
     endpoints = rest.pop("endpoints", None)
-    return Options(target_for(cluster, endpoints), clock=clock, version="0.4.1", **rest)
+    return Options(target_for(cluster, endpoints), clock=clock, version=lambda: "0.4.1", **rest)
 
 
 def target_for(cluster: Scripted, endpoints: tuple[int, ...] | None = None) -> Target:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +21,9 @@ from ravelpb.v1 import cluster_pb2 as pb
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.tui.conftest import Open, options_for
 from tests.ravelctl.tui.scripted import WALL_MS, Scripted
+from tests.ravelctl.tui.terminal import ROOT
 from tests.ravelctl.tui.test_model import made
+from tests.ravelctl.tui.test_terminal import Scene
 
 SECONDS = 400
 
@@ -222,3 +228,25 @@ async def test_the_screen_plays_a_recording(recorded: tuple[Path, list[Picture]]
         await pilot.press("plus", "plus", "space")
         await asyncio.sleep(0.5)
         assert player.at_ms > 93_000
+
+
+def test_record_without_a_screen(tmp_path: Path) -> None:
+    """`ravelctl record` writes until it is told to stop, and says how to play it."""
+    scene = Scene("healthy", 3)
+    path = tmp_path / "out.rvtop"
+    try:
+        command = [sys.executable, "-m", "ravelctl", "record", str(path), "--endpoints", scene.addresses, "--interval", "100ms"]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            deadline = time.monotonic() + 30
+            while (not path.exists() or path.stat().st_size < 2_000) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+            assert process.returncode == 0, err
+    finally:
+        scene.close()
+    assert out.startswith(str(path))
+    assert f"ravelctl top --replay {path}" in err
+    recording = Recording(path)
+    assert recording.damage == ""
+    assert recording.cluster == "prod-eu"
