@@ -24,7 +24,7 @@ MESSAGE_BYTES_MAX: Final = 3 << 20  # of values, so that a message with its keys
 _BAR: Final = 40
 
 
-@click.command("bench", cls=RavelCommand, effect=Effect.CHANGES)
+@click.command("bench", cls=RavelCommand, effect=Effect.PLANS)
 @click.option("--clients", type=click.IntRange(1, CLIENTS_MAX), default=64, show_default=True, help="Callers at once.")
 @click.option("--pipeline", type=click.IntRange(1, PIPELINE_MAX), default=1, show_default=True, help="Commands a message.")
 @click.option("--value-size", type=click.IntRange(0, VALUE_BYTES_MAX), default=256, show_default=True, help="Bytes a value.")
@@ -35,7 +35,7 @@ _BAR: Final = 40
 @pass_app
 def command(
     app: App, clients: int, pipeline: int, value_size: int, seconds: float, mix: str, keys: int, prefix: str
-) -> Work:  # one parameter an option, as click passes them
+) -> Work | View:  # one parameter an option, as click passes them
     """Put load on a live cluster and measure it.
 
     Each caller waits for its answer before it asks again. With --pipeline above 1 a caller sends that many commands in one
@@ -46,6 +46,10 @@ def command(
             f"{pipeline} values of {value_size} bytes make a message of more than {MESSAGE_BYTES_MAX} bytes",
             "lower --pipeline or --value-size",
         )
+    if app.settings.dry_run:
+        body = f"would have {count_text(clients, 'client')} {mix} {count_text(keys, 'key')} under {prefix} for {seconds:g}s"
+        data = {"mix": mix, "clients": clients, "keys": keys, "prefix": prefix, "seconds": seconds, "dry_run": True}
+        return View(kind="Bench", data=data, body=body, notes=("dry run: nothing was changed",))
     return _measured(app, clients, pipeline, value_size, seconds, mix, keys, prefix)
 
 

@@ -16,7 +16,7 @@ from ravelctl.exit_codes import ExitCode
 from ravelctl.output import ABSENT, U64, Table, View, columns, count_text
 
 if TYPE_CHECKING:
-    from ravelctl.client import WatchEvent
+    from ravelctl.client import KeyValue, WatchEvent
 
 _CELL_MAX: Final = 64  # characters of a value that a table shows; -o wide and json show all
 _VALUE_FILE_BYTES_MAX: Final = (
@@ -74,7 +74,7 @@ async def _get(app: App, key: bytes, raw: bool, form: ByteForm) -> View:
     )
 
 
-@command.command("put", effect=Effect.CHANGES)
+@command.command("put", effect=Effect.PLANS)
 @click.argument("key", type=KEY)
 @_value_argument
 @_file_option
@@ -90,12 +90,34 @@ async def _put(app: App, key: bytes, content: bytes, form: ByteForm) -> View:
     from ravelctl import dial
 
     async with dial.keys(app) as client:
+        if app.settings.dry_run:
+            return _would_write("Put", key, content, form, await client.get(key), writes=True)
         written = await client.put(key, content)
     return View(
         kind="Put",
         data={**form.fields(key=key), "revision": U64(written.revision)},
         body=f"revision {written.revision}",
         names=(form.show(key),),
+    )
+
+
+def _would_write(kind: str, key: bytes, content: bytes, form: ByteForm, found: KeyValue | None, *, writes: bool) -> View:
+    """What --dry-run tells of a write: whether it would happen, and what is there now."""
+    now = f"which has revision {found.revision} now" if found else "which is not there now"
+    would = "would write" if writes else "would not write"
+    return View(
+        kind=kind,
+        data={
+            **form.fields(key=key),
+            "found": found is not None,
+            "revision": U64(found.revision if found else 0),
+            "writes": writes,
+            "dry_run": True,
+        },
+        body=f"{would} {count_text(len(content), 'byte')} under {form.show(key)}, {now}",
+        names=(form.show(key),),
+        code=ExitCode.DONE if writes else ExitCode.FAILED,
+        notes=("dry run: nothing was changed",),
     )
 
 
@@ -155,7 +177,7 @@ async def _delete_prefix(app: App, prefix: bytes, form: ByteForm) -> View:
     return View(kind="DeletePrefix", data={**data, "deleted": deleted, "left": left, "dry_run": False}, body=body)
 
 
-@command.command("cas", effect=Effect.CHANGES)
+@command.command("cas", effect=Effect.PLANS)
 @click.argument("key", type=KEY)
 @_value_argument
 @_file_option
@@ -177,6 +199,9 @@ async def _cas(app: App, key: bytes, content: bytes, revision: int, form: ByteFo
     from ravelctl import dial
 
     async with dial.keys(app) as client:
+        if app.settings.dry_run:
+            found = await client.get(key)
+            return _would_write("Swap", key, content, form, found, writes=(found.revision if found else 0) == revision)
         swap = await client.compare_and_swap(key, content, expected_revision=revision)
     data: dict[str, Any] = {**form.fields(key=key), "swapped": swap.swapped, "revision": U64(swap.revision)}
     if swap.swapped:

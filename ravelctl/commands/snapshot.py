@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ravelctl.app import App
-from ravelctl.command import Effect, RavelGroup, Work, pass_app
+from ravelctl.command import REPLICA, Effect, RavelGroup, Work, pass_app
 from ravelctl.config import TRANSFER_TIMEOUT_S
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 RETRY_EVERY_S: Final = 0.5
 PREFIXES: Final = 20
-_replica_option = click.option("--replica", help="Whose: a name or an id. [default: the first endpoint's that answers]")
+_replica_option = click.option(
+    "--replica", type=REPLICA, help="Whose: a name or an id. [default: the first endpoint's that answers]"
+)
 
 
 @click.group("snapshot", cls=RavelGroup)

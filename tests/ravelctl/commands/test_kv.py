@@ -95,8 +95,13 @@ def test_refusals_keep_their_reason_and_sentence(ctl: Ctl, at: str, cluster: Fak
     assert ran.error["reason"] == reason
 
 
-def test_a_write_cannot_be_tried_dry(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
-    for words in (["--dry-run", "kv", "put", "k", "v"], ["kv", "cas", "k", "v", "--revision", "0", "--dry-run"]):
-        ran = ctl(*words, "-e", at)
-        assert (ran.code, "--dry-run" in ran.err) == (2, True)
-    assert cluster.data == {}
+def test_a_dry_write_tells_what_it_would_do(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
+    cluster.data[b"k"] = (b"old", 3)
+    before = dict(cluster.data)
+    ran = ctl("kv", "put", "k", "value", "--dry-run", "-e", at)
+    assert (ran.code, ran.out) == (0, "would write 5 bytes under k, which has revision 3 now\n")
+    assert ctl("kv", "put", "new", "v", "--dry-run", "-e", at).out == "would write 1 byte under new, which is not there now\n"
+    assert ctl("kv", "cas", "k", "v", "--revision", "3", "--dry-run", "-e", at).code == 0
+    stale = ctl("kv", "cas", "k", "v", "--revision", "2", "--dry-run", "-e", at, "-o", "json")
+    assert (stale.code, stale.json["writes"], stale.json["revision"]) == (1, False, "3")
+    assert cluster.data == before
