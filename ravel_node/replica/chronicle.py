@@ -45,6 +45,7 @@ class Chronicle:
         self._poll_s: float | None = None  # how long the poll took that was won last
         self._heir = ReplicaId(0)  # whom leadership is being handed to
         self._members: Mapping[ReplicaId, Member] = {}  # those who are leaving, as they were
+        self._failing: set[ReplicaId] = set()  # those whom the last snapshot did not reach
         self._receiving = Index(0)  # the snapshot that came last
         self._refused = (Index(0), "")
 
@@ -196,6 +197,9 @@ class Chronicle:
     # --- snapshots
 
     def snapshot_sending(self, to: ReplicaId, index: Index, size_bytes: int) -> None:
+        """A transfer begins. After one that failed, the next ones are told once one arrives."""
+        if to in self._failing:
+            return
         self._snapshot(
             "snapshot-sending",
             f"sends snapshot {index} to {self._name_of(to)}: {size_bytes} bytes",
@@ -204,6 +208,12 @@ class Chronicle:
         )
 
     def snapshot_sent(self, to: ReplicaId, index: Index, seconds: float, *, delivered: bool) -> None:
+        if delivered:
+            self._failing.discard(to)
+        elif to in self._failing:
+            return
+        else:
+            self._failing.add(to)
         name = "snapshot-sent" if delivered else "snapshot-failed"
         text = f"snapshot {index} {'reached' if delivered else 'did not reach'} {self._name_of(to)} after {seconds:.1f} s"
         self._snapshot(name, text, {"to_id": to, "seconds": f"{seconds:.3f}"}, index)

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from ravel_node.raft.errors import RaftError
 from ravel_node.raft.types import Message, MessageType, ReplicaId
-from ravel_node.replica.errors import ReplicaStoppedError, WrongIdentityError
+from ravel_node.replica.errors import RemovedError, ReplicaStoppedError, WrongIdentityError
 from ravel_node.server.binding import CallInfo
 from ravel_node.server.host import Host
 from ravel_node.server.interrupts import Interrupts
@@ -71,6 +71,9 @@ class RaftTransportHandlers:
         peer = self._welcome(hello, info)
         yield raft_pb2.PeerFrame(hello=self._own_hello(hello))
         while True:
+            if (record := self._host.machine.members.get(peer)) is not None and record.removed:
+                # It was taken out while this stream was open. It may never hear that its removal was committed, but from this.
+                raise RemovedError(f"replica {peer} was removed from cluster {hello.cluster_id} for good")
             if messages := [_checked(wire, hello) for wire in frame.messages]:
                 if any(message.type is MessageType.SNAPSHOT for message in messages):
                     raise InputError("a snapshot came without its file: it has a stream of its own", field="messages")

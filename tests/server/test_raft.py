@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 
+from ravel_node.machine.members import write_member
 from ravel_node.raft.types import ReplicaId
 from ravel_node.replica.errors import RemovedError, WrongClusterError, WrongIdentityError
 from ravel_node.server import raft as raft_handlers
@@ -18,7 +20,7 @@ from ravel_node.transport.calls import EXCHANGE, INSTALL_SNAPSHOT
 from ravel_node.transport.grpc_transport import GrpcTransport
 from ravel_node.transport.wire import message_to_wire
 from ravelpb.v1 import raft_pb2
-from tests.server.fakes import CLUSTER, FakeHost, info_of, server_id, start_peer_server
+from tests.server.fakes import CLUSTER, FakeHost, info_of, record, server_id, start_peer_server
 from tests.transport.support import append, heartbeat, snapshot_message
 
 
@@ -91,6 +93,18 @@ async def test_a_hello_that_is_refused_delivers_nothing(
     call = await exchange(channel, raft_pb2.PeerFrame(hello=HELLO, messages=[message_to_wire(heartbeat())]))
     assert (await refused(call))[:2] == (grpc.StatusCode.FAILED_PRECONDITION, reason)
     assert host.fake.stepped == []
+
+
+async def test_a_replica_that_is_removed_while_its_stream_is_open_is_told(host: FakeHost, channel: grpc.aio.Channel) -> None:
+    call = await exchange(channel, raft_pb2.PeerFrame(hello=HELLO, messages=[message_to_wire(heartbeat())]))
+    async with asyncio.timeout(20):
+        while not host.fake.stepped:
+            await asyncio.sleep(0.01)
+    write_member(host.fake.state, replace(record(2), removed=True))
+    host.machine.open(host.fake.state)
+    await call.write(raft_pb2.PeerFrame(messages=[message_to_wire(heartbeat())]).SerializeToString())
+    assert (await refused(call))[:2] == (grpc.StatusCode.FAILED_PRECONDITION, "REMOVED")
+    assert host.fake.stepped == [heartbeat()]
 
 
 async def test_a_blank_daemon_says_so_and_can_be_probed() -> None:
