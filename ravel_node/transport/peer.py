@@ -223,7 +223,7 @@ class Peer:
         while True:
             began = loop.time()
             why = await self._stream()
-            self.stats.connected = False
+            was_connected, self.stats.connected = self.stats.connected, False
             self.stats.last_error = why.why
             self._empty_queues()
             self._listener.peer_unreachable(self.id)
@@ -232,7 +232,14 @@ class Peer:
                 self._listener.removed_by_peer(self.id)
             if why.is_identity or why.reason == HANDSHAKE_FAILED:
                 self._tell(why)
-            failures = 0 if loop.time() - began >= STEADY_S and not why.is_identity else failures + 1
+            if why.is_identity:
+                failures += 1
+            elif loop.time() - began >= STEADY_S:
+                failures = 0
+            else:
+                # Whoever was reached a moment ago can most likely be reached again: a network that breaks connections must not
+                # part replicas for longer than it takes to dial.
+                failures = 1 if was_connected else failures + 1
             await self._pause(failures, why)
             self.stats.reconnects += 1
 

@@ -18,6 +18,7 @@ from ravel_node.server.app import RpcServer
 from ravel_node.transport.base import LocalHello
 from ravel_node.transport.grpc_transport import GrpcTransport
 from ravel_node.transport.peer import BULK_MESSAGES_MAX, URGENT_MESSAGES_MAX, PeerOptions
+from tests.faults.proxy import Network
 from tests.server.fakes import CLUSTER, FakeHost, server_id, start_peer_server
 from tests.transport.support import HELLO, ONE, TWO, Listener, acknowledgement, append, eventually, heartbeat, tidings
 
@@ -163,6 +164,21 @@ async def test_a_nudge_ends_the_pause(host: FakeHost, server: RpcServer) -> None
         transport.nudge(TWO)  # unknown: ignored
         await eventually(lambda: transport.stats(ONE).connected)
         await again.stop(0.0)
+
+
+async def test_a_network_that_breaks_connections_is_met_with_short_pauses(server: RpcServer) -> None:
+    network = Network(dict)
+    address = await network.front("there", at(server))
+    try:
+        async with dialling(address, Listener(), PeerOptions(backoff_min_s=0.02, backoff_max_s=300.0)) as transport:
+            stats = transport.stats(ONE)
+            for _ in range(14):  # pauses that doubled each time would take minutes by now
+                await eventually(lambda: stats.connected)
+                network.reset()
+                await eventually(lambda: not stats.connected)
+            await eventually(lambda: stats.connected)
+    finally:
+        await network.close()
 
 
 @pytest.mark.parametrize(
