@@ -6,6 +6,8 @@ back with the change, so that the cluster makes the change that the operator saw
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 CHANGE_TIMEOUT_S: Final = 30.0
 """For a change that the leader answers only once it is in effect."""
+
+NEW_LEADER_S: Final = 5.0
+"""How long a new leader may take to hear from the others before its verdict counts."""
 
 NOBODY: Final = 0  # as a replica id in TransferLeader: the most caught-up voter
 
@@ -162,7 +167,7 @@ async def _asked(app: App, change: Change, verdict: pb.Verdict, status: pb.Statu
         handed_over = error.reason is Reason.STALE_VIEW and status.header.replica_id in change.losing
         if not handed_over:
             raise
-        now = (await change.ask(dry_run=True)).verdict
+        now = await _judged_again(change)
         if now.seen.config_index != verdict.seen.config_index:
             raise
     app.say(f"{status.server.name} led, and has handed leadership over")
@@ -170,6 +175,16 @@ async def _asked(app: App, change: Change, verdict: pb.Verdict, status: pb.Statu
         show_refused(app, now, status.members)
         raise refusal(change.title, now)
     return await change.ask(expect=now.seen, timeout_s=timeout_s)
+
+
+async def _judged_again(change: Change) -> pb.Verdict:
+    """The verdict of a leader that has just begun: for a moment it has not heard everybody yet."""
+    deadline = time.monotonic() + NEW_LEADER_S
+    while True:
+        verdict = (await change.ask(dry_run=True)).verdict
+        if verdict.allowed or time.monotonic() >= deadline:
+            return verdict
+        await asyncio.sleep(dial.POLL_EVERY_S)
 
 
 # --- replacement

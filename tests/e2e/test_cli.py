@@ -128,6 +128,7 @@ async def test_a_voter_is_replaced_and_a_leader_leaves(tmp_path: Path) -> None:
         replaced = await ravelctl(cluster, "member", "replace", old, "--with", fourth.address, "--yes")
         assert replaced.status == 0, replaced.err
         assert await cluster.voters() == {"n1", "n2", "n3", "n4"} - {old}
+        cluster.servers.pop(old).terminate()
 
         demoted = next(server.name for server in await cluster.followers() if server.name != old)
         assert (await ravelctl(cluster, "member", "demote", demoted)).status == 0
