@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "health": ("ravelctl.commands.health", "Say in one line whether the cluster is healthy."),
     "top": ("ravelctl.commands.top", "Show terms, leaders and lag, live."),
     "record": ("ravelctl.commands.record", "Record a cluster, for `top --replay`."),
+    "doctor": ("ravelctl.commands.doctor", "Say why there is no leader, or what is at risk."),
     "member": ("ravelctl.commands.member", "List, promote, demote, replace, remove, update members."),
     "leader": ("ravelctl.commands.leader", "Show, transfer or give up leadership."),
     "events": ("ravelctl.commands.events", "Show what has happened: elections, changes, alarms."),

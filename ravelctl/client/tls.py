@@ -16,6 +16,7 @@ from ravelctl.client.errors import InvalidArgumentError, UnreachableError
 
 if TYPE_CHECKING:
     import ssl
+    from datetime import datetime
 
 EXPLAIN_TIMEOUT_S: Final = 1.0
 """How long one look at an endpoint may wait for an answer."""
@@ -144,6 +145,13 @@ def _shaken(endpoint: str, context: ssl.SSLContext) -> ssl.SSLSocket:
     except BaseException:
         connection.close()
         raise
+
+
+def shown_until(endpoint: str, tls: TlsOptions) -> datetime:
+    """Until when the certificate that this endpoint shows is valid. Blocks like `explain`; raises OSError, or ValueError where it
+    shows none."""
+    with _shaken(endpoint, client_context(None, tls.cert, tls.key)) as connection:
+        return validity(connection.getpeercert(binary_form=True) or b"")[1]
 
 
 def _glimpse(endpoint: str, context: ssl.SSLContext) -> Shown | None:

@@ -1,0 +1,166 @@
+"""`ravelctl doctor`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from ravelctl.app import App
+from ravelctl.command import RavelCommand, Work, pass_app
+from ravelctl.errors import usage_error
+from ravelctl.output import View, count_text
+
+if TYPE_CHECKING:
+    from ravelctl.diagnose import Diagnosis
+    from ravelctl.diagnosis.codes import Code
+    from ravelctl.diagnosis.finding import Finding
+    from ravelctl.diagnosis.seen import Directory
+
+DIRECTORIES_MAX: Final = 64
+
+
+@click.command("doctor", cls=RavelCommand, watchable=True)
+@click.argument("code", required=False, metavar="[CODE]")
+@click.option(
+    "--data-dir", "data_dirs", type=click.Path(), multiple=True,
+    help="Look at this data directory, whether or not its daemon runs. May be repeated.",
+)  # fmt: skip
+@click.option("--explain", "explained", metavar="CODE", help="Tell what a code means, as `doctor CODE` does.")
+@pass_app
+def command(app: App, code: str | None, data_dirs: tuple[str, ...], explained: str | None) -> View | Work:
+    """Find out why there is no leader, why it is slow, and what is at risk.
+
+    Asks all members, found from any endpoint, and looks at the directories that are given. With --data-dir it dials nobody unless
+    the command line also says --endpoints or --context. Every finding has a stable code: `ravelctl doctor RV207` tells about it.
+
+    Exits 0 where nothing is wrong, 7 with findings, 4 where there is no leader or no quorum, 8 on damaged data, 3 when nobody
+    answers.
+    """
+    if named := explained or code:
+        return _explained(named)
+    if len(data_dirs) > DIRECTORIES_MAX:
+        raise usage_error(f"{len(data_dirs)} directories were given, and doctor looks at {DIRECTORIES_MAX} at most")
+    directories: tuple[Directory, ...] = ()
+    if data_dirs:
+        from ravelctl.offline.doctor import look
+
+        with app.progress("looking at") as progress:
+            found = []
+            for path in dict.fromkeys(data_dirs):
+                progress.update(path)
+                found.append(look(path))
+            directories = tuple(found)
+    if data_dirs and not _dials(app):
+        from ravelctl.diagnose import diagnose
+        from ravelctl.diagnosis.seen import Seen
+
+        return _view(diagnose(Seen(directories=directories)))
+    return _examined(app, directories)
+
+
+def _dials(app: App) -> bool:
+    """Whether this command line itself names daemons. What a variable or the current context names is not dialled beside
+    directories: whoever looks at the dead wants no answer from the living."""
+    return any(app.origins.get(name, "").startswith("flag") for name in ("endpoints", "context"))
+
+
+async def _examined(app: App, directories: tuple[Directory, ...]) -> View:
+    from ravelctl.diagnose import diagnose
+    from ravelctl.diagnosis.gather import gather
+
+    return _view(diagnose(await gather(app, app.settings.endpoints, directories)))
+
+
+# --- printing
+
+
+def _view(found: Diagnosis) -> View:
+    from ravelctl.diagnose import severity_word
+
+    return View(
+        kind="Doctor",
+        data={
+            "healthy": not found.findings,
+            "cluster_id": found.cluster_id,
+            "cluster_name": found.cluster_name,
+            "findings": [
+                {
+                    "code": one.code,
+                    "severity": severity_word(one.severity),
+                    "subject": one.subject,
+                    "message": one.sentence,
+                    "seen": one.seen,
+                    "why": one.why,
+                    "do": one.do,
+                }
+                for one in found.findings
+            ],
+            "checked": found.checked,
+        },
+        body="\n".join(_lines(found)),
+        names=tuple(dict.fromkeys(one.code for one in found.findings)),
+        code=found.exit,
+    )
+
+
+def _lines(found: Diagnosis) -> list[str]:
+    from ravelctl.diagnose import severity_word
+
+    which = f"cluster {found.cluster_name} {found.cluster_id[:8]}" if found.cluster_id else "no cluster"
+    verdict = count_text(len(found.findings), "finding") if found.findings else "nothing is wrong"
+    lines = [f"{which}  {verdict}"]
+    for one in found.findings:
+        lines += ["", f"{one.code} {severity_word(one.severity)}: {one.sentence}", *_details(one)]
+    if found.findings:
+        lines.append("")
+    return [*lines, f"checked: {'; '.join(found.checked)}"]
+
+
+def _details(one: Finding) -> list[str]:
+    return [*(f"  seen: {line}" for line in one.seen), f"  why:  {one.why}", f"  do:   {one.do}"]
+
+
+# --- explaining
+
+
+def _explained(named: str) -> View:
+    from difflib import get_close_matches
+
+    from ravelctl.diagnosis.codes import CODES
+
+    code = CODES.get(named.upper())
+    if code is None:
+        near = get_close_matches(named.upper(), CODES, n=1)
+        raise usage_error(
+            f"there is no code {named!r}", f"did you mean `ravelctl doctor {near[0]}`?" if near else "see docs/doctor.md"
+        )
+    return View(
+        kind="DoctorCode",
+        data={
+            "code": code.code,
+            "severity": code.severity.name.lower(),
+            "family": code.family,
+            "title": code.title,
+            "meaning": code.meaning,
+            "cause": code.cause,
+            "evidence": code.evidence,
+            "cure": code.cure,
+            "exit_code": int(code.exit),
+        },
+        body=_page(code),
+        names=(code.code,),
+    )
+
+
+def _page(code: Code) -> str:
+    return "\n".join(
+        (
+            f"{code.code} {code.title} ({code.severity.name.lower()}, {code.family})",
+            f"meaning:   {code.meaning}",
+            f"cause:     {code.cause}",
+            f"evidence:  {code.evidence}",
+            f"cure:      {code.cure}",
+            f"exit code: {int(code.exit)}, if nothing worse is found",
+        )
+    )
