@@ -8,14 +8,15 @@ step: a crash, a full disk or Ctrl-C leaves nothing, or everything.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from time import time
 from typing import Final
 
-from ravel_node.machine.base import StateMachine
+from ravel_node.machine.base import Database, StateMachine
 from ravel_node.machine.kv import read_revision
 from ravel_node.machine.members import read_cluster_name, read_conf_state
 from ravel_node.machine.refounding import FORGOTTEN, Founder, refound
@@ -26,9 +27,10 @@ from ravel_node.raft.types import ConfState, Entry, EntryId, EntryType, HardStat
 from ravel_node.storage import files
 from ravel_node.storage.base import DamagedError, Identity, SnapshotHeader, StoreError
 from ravel_node.storage.directory import Directory
-from ravel_node.storage.engine import DATA_FILE, Environment, WriteTxn
+from ravel_node.storage.engine import DATA_FILE, Environment, ReadTxn, WriteTxn
 from ravel_node.storage.keys import RAFT_DATABASES, STATE_DATABASES, STATE_NAMES
 from ravel_node.storage.lmdb_engine import LmdbEngine
+from ravel_node.storage.lmdb_reader import EnvironmentReader
 from ravel_node.storage.log_store import Birth, LogStore
 from ravel_node.storage.snapshots import describe_copy
 from ravel_node.storage.state_store import StateStore, write_segment
@@ -37,6 +39,9 @@ from ravel_node.storage.table import Table
 SEGMENT_BYTES_MAX: Final = 4 << 20
 MAP_BYTES: Final = 4 << 30
 """Address space to begin with; the map grows by itself."""
+
+SUM_BYTES: Final = 4
+"""Of the check sum in front of every record."""
 
 Source = Callable[[Path], None]
 """Writes the file of a state environment to a path where there is none. Raises OSError, StoreError."""
@@ -156,6 +161,39 @@ async def snapshot_at(
         await env.copy(target)
         header = await engine.run(lambda: describe_copy(engine, target, identity, int(time() * 1_000)))
     return target, header
+
+
+async def state_at(
+    folder: Path, source: Source, entries: Iterable[Entry], machine: StateMachine, tell: Tell
+) -> EnvironmentReader:
+    """Make, in `folder`, the state that `entries` make of the one in `source`."""
+    path = folder / "state"
+    files.make_directory(path)
+    tell("copying the state")
+    source(path / DATA_FILE)
+    async with AsyncExitStack() as stack:
+        engine = LmdbEngine(_ignore)
+        stack.push_async_callback(engine.close)
+        env = await engine.open(path, STATE_DATABASES, MAP_BYTES)
+        stack.push_async_callback(env.close)
+        await _replay(StateStore(env, path.name), entries, machine, tell)
+    return EnvironmentReader(path, STATE_DATABASES, lambda: False)
+
+
+def first_difference(a: EnvironmentReader, b: EnvironmentReader) -> tuple[str, bytes] | None:
+    """The first database, and the first key in it, in which two states differ, check sums left aside; None: they are the same.
+
+    The slots say what the keys say, and are not compared.
+    """
+    names = [name for database, name in STATE_NAMES.items() if database is not Database.SLOTS]
+    return a.read(lambda one: b.read(lambda other: next(_differences(one, other, names), None)))
+
+
+def _differences(one: ReadTxn, other: ReadTxn, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    for name in names:
+        for left, right in zip_longest(one.items(name), other.items(name)):
+            if left is None or right is None or left[0] != right[0] or left[1][SUM_BYTES:] != right[1][SUM_BYTES:]:
+                yield name, min(pair[0] for pair in (left, right) if pair is not None)
 
 
 async def _replay(state: StateStore, entries: Iterable[Entry], machine: StateMachine, tell: Tell) -> None:

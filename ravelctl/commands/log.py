@@ -203,13 +203,44 @@ async def _follow(app: App, query: LogQuery, limit: int, replica: str | None, da
 @click.argument("b")
 @click.option("--from", "from_index", type=_index, help="First index. [default: the first that both have]")
 @click.option("--to", "to_index", type=_index, help="Last index. [default: the last that both have]")
+@click.option("--state", is_flag=True, help="Of two directories: compare what they have applied too. Copies both to TMPDIR.")
 @pass_app
-def diff(app: App, a: str, b: str, from_index: int | None, to_index: int | None) -> Work:
+def diff(app: App, a: str, b: str, from_index: int | None, to_index: int | None, state: bool) -> View | Work:
     """Find the first entry in which two logs differ. A and B are replicas, addresses or data directories (with a slash).
 
     Exits 8 where the difference is damage, 1 where it is an entry that was not committed and that a leader will replace.
     """
-    return _diff(app, a, b, from_index or 0, to_index or 0)
+    from ravelctl.log_source import is_directory
+
+    if not state:
+        return _diff(app, a, b, from_index or 0, to_index or 0)
+    if not (is_directory(a) and is_directory(b)):
+        raise usage_error("--state compares two data directories", "name two, each with a slash")
+    return _diff_states(app, a, b, from_index or 0, to_index or 0)
+
+
+def _diff_states(app: App, a: str, b: str, from_index: int, to_index: int) -> View:
+    import asyncio
+    from dataclasses import replace
+    from pathlib import Path
+
+    from ravelctl.offline.snapshots import compare_states
+
+    view = asyncio.run(_diff(app, a, b, from_index, to_index))
+    if view.code != ExitCode.DONE or not isinstance(view.body, str):
+        return view
+    found = compare_states(app, Path(a), Path(b))
+    told = f"the states at entry {found.index} are the same"
+    if found.database:
+        told = f"the states at entry {found.index} differ first in database {found.database}, record {printable(found.key)}"
+    record = {"index": U64(found.index), "same": not found.database, "database": found.database, "key": found.key}
+    return replace(
+        view,
+        data={**view.data, "same": not found.database, "state": record},
+        body=f"{view.body}\n{told}",
+        names=(str(found.index),) if found.database else (),
+        code=ExitCode.DAMAGED if found.database else ExitCode.DONE,
+    )
 
 
 async def _diff(app: App, a: str, b: str, from_index: int, to_index: int) -> View:

@@ -24,7 +24,15 @@ from ravel_node.raft.types import Entry
 from ravel_node.storage.base import DamagedError, Identity, StoreError
 from ravel_node.storage.checking import StateCheck
 from ravel_node.storage.engine import ReadTxn
-from ravel_node.storage.founding import Founded, NewCluster, Source, found_directory, snapshot_at
+from ravel_node.storage.founding import (
+    Founded,
+    NewCluster,
+    Source,
+    first_difference,
+    found_directory,
+    snapshot_at,
+    state_at,
+)
 from ravel_node.storage.keys import STATE_DATABASES
 from ravel_node.storage.lmdb_engine import LmdbEngine
 from ravel_node.storage.snapshots import DATA_SUFFIX, encode_header
@@ -247,6 +255,41 @@ def _copy_of(path: Path) -> Source:
         shutil.copyfile(path, target)
 
     return source
+
+
+@dataclass(frozen=True, slots=True)
+class StatesCompared:
+    """Two states at one entry. `database` is empty where they are the same."""
+
+    index: int
+    database: str
+    key: bytes
+
+
+def compare_states(app: App, a: Path, b: Path) -> StatesCompared:
+    """Bring the states of two directories to the same entry, each with its own log, and find the first record that differs.
+
+    Both are copied to a temporary folder. Raises CommandError where one of the logs does not lead there.
+    """
+    looks = [directory.look(path) for path in (a, b)]
+    applied = [facts.state.applied.index if facts.state and facts.state.applied else 0 for facts in looks]
+    index = max(applied)
+    with (
+        app.progress("comparing states:") as progress,
+        tempfile.TemporaryDirectory(prefix="ravel-") as scratch,
+        _disk(f"cannot copy the states to {scratch}", "free some space there, or set TMPDIR to another folder"),
+    ):
+        readers = []
+        for number, (path, facts) in enumerate(zip((a, b), looks, strict=True)):
+            start = next((one for one in _starts(path, facts, None) if facts.state and one.what == facts.state.name), None)
+            if start is None:
+                raise CommandError(f"{path} has no state that can be read", code=ExitCode.DAMAGED)
+            folder = Path(scratch) / str(number)
+            folder.mkdir()
+            entries = entries_of(path, start.index, index) if start.index < index else iter(())
+            readers.append(asyncio.run(state_at(folder, start.source, entries, KVMachine(), progress.update)))
+        found = first_difference(readers[0], readers[1])
+    return StatesCompared(index, found[0] if found else "", found[1] if found else b"")
 
 
 def at(app: App, data_dir: Path, index: int, file: Path | None, target: Path) -> tuple[StateHeader, str, bool]:

@@ -52,6 +52,16 @@ async def test_logs_of_live_hung_and_dead_daemons(tmp_path: Path) -> None:
             assert (await ravelctl(cluster, "store", "stats", "--data-dir", str(other.data_dir))).status == 0
         other.resume()
 
+        # Compaction by hand, which leaves what followers need; nothing is lost, and a follower goes on.
+        leader = await cluster.leader()
+        done = await ravelctl(cluster, "store", "compact", "--keep", "3", "--replica", leader.name, "-o", "json")
+        assert done.status == 0, done.err
+        assert int(done.json()["dropped"]) > 0
+        assert (await ravelctl(cluster, "log", "verify", "--replica", leader.name)).status == 0
+        async with cluster.client() as client:
+            assert await client.get(b"orders/7") is not None
+            await client.put(b"orders/30", b"v")
+
         # A dead one, with a flipped byte and then with a forged entry: the first index that differs is named.
         follower.terminate()
         flip_log_byte(follower.data_dir, index)

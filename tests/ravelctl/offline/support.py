@@ -15,7 +15,7 @@ from ravel_node.machine.kv import KVMachine
 from ravel_node.machine.members import bootstrap_state, write_allocated, write_member
 from ravel_node.raft.types import ConfState, Entry, EntryType, HardState, Index, ReplicaId, Snapshot, Term
 from ravel_node.storage.base import Identity, Save
-from ravel_node.storage.keys import decode_entry, encode_entry, index_key
+from ravel_node.storage.keys import decode_entry, encode_entry, index_key, seal, seed_of
 from ravel_node.storage.store import StoreOptions, open_store
 from tests.server.fakes import record
 
@@ -92,6 +92,16 @@ def edit_log(path: Path, index: int, change: Callable[[Entry], Entry]) -> None:
             found = txn.get(key, db=log)
             assert found is not None
             txn.put(key, encode_entry(change(decode_entry(key, found))), db=log)
+
+
+def edit_state(path: Path, key: bytes, value: bytes) -> None:
+    """Give a key of the applied state another value, with a right check sum and its revision as it was."""
+    (state,) = path.glob("state-*")
+    with lmdb.open(str(state), max_dbs=9, map_size=64 << 20) as env:
+        kv = env.open_db(b"kv")
+        with env.begin(write=True) as txn:
+            revision = (txn.get(key, db=kv) or b"")[4:12]
+            txn.put(key, seal(seed_of("kv"), key, revision + value), db=kv)
 
 
 def flip_log_byte(path: Path, index: int) -> None:

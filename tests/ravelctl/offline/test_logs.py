@@ -14,7 +14,7 @@ from ravelctl.config import Output
 from ravelctl.log_follow import Printer, follow_directory
 from ravelctl.log_source import LogQuery, directory_log
 from tests.ravelctl.conftest import Ctl
-from tests.ravelctl.offline.support import edit_log, flip_log_byte, make, puts
+from tests.ravelctl.offline.support import edit_log, edit_state, flip_log_byte, make, puts
 
 
 @pytest.fixture
@@ -73,6 +73,21 @@ def test_a_divergence_with_right_check_sums_is_found_by_its_index(ctl: Ctl, tmp_
     assert ctl("log", "diff", a, b, "--to", 1233).code == 0
     assert ctl("log", "diff", a, b, "-o", "name").out == "1234\n"
     assert ctl("log", "verify", "--data-dir", b).code == 0, "each log by itself is whole"
+
+
+def test_states_that_differ_though_their_logs_do_not(ctl: Ctl, tmp_path: Path) -> None:
+    a = make(tmp_path / "n1", puts(1, 20))
+    b = make(tmp_path / "n2", puts(1, 20), replica=2, unapplied=5)
+    ran = ctl("log", "diff", a, b, "--state")
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, "the states at entry 21 are the same"), ran.err
+    edit_state(b, b"orders/9", b"something else")
+    assert ctl("log", "diff", a, b).code == 0
+    assert ctl("store", "check", "--data-dir", b).code == 0, "by itself it is whole"
+    ran = ctl("log", "diff", a, b, "--state")
+    assert (ran.code, ran.out.splitlines()[-1]) == (8, "the states at entry 21 differ first in database kv, record orders/9")
+    told = ctl("log", "diff", b, a, "--state", "-o", "json").json
+    assert (told["same"], told["state"]["database"], told["state"]["key"]) == (False, "kv", "orders/9")
+    assert ctl("log", "diff", "n1", b, "--state").code == 2
 
 
 def test_an_uncommitted_tail_is_told_from_damage(ctl: Ctl, tmp_path: Path) -> None:
