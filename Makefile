@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-.PHONY: check fmt lint types contracts test unit sim sim-bugs e2e faults demo bench protos completions clean
+.PHONY: check fmt lint types contracts test unit sim sim-bugs e2e faults demo bench protos completions pictures clean
 
 check: lint types contracts ## lint, types and import contracts: seconds
 
@@ -71,6 +71,9 @@ completions: $(INSTALLED) ## make the shell completions again
 	@$(BIN)/ravelctl completion bash >completions/ravelctl.bash
 	@$(BIN)/ravelctl completion zsh >completions/_ravelctl
 	@$(BIN)/ravelctl completion fish >completions/ravelctl.fish
+
+pictures: $(INSTALLED) ## make the pictures of docs/top.md again, from the recorded session of a real cluster
+	@$(BIN)/python -m tests.ravelctl.tui.pictures
 
 clean: ## caches and builds; .venv stays
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

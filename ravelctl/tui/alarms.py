@@ -32,8 +32,10 @@ APPLY_GAP_LEAST: Final = 100
 """Entries: a gap between commit and applied is one only above this, or every burst would be."""
 BREACHES_TO_RAISE: Final = 2
 CALM_S: Final = 10.0
-SERVER_CRITICAL: Final = frozenset({"RV302", "RV601"})
+SERVER_CRITICAL: Final = frozenset({"RV305", "RV601"})
 """Of the alarms that daemons raise themselves, those that cannot wait."""
+SEEN_HERE: Final = frozenset(f"RV{number}" for number in (103, 201, 202, 203, 204, 205, 207, 301, 302, 303, 304, 401))
+"""Alarms of daemons whose rules are judged here, too: told twice they would hide others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,8 @@ def _of_row(row: ReplicaView, view: ClusterView) -> Iterator[Breach]:
         share = f"{(row.db_used or 0) / row.db_max:.0%}"
         yield Breach("db", row.key, severity, f"{row.name} store {share} full", f"{row.name} db {share}")
     for alarm in row.status.alarms if row.status is not None else ():
-        yield _servers_own(row, alarm)
+        if alarm.code not in SEEN_HERE:
+            yield _servers_own(row, alarm)
 
 
 def _unreachable(row: ReplicaView, view: ClusterView) -> Breach:

@@ -246,7 +246,7 @@ def silence_lines(picture: Picture, columns: int) -> list[Line]:
     longest = max(len(row.address) for row in silent)
     lines = [line(Span(" NO ANSWER FROM", Tone.TITLE))]
     for row in silent:
-        why = row.error or "not asked yet, or still connecting"
+        why = row.error.removeprefix(f"{row.address} ") or "not asked yet, or still connecting"
         lines.append(
             fitted(line(f" {row.address:<{longest}}  ", Span(f"{span(row.age_s):>5}  ", Tone.CRIT), Span(why, Tone.DIM)), columns)
         )

@@ -250,3 +250,12 @@ def test_record_without_a_screen(tmp_path: Path) -> None:
     recording = Recording(path)
     assert recording.damage == ""
     assert recording.cluster == "prod-eu"
+
+
+def test_the_session_behind_the_pictures_still_plays() -> None:
+    recording = Recording(ROOT / "docs" / "pictures" / "session.rvtop")
+    assert recording.damage == ""
+    player = Player(recording)
+    player.seek(10**9)
+    assert player.picture.view.name == "orders"
+    assert player.picture.view.leader is not None

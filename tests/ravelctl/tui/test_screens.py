@@ -100,6 +100,9 @@ async def test_all_down(desk: Open, size: tuple[int, int]) -> None:
     async with desk(cluster, size=size) as found:
         await some_time(found)
         await cluster.stop()
+        live = found.app.live
+        assert live is not None
+        await found.until(lambda: all("refused" in sight.error for sight in live.observer.sights))
         await some_time(found)
         compare(found, "all-down")
         assert len(found.lines("(down)")) == 5
@@ -111,6 +114,9 @@ async def test_nobody_has_ever_answered(desk: Open) -> None:
     async with desk(cluster, up=False) as found:
         await found.passes(12.0)
         assert found.lines("NOBODY ANSWERS")
+        live = found.app.live
+        assert live is not None
+        await found.until(lambda: found.app.tick() or all("refused" in sight.error for sight in live.observer.sights))
         for replica in cluster.replicas.values():
             (line,) = found.lines(f" {replica.address}  ")
             assert "refused" in line
