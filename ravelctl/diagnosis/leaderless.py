@@ -269,7 +269,8 @@ def directories_alone(p: Picture) -> Iterator[Finding]:
 
 
 def _recover(p: Picture) -> str:
-    given = " ".join(f"--data-dir {d.path}" for d in p.seen.directories if d.cluster_id == p.cluster_id)
+    paths = [directory.path for directory in p.seen.directories if directory.cluster_id == p.cluster_id]
+    given = " ".join(path if "/" in path else f"./{path}" for path in paths)  # `recover plan` tells paths from addresses by that
     return f"give the directories of the others too, if there are any; else `ravelctl recover plan {given}` ranks these"
 
 

@@ -27,7 +27,7 @@ def _all_paths() -> list[tuple[str, ...]]:
 def test_the_tree_is_what_the_issue_asks_for() -> None:
     leaves = {" ".join(path) for path in _all_paths()}
     assert leaves == {
-        "bootstrap", "join", "leave", "status", "version", "bench", "completion", "help", "health", "events",
+        "bootstrap", "join", "leave", "status", "version", "bench", "completion", "help", "health", "doctor", "events",
         "top", "record",
         "member", "member list", "member promote", "member demote", "member remove", "member update", "member replace",
         "leader", "leader show", "leader transfer", "leader stepdown", "log", "log show", "log follow", "log diff", "log verify",

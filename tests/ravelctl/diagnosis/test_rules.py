@@ -535,6 +535,13 @@ def test_a_stopped_process_is_named_with_the_command_that_lets_it_go_on() -> Non
     assert found.do == "`kill -CONT 4711` lets it go on"
 
 
+def test_a_lost_quorum_of_directories_leads_to_the_plan() -> None:
+    scene = Scene()
+    scene.directories = [replace(directory(1), path="n1")]
+    [found] = scene.judged().findings
+    assert found.do.endswith("else `ravelctl recover plan ./n1` ranks these")
+
+
 def test_directories_alone_name_the_newest() -> None:
     scene = Scene()
     scene.directories = [replace(directory(1), last_index=119), directory(2), replace(directory(3), last_term=6, last_index=500)]
