@@ -169,6 +169,12 @@ class StorageConfig:
         default=GIB, metadata=_about(SIZE, "the most of the log that is kept for a follower that lags", low=MIB, high=16 * TIB)
     )
     snapshots_kept: int = field(default=3, metadata=_about(NUMBER, "snapshot files kept", low=1, high=100))
+    checksum_interval_s: int = field(
+        default=3_600,
+        metadata=_about(
+            NUMBER, "seconds between two comparisons of the replicas' states; 0: only when asked", low=0, high=30 * 86_400
+        ),
+    )
 
     def problems(self) -> Iterator[Problem]:
         if self.unflushed_bytes_max < 2 * self.segment_bytes_max:

@@ -496,4 +496,5 @@ def _replica_options(config: ServerConfig) -> ReplicaOptions:
         log_retain_entries=storage.log_retain_entries,
         log_retain_bytes_max=storage.log_retain_bytes_max,
         db_size_max_bytes=storage.db_size_max,
+        checksum_interval_s=float(storage.checksum_interval_s),
     )

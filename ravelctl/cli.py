@@ -31,7 +31,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "leader": ("ravelctl.commands.leader", "Show, transfer or give up leadership."),
     "events": ("ravelctl.commands.events", "Show what has happened: elections, changes, alarms."),
     "log": ("ravelctl.commands.log", "Show, follow, compare and verify logs."),
-    "store": ("ravelctl.commands.store", "Measure, check and compact what lies on a disk."),
+    "store": ("ravelctl.commands.store", "Measure, check, compare and compact what lies on disks."),
     "snapshot": ("ravelctl.commands.snapshot", "Save, inspect, verify and restore snapshots."),
     "recover": ("ravelctl.commands.recover", "Make a new cluster of what a lost quorum left."),
     "kv": ("ravelctl.commands.kv", "Get, put, delete, swap, list and watch keys."),

@@ -141,6 +141,15 @@ KINDS: Final = (
         "save the logs of both replicas, compare their versions, and see whether a data directory was copied or restored "
         "behind the cluster's back; it clears when the replica restarts",
     ),
+    AlarmKind(
+        "RV602",
+        Severity.CRITICAL,
+        "states differ",
+        "a replica holds another state than the others at the same entry of the log",
+        "compare again with `ravelctl store hash`; keep a copy of its data directory and of its log, see its disk with "
+        "`ravelctl store check`, then take that replica out and join it anew; it clears when they agree again",
+        leader_only=True,
+    ),
 )
 
 KIND_OF: Final[Mapping[str, AlarmKind]] = {kind.code: kind for kind in KINDS}

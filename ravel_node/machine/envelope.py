@@ -16,6 +16,7 @@ them. All numbers are big-endian. The bodies are told with the functions that en
     REGISTER_SESSION    revision: the client id
     ALLOCATE_REPLICA    revision: the replica id
     SET_MEMBER          OK or REFUSED
+    CHECKSUM            revision: the index at which every replica hashes its state
 
 Two kinds of damage are told apart. Bytes that are not a payload, or an unknown kind, stop the replica: nobody can say what they
 mean. A body that breaks a bound (`CommandError`) is a command that every replica refuses alike; the entry's others still apply.
@@ -44,10 +45,11 @@ class Kind(IntEnum):
     REGISTER_SESSION = 6
     ALLOCATE_REPLICA = 7
     SET_MEMBER = 8
+    CHECKSUM = 9
 
 
-FORMAT: Final = 1
-"""The newest set of kinds that this build applies. It stands in every member's record."""
+FORMAT: Final = 2
+"""The newest set of kinds that this build applies. It stands in every member's record. 2: CHECKSUM."""
 
 PAYLOAD_FORMAT: Final = 1
 """The first byte of every payload: the layout above."""
@@ -115,7 +117,10 @@ def required_format(kind: Kind) -> int:
     return _FORMAT_OF[kind]
 
 
-_FORMAT_OF: Final[dict[Kind, int]] = dict.fromkeys(Kind, 1)
+_FORMAT_OF: Final[dict[Kind, int]] = {**dict.fromkeys(Kind, 1), Kind.CHECKSUM: 2}
+
+_KNOWN_KINDS: Final = frozenset(int(kind) for kind, since in _FORMAT_OF.items() if since <= FORMAT)
+"""What this build applies. A member record among them may still be one of a later form."""
 
 
 # --- encoding: callers have checked keys, values and counts against limits.py; what does not fit its field raises struct.error
@@ -174,6 +179,11 @@ def allocate_replica(server_id: str) -> bytes:
 def set_member(record: MemberRecord) -> bytes:
     """Body: the record, as `members.encode_member` writes it. Raises MemberRecordError where a field breaks its bound."""
     return _command(Kind.SET_MEMBER, encode_member(record))
+
+
+def checksum() -> bytes:
+    """Body: empty. Only once every member knows the kind (see `required_format`), and in a group without `Once`."""
+    return _command(Kind.CHECKSUM, b"")
 
 
 def _command(kind: Kind, body: bytes) -> bytes:
@@ -252,9 +262,9 @@ def decode(payload: bytes, *, any_kind: bool = False) -> list[tuple[Once | None,
 
 def _check_known(kind: int, body: bytes) -> None:
     """What a later version wrote must stop the replica before anything of its entry was applied: also a later form of record."""
-    if kind != Kind.SET_MEMBER:
+    if kind not in _KNOWN_KINDS:
         raise UnknownCommandError(f"a command of kind {kind}")
-    if body and body[0] > RECORD_VERSION:
+    if kind == Kind.SET_MEMBER and body and body[0] > RECORD_VERSION:
         raise UnknownCommandError(f"a member record of version {body[0]}")
 
 

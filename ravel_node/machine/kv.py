@@ -135,6 +135,7 @@ class KVMachine:
         self._conf_state = ConfState()
         self._config_index = Index(0)
         self._cluster_name = ""
+        self._checksum_index = Index(0)
         self._runs: Final[dict[int, _Run]] = {
             Kind.PUT: self._put,
             Kind.DELETE: self._delete,
@@ -144,8 +145,13 @@ class KVMachine:
             Kind.REGISTER_SESSION: self._register_session,
             Kind.ALLOCATE_REPLICA: self._allocate_replica,
             Kind.SET_MEMBER: self._set_member,
+            Kind.CHECKSUM: self._checksum,
         }
-        self._runs_once: Final[dict[int, _Run]] = {**self._runs, Kind.REGISTER_SESSION: _refuse_registration}
+        self._runs_once: Final[dict[int, _Run]] = {
+            **self._runs,
+            Kind.REGISTER_SESSION: _refuse_registration,
+            Kind.CHECKSUM: _refuse_checksum,
+        }
 
     def open(self, reader: Reader) -> None:
         """See StateMachine. Raises MemberVersionError where a later version wrote the state."""
@@ -186,6 +192,11 @@ class KVMachine:
     @property
     def cluster_name(self) -> str:
         return self._cluster_name
+
+    @property
+    def checksum_index(self) -> Index:
+        """The last applied entry that asks for a hash of the state; 0: none was since `open`."""
+        return self._checksum_index
 
     @property
     def session_count(self) -> int:
@@ -348,6 +359,13 @@ class KVMachine:
         self._take_members(self._members | {record.replica_id: record})
         return Outcome(Status.OK)
 
+    def _checksum(self, stamp: int, body: bytes, _txn: Txn) -> Outcome:
+        """Changes nothing: whoever applies the entry hashes what it leaves (see `checksum_index`)."""
+        if body:
+            raise CommandError(f"a checksum has no body, not one of {len(body)} bytes")
+        self._checksum_index = Index(stamp >> 16)
+        return Outcome(Status.OK, self._checksum_index)
+
     def _member_refusal(self, record: MemberRecord) -> str:
         """Why this record may not replace its member's; empty if it may."""
         known = self._members.get(record.replica_id)
@@ -408,3 +426,8 @@ def _refused(sentence: str) -> Outcome:
 def _refuse_registration(_stamp: int, _body: bytes, _txn: Txn) -> Outcome:
     """A registration within a session could end that very session."""
     return _refused("a session cannot be registered within a session: leave `once` out")
+
+
+def _refuse_checksum(_stamp: int, _body: bytes, _txn: Txn) -> Outcome:
+    """Only a leader asks for one, and never twice for the same."""
+    return _refused("a checksum is not one of a session's writes: leave `once` out")

@@ -121,6 +121,10 @@ def _written_keys(body: bytes) -> tuple[bytes, ...]:
     return (*(key for key, _ in conditions), *(key for key, _ in operations))
 
 
+def _checksum(_body: bytes) -> str:
+    return "every replica hashes its state here"
+
+
 def _no_keys(_body: bytes) -> tuple[bytes, ...]:
     return ()
 
@@ -134,4 +138,5 @@ _WORDS: Final[dict[int, tuple[str, Callable[[bytes], str], Callable[[bytes], tup
     Kind.REGISTER_SESSION: ("session", _register_session, _no_keys),
     Kind.ALLOCATE_REPLICA: ("allocate", _allocate_replica, _no_keys),
     Kind.SET_MEMBER: ("config", _set_member, _no_keys),
+    Kind.CHECKSUM: ("checksum", _checksum, _no_keys),
 }

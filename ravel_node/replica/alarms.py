@@ -162,6 +162,11 @@ class AlarmBoard:
             standing.raised_at = now
             self._tell((breach.code, breach.subject), "alarm-raised", breach.message)
 
+    def clear(self, code: str, subject: ReplicaId) -> None:
+        """It is over. One that does not stand is no error."""
+        if (code, subject) in self._all:
+            self._clear((code, subject))
+
     def leadership_ended(self) -> None:
         """What a leader alone can see is seen no more."""
         for key in [key for key in self._all if KIND_OF[key[0]].leader_only]:

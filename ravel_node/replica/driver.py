@@ -23,6 +23,7 @@ from ravel_node.raft import (
     LOCAL_APPEND,
     LOCAL_APPLY,
     Entry,
+    EntryId,
     EntryType,
     HardState,
     Message,
@@ -84,6 +85,10 @@ class Router(Protocol):
         ...
 
     def role_changed(self, before: SoftState, after: SoftState) -> None: ...
+
+    def checksum_applied(self, at: EntryId) -> None:
+        """The state is that of this entry, which asks for its hash."""
+        ...
 
     def applied_moved(self) -> None:
         """More is applied than before."""
@@ -393,6 +398,8 @@ class Driver:
                 outcomes = machine.apply(item.id, item.data, txn)
                 commands += len(outcomes) or 1
                 store.applied_to(item.id)
+                if machine.checksum_index == item.index:
+                    self._router.checksum_applied(item.id)
                 appended_at = self.waiters.applied(item.id, outcomes, self.not_leader)
                 if appended_at is not None:
                     self._vitals.committed(self._clock() - appended_at)

@@ -45,6 +45,7 @@ from ravel_node.replica.errors import (
     UnreachableMemberError,
     UnsafeChangeError,
 )
+from ravel_node.replica.formats import require_not_behind
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.status import Expectation, Member, Verdict
 from ravel_node.replica.verdict import Health, Plan, judge
@@ -158,6 +159,7 @@ class Changes:
         """Take a server in as a learner. The same server asked again gets the same answer."""
         if (seat := self._seat_of(record, expect)) is not None:
             return seat, self._judge(Plan())
+        require_not_behind(record, [member.record for member in self._members()])
         await self._check_reachable(record)
         if (seat := self._seat_of(record, expect)) is not None:  # it, or another of that name, may have come meanwhile
             return seat, self._judge(Plan())

@@ -26,6 +26,7 @@ class ReplicaOptions:
     log_retain_entries: int = 10_000  # kept behind what is flushed, so that a follower that was away needs no snapshot
     log_retain_bytes_max: int = 1 << 30  # kept at most for a follower that lags or takes a snapshot
     db_size_max_bytes: int = 8 << 30
+    checksum_interval_s: float = 3_600.0  # between two comparisons of all replicas' states; 0: only when asked
 
     @property
     def election_timeout_s(self) -> float:

@@ -43,6 +43,7 @@ from ravel_node.replica.errors import (
 from ravel_node.replica.events import EventLog
 from ravel_node.replica.feed import Feed
 from ravel_node.replica.inbox import Proposal
+from ravel_node.replica.integrity import Comparison, Integrity
 from ravel_node.replica.membership import CatchUp, Changes
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.reads import ReadMode
@@ -52,7 +53,7 @@ from ravel_node.replica.verdict import Health, Plan
 from ravel_node.replica.vitals import Observer, Vitals
 from ravel_node.replica.waiters import Waiters
 from ravel_node.storage.base import StagedSnapshot, Store, StoreError, StoreFailedError
-from ravel_node.transport.base import LocalHello, OutgoingSnapshot, PeerStats, Transport
+from ravel_node.transport.base import LocalHello, OutgoingSnapshot, PeerStats, StateHashes, Transport
 
 if TYPE_CHECKING:
     from random import Random
@@ -147,6 +148,7 @@ class Replica:
             sending=self._sending,
             seat=lambda: Seat(self.ready, self._removed, self._contact_age_s()),
         )
+        self.integrity = Integrity(self, store=store, transport=transport, alarms=self._view, name_of=self._name_of, clock=clock)
         self._changed: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._draining = False  # takes no proposals any more, but still votes and answers, so that leadership can move
@@ -213,6 +215,7 @@ class Replica:
         self._stopping = why
         self._driver.fail_everything(why)
         self._changes.end(why)
+        self.integrity.end(why)
         self._tell_change()
         self.applied_moved()
 
@@ -222,6 +225,7 @@ class Replica:
                 tasks.create_task(self._driver.run(), name="driver")
                 tasks.create_task(self._keep_house(), name="housekeeping")
                 tasks.create_task(self._look_out(), name="alarms")
+                tasks.create_task(self.integrity.run(), name="integrity")
                 tasks.create_task(self._leave_when_removed(), name="removal")
                 tasks.create_task(self._build_snapshots(), name="snapshots")
                 tasks.create_task(self._doubt_snapshots(), name="doubted snapshots")
@@ -316,6 +320,15 @@ class Replica:
         if self.conf_state == ConfState() and address and self._peers.get(peer) != address:
             self._peers[peer] = address
             self._transport.add_peer(peer, address, server_id)
+
+    def state_hashes(self) -> StateHashes:
+        """What became of the last checksum entries here. Raises why nothing is done here any more."""
+        self.check_open()
+        return self.integrity.state_hashes()
+
+    async def compare_states(self) -> Comparison:
+        """Have all replicas hash their states at one entry, and compare. Only on the leader; see Integrity.compare_now."""
+        return await self.integrity.compare_now()
 
     async def receive_snapshot(self, message: Message, header: bytes, size_bytes: int, sha256: bytes) -> StagedSnapshot:
         """Begin, or go on, taking a snapshot that `message` announces; when it is finished the servicer steps the message."""
@@ -458,6 +471,9 @@ class Replica:
         if before.role is Role.LEADER and after.role is not Role.LEADER:
             self._view.leadership_ended()
         self._tell_change()
+
+    def checksum_applied(self, at: EntryId) -> None:
+        self.integrity.checksum_applied(at)
 
     def applied_moved(self) -> None:
         if self.on_applied is not None:

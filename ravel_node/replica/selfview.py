@@ -82,9 +82,13 @@ class SelfView:
         now = self._clock()
         self._board.looked(self._lookout.look(self.status(), now), now)
 
-    def raise_alarm(self, code: str, message: str) -> None:
-        """One that needs no second look, and that a restart clears."""
-        self._board.raise_now(Breach(code, self._id, message), self._clock())
+    def raise_alarm(self, code: str, message: str, subject: ReplicaId | None = None) -> None:
+        """One that needs no second look, of this replica or of another one. It stays until `clear_alarm`, or a restart."""
+        self._board.raise_now(Breach(code, self._id if subject is None else subject, message), self._clock())
+
+    def clear_alarm(self, code: str, subject: ReplicaId) -> None:
+        """What `raise_alarm` told is over; one that does not stand is no error."""
+        self._board.clear(code, subject)
 
     def leadership_ended(self) -> None:
         self._board.leadership_ended()

@@ -127,6 +127,7 @@ STATUS_OF: Final[dict[type[Exception], tuple[int, Reason]]] = {
     storage.FormatError: (code_pb2.FAILED_PRECONDITION, Reason.UNSUPPORTED_VERSION),
     storage.LaterFormatError: (code_pb2.FAILED_PRECONDITION, Reason.UNSUPPORTED_VERSION),
     storage.DirectoryInUseError: (code_pb2.FAILED_PRECONDITION, Reason.STOPPED),
+    storage.HashStoppedError: (code_pb2.UNAVAILABLE, Reason.BUSY),
     storage.SnapshotRefusedError: (code_pb2.INVALID_ARGUMENT, Reason.INVALID_ARGUMENT),
     SnapshotStreamError: (code_pb2.INVALID_ARGUMENT, Reason.INVALID_ARGUMENT),
     # what a client sent

@@ -189,6 +189,28 @@ class InspectHandlers:
             format=FORMAT,
         )
 
+    async def state_hash(self, request: inspect_pb2.StateHashRequest) -> inspect_pb2.StateHashResponse:
+        replica = self._host.replica
+        found = await replica.compare_states()
+        names = {member.record.replica_id: member.record.name for member in replica.members()}
+        return inspect_pb2.StateHashResponse(
+            header=self._header(),
+            index=found.at.index,
+            term=found.at.term,
+            replicas=[
+                inspect_pb2.ReplicaStateHash(
+                    replica_id=one.replica_id,
+                    name=names.get(one.replica_id, ""),
+                    sha256=one.sha256,
+                    problem=one.problem,
+                    differs=one.differs,
+                    agreed_index=one.agreed_index,
+                    differed_index=one.differed_index,
+                )
+                for one in found.replicas
+            ],
+        )
+
 
 def _no_snapshot(name: str) -> NoSuchThingError:
     return NoSuchThingError(

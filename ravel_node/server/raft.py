@@ -62,6 +62,21 @@ class RaftTransportHandlers:
             boot_id=self._host.boot_id,
         )
 
+    async def state_hashes(
+        self, request: raft_pb2.StateHashesRequest, info: CallInfo | None = None
+    ) -> raft_pb2.StateHashesResponse:
+        """What this replica hashed of late. Raises what `exchange` does for a caller that is not who it should be."""
+        self._welcome(request.hello, info)
+        found = self._host.replica.state_hashes()
+        return raft_pb2.StateHashesResponse(
+            hello=self._own_hello(request.hello),
+            applied_index=found.applied_index,
+            hashes=[
+                raft_pb2.StateHashAt(index=one.index, term=one.term, sha256=one.sha256, problem=one.problem)
+                for one in found.hashes
+            ],
+        )
+
     async def exchange(
         self, frames: AsyncIterator[raft_pb2.PeerFrame], info: CallInfo | None = None
     ) -> AsyncIterator[raft_pb2.PeerFrame]:

@@ -11,6 +11,7 @@ and the replica stops.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,10 @@ class DirectoryInUseError(StoreError):
 
 class SnapshotRefusedError(StoreError):
     """A received snapshot is damaged, of another cluster or of an unknown format. Nothing was changed."""
+
+
+class HashStoppedError(StoreError):
+    """A hash of the state was given up: something that must not wait needed the state, or the store closes. Nothing is wrong."""
 
 
 @dataclass(slots=True)
@@ -146,6 +151,16 @@ class LogPage(NamedTuple):
     next: Index
     first: Index  # of the whole log
     last: Index
+
+
+class StateHash(NamedTuple):
+    """What `storage.hashing` made of one applied state."""
+
+    at: EntryId  # the last entry that was applied to it
+    sha256: bytes  # 32 bytes
+    records: int
+    bytes: int  # of the hashed records
+    seconds: float
 
 
 class CheckStep(NamedTuple):
@@ -248,6 +263,15 @@ class Store(Storage, Protocol):
 
     async def flush(self) -> None:
         """Seal the open segment and return once everything applied up to now is on disk."""
+        ...
+
+    def hash_applied(self) -> asyncio.Future[StateHash]:
+        """Hash the state as it is now, at `applied`: seals the open segment, and hashes what its flush leaves, on a file thread.
+
+        Returns at once; flushes and whatever is applied meanwhile go on. One hash at a time. The future raises HashStoppedError
+        where another one is under way, the state is replaced, a write has to wait for it, or the store closes; DamagedError where
+        the state cannot be read.
+        """
         ...
 
     # --- snapshots

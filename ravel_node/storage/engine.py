@@ -12,6 +12,7 @@ transaction is aborted, the map grows, and it runs again), so it changes nothing
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -98,6 +99,14 @@ class Environment(Protocol):
 
     async def inspect(self, job: Callable[[ReadTxn], T]) -> T:
         """Run `job` with a read transaction on a file thread, for reads that take long."""
+        ...
+
+    def inspect_from_here(self, job: Callable[[ReadTxn, Callable[[], None]], T]) -> asyncio.Future[T]:
+        """As `inspect`, but of the state as it is at this moment, whatever is written before the thread comes to it.
+
+        `job` calls its second argument often: that lets other threads run, and raises HashStoppedError once a write waits for
+        the transaction to end (a map cannot grow while it is read through) or the environment is about to close.
+        """
         ...
 
     async def copy(self, path: Path) -> None:

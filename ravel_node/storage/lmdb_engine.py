@@ -27,7 +27,7 @@ from typing import Any, Final, TypeVar
 import lmdb
 
 from ravel_node.storage import files
-from ravel_node.storage.base import DamagedError, DatabaseStats, EnvironmentStats, StoreError, StoreFailedError
+from ravel_node.storage.base import DamagedError, DatabaseStats, EnvironmentStats, HashStoppedError, StoreError, StoreFailedError
 from ravel_node.storage.engine import DATA_FILE, WAY_OUT, Environment, Observe, ReadTxn, View, WriteTxn
 
 T = TypeVar("T")
@@ -262,6 +262,22 @@ class LmdbEnvironment:
 
         return await self._on_file_thread(run)
 
+    def inspect_from_here(self, job: Callable[[ReadTxn, Callable[[], None]], T]) -> asyncio.Future[T]:
+        txn = LmdbReadTxn(self._name, self._env.begin(), self._handles)  # LMDB lets a reader move to another thread (NOTLS)
+
+        def stand_aside() -> None:
+            if self._full or self._closed:
+                raise HashStoppedError(f"{self._name}/ is needed for a write, or closes")
+            sleep(PAUSE_S)
+
+        def run() -> T:
+            try:
+                return job(txn, stand_aside)
+            finally:
+                txn.close()
+
+        return self._begin_on_file_thread(run)
+
     async def copy(self, path: Path) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, files.FILE_MODE)
         self._copies.add(descriptor)
@@ -281,11 +297,14 @@ class LmdbEnvironment:
     async def _on_file_thread(self, job: Callable[[], T]) -> T:
         if self._closed:
             raise StoreError(f"{self._name}/ is closed")
+        return await asyncio.shield(self._begin_on_file_thread(job))
+
+    def _begin_on_file_thread(self, job: Callable[[], T]) -> asyncio.Future[T]:
         self._elsewhere += 1
         self._nothing_elsewhere.clear()
         running = asyncio.get_running_loop().run_in_executor(self._files, job)
         running.add_done_callback(self._back_from_elsewhere)
-        return await asyncio.shield(running)
+        return running
 
     def _back_from_elsewhere(self, running: asyncio.Future[Any]) -> None:
         running.cancelled() or running.exception()  # whoever awaits it was told; nobody may have stayed to be

@@ -184,6 +184,14 @@ class MemoryEnvironment:
     async def inspect(self, job: Callable[[ReadTxn], T]) -> T:
         return job(MemoryTxn(self.databases))
 
+    def inspect_from_here(self, job: Callable[[ReadTxn, Callable[[], None]], T]) -> asyncio.Future[T]:
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        try:
+            done.set_result(job(MemoryTxn(self.databases), lambda: None))
+        except StoreError as error:
+            done.set_exception(error)
+        return done
+
     async def copy(self, path: Path) -> None:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, files.FILE_MODE), "wb") as file:
             file.write(_encode(self.databases))

@@ -36,6 +36,7 @@ from ravel_node.storage.base import (
     Save,
     SnapshotFile,
     StagedSnapshot,
+    StateHash,
     StoreError,
     StoreFailedError,
     WriteState,
@@ -43,6 +44,7 @@ from ravel_node.storage.base import (
 from ravel_node.storage.checking import LogCheck, StateCheck
 from ravel_node.storage.directory import Directory
 from ravel_node.storage.engine import DATA_FILE, WAY_OUT, Engine, Observe
+from ravel_node.storage.hashing import Hashing
 from ravel_node.storage.identity import require_takeable
 from ravel_node.storage.keys import RAFT_DATABASES, STATE_DATABASES
 from ravel_node.storage.lmdb_engine import LmdbEngine
@@ -186,6 +188,7 @@ class DiskStore:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._flusher: asyncio.Task[None] | None = None
         self._verifier: asyncio.Task[None] | None = None
+        self._hashing = Hashing()
         self._build: asyncio.Task[SnapshotFile] | None = None
         self._build_not_before = 0.0
 
@@ -219,6 +222,7 @@ class DiskStore:
         for _, done in waiters:
             if not done.done():
                 done.set_exception(self._failure)
+        self._hashing.give_up(str(error))
 
     # --- the log: what the core reads
 
@@ -353,6 +357,7 @@ class DiskStore:
                 finally:
                     self._not_flushing.set()
                 self._table.drop_oldest()
+                self._hash_if_wanted()
                 self._tell_flushed()
 
     def _tell_flushed(self) -> None:
@@ -361,6 +366,16 @@ class DiskStore:
         for index, done in waiting:
             if index <= reached and not done.done():
                 done.set_result(None)
+
+    def hash_applied(self) -> asyncio.Future[StateHash]:
+        self._check()
+        done = self._hashing.want(self.applied.index)
+        self._seal()
+        self._hash_if_wanted()
+        return done
+
+    def _hash_if_wanted(self) -> None:
+        self._hashing.flushed(self.flushed.index, self._state.environment, self._state.path_name)
 
     # --- replacing the state
 
@@ -431,6 +446,7 @@ class DiskStore:
                 raise
             replaced, self._state = self._state, fresh
             self._table = self._table_over(fresh)
+            self._hashing.give_up("a snapshot took the place of the state")
             self._tell_flushed()
             await replaced.close()
             await self._engine.run(lambda: self._engine.remove(self._directory.state(old)))
@@ -591,5 +607,6 @@ class DiskStore:
         tasks = [task for task in (self._flusher, self._verifier, self._build) if task is not None]
         if self._flusher is not None:
             self._flusher.cancel()
+        self._hashing.give_up("the store closes")
         await self._state.close()  # ends a copy that is under way
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ravel_node.raft.types import Message, ReplicaId
+from ravel_node.raft.types import Index, Message, ReplicaId, Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,24 @@ class OutgoingSnapshot:
     header: bytes  # the header file, as it is on disk
     size_bytes: int
     sha256: bytes  # 32 bytes, of the data file
+
+
+@dataclass(frozen=True, slots=True)
+class HashAt:
+    """What became of one checksum entry on one replica. `sha256` is empty while it is made, and where `problem` is set."""
+
+    index: Index
+    term: Term
+    sha256: bytes = b""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StateHashes:
+    """The last checksum entries that a replica has applied, oldest first, and how far it has applied its log."""
+
+    applied_index: Index
+    hashes: tuple[HashAt, ...]
 
 
 class ProbeFailedError(Exception):
@@ -101,6 +119,10 @@ class Transport(Protocol):
 
     async def probe(self, address: str, timeout_s: float) -> ProbeAnswer:
         """Who is there? Raises ProbeFailedError."""
+        ...
+
+    async def state_hashes(self, peer: ReplicaId, timeout_s: float) -> StateHashes:
+        """Ask a peer what it hashed. Raises ProbeFailedError, also for a peer of a version that cannot be asked."""
         ...
 
     def stats(self, peer: ReplicaId) -> PeerStats: ...

@@ -24,6 +24,7 @@ from ravelpb.v1 import raft_pb2
 EXCHANGE: Final = "/ravel.v1.RaftTransport/Exchange"
 INSTALL_SNAPSHOT: Final = "/ravel.v1.RaftTransport/InstallSnapshot"
 PROBE: Final = "/ravel.v1.RaftTransport/Probe"
+STATE_HASHES: Final = "/ravel.v1.RaftTransport/StateHashes"
 
 CONNECT_TIMEOUT_S: Final = 2.0
 """Time for a connection and the answer to a hello. A host that drops packets would else hold an attempt for minutes."""

@@ -5,29 +5,34 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from random import Random, SystemRandom
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
+from google.protobuf.message import Message as Wire
 
 from ravel_node.raft.errors import invariant
-from ravel_node.raft.types import Message, ReplicaId
+from ravel_node.raft.types import Index, Message, ReplicaId, Term
 from ravel_node.transport.base import (
+    HashAt,
     LocalHello,
     OutgoingSnapshot,
     PeerStats,
     ProbeAnswer,
     ProbeFailedError,
+    StateHashes,
     TransportListener,
 )
-from ravel_node.transport.calls import PROBE, ChannelFactory, close_quietly, ended_by, hello_to, insecure_channel
+from ravel_node.transport.calls import PROBE, STATE_HASHES, ChannelFactory, close_quietly, ended_by, hello_to, insecure_channel
 from ravel_node.transport.peer import Peer, PeerOptions
 from ravel_node.transport.snapshot_stream import SnapshotSender, TransferFailedError
 from ravel_node.transport.wire import WireError
 from ravelpb.v1 import raft_pb2
 
 CLOSE_TIMEOUT_S: Final = 0.8
+
+Answer = TypeVar("Answer", bound=Wire)
 
 _log = structlog.get_logger(__name__)
 
@@ -164,17 +169,7 @@ class GrpcTransport:
 
     async def probe(self, address: str, timeout_s: float) -> ProbeAnswer:
         """See Transport. May be asked before `start`."""
-        channel = self._channel_factory(address)
-        try:
-            ask: Any = channel.unary_unary(PROBE)
-            raw = await ask(raft_pb2.ProbeRequest().SerializeToString(), timeout=timeout_s)
-            answer = raft_pb2.ProbeResponse.FromString(raw)
-        except grpc.aio.AioRpcError as error:
-            raise ProbeFailedError(f"no replica answers at {address}: {ended_by(error).why}") from error
-        except DecodeError as error:
-            raise ProbeFailedError(f"what answers at {address} is no replica of ravel: {error}") from error
-        finally:
-            await close_quietly(channel)
+        answer = await self._ask(address, PROBE, raft_pb2.ProbeRequest(), raft_pb2.ProbeResponse, timeout_s)
         return ProbeAnswer(
             server_id=answer.server_id,
             cluster_id=answer.cluster_id,
@@ -182,3 +177,32 @@ class GrpcTransport:
             version=answer.version,
             boot_id=answer.boot_id,
         )
+
+    async def state_hashes(self, peer: ReplicaId, timeout_s: float) -> StateHashes:
+        known, hello = self._peers.get(peer), self._hello
+        if known is None or hello is None:
+            raise ProbeFailedError(f"replica {peer} is no peer of this one")
+        request = raft_pb2.StateHashesRequest(hello=hello_to(hello, peer))
+        answer = await self._ask(known.address, STATE_HASHES, request, raft_pb2.StateHashesResponse, timeout_s)
+        theirs = answer.hello
+        if (theirs.cluster_id, theirs.from_replica_id) != (hello.cluster_id, peer):
+            raise ProbeFailedError(f"at {known.address} answers replica {theirs.from_replica_id}, where replica {peer} was meant")
+        return StateHashes(
+            Index(answer.applied_index),
+            tuple(HashAt(Index(one.index), Term(one.term), one.sha256, one.problem) for one in answer.hashes),
+        )
+
+    async def _ask(self, address: str, method: str, request: Wire, answer: type[Answer], timeout_s: float) -> Answer:
+        """One question on a connection of its own. Raises ProbeFailedError."""
+        channel = self._channel_factory(address)
+        try:
+            ask: Any = channel.unary_unary(method)
+            return answer.FromString(await ask(request.SerializeToString(), timeout=timeout_s))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise ProbeFailedError(f"the replica at {address} is of a version that does not answer this") from error
+            raise ProbeFailedError(f"no replica answers at {address}: {ended_by(error).why}") from error
+        except DecodeError as error:
+            raise ProbeFailedError(f"what answers at {address} is no replica of ravel: {error}") from error
+        finally:
+            await close_quietly(channel)

@@ -23,6 +23,7 @@ from ravel_node.transport.base import (
     PeerStats,
     ProbeAnswer,
     ProbeFailedError,
+    StateHashes,
     TransportListener,
 )
 from ravel_node.transport.snapshot_stream import SnapshotSink
@@ -45,6 +46,8 @@ class Receiver(Protocol):
     def step(self, messages: Sequence[Message]) -> None: ...
 
     async def receive_snapshot(self, message: Message, header: bytes, size_bytes: int, sha256: bytes) -> SnapshotSink: ...
+
+    def state_hashes(self) -> StateHashes: ...
 
 
 @dataclass(slots=True)
@@ -291,3 +294,16 @@ class MemoryTransport:
         if server is None or self._network.is_cut(self.address, address) or self._network.is_cut(address, self.address):
             raise ProbeFailedError(f"no replica answers at {address} within {timeout_s:g} s")
         return server.answer
+
+    async def state_hashes(self, peer: ReplicaId, timeout_s: float) -> StateHashes:
+        await self._network.pause()
+        known, hello = self._peers.get(peer), self._hello
+        if known is None or hello is None:
+            raise ProbeFailedError(f"replica {peer} is no peer of this one")
+        try:
+            receiver = self._reach(known)
+        except ConnectionError as error:
+            raise ProbeFailedError(f"no replica answers at {known.address} within {timeout_s:g} s") from error
+        if reason := receiver.refusal(hello, peer):
+            raise ProbeFailedError(f"{known.address} refuses this replica: {reason}")
+        return receiver.state_hashes()

@@ -26,6 +26,8 @@ from ravelpb.v1.inspect_pb2 import (
     ReadLogResponse,
     SaveSnapshotRequest,
     SaveSnapshotResponse,
+    StateHashRequest,
+    StateHashResponse,
     StoreStatsRequest,
     StoreStatsResponse,
 )
@@ -125,6 +127,13 @@ class InspectClient:
     async def compact(self, endpoint: str, *, keep: int = 0, timeout_s: float = 600.0) -> CompactResponse:
         """Have the replica flush, and drop its log up to `keep` entries before the last applied one."""
         return await self._ask(endpoint, lambda stub: stub.Compact(CompactRequest(keep=keep)), timeout_s)
+
+    async def state_hash(self, endpoint: str, *, timeout_s: float = 900.0) -> StateHashResponse:
+        """Have every replica hash its state at one entry of the log, and compare. `endpoint` must be the leader's.
+
+        Raises NotLeaderError, and UnsupportedVersionError while some member's version does not know how.
+        """
+        return await self._ask(endpoint, lambda stub: stub.StateHash(StateHashRequest()), timeout_s)
 
     async def close(self) -> None:
         """Close the connections; calls under way end in UnreachableError."""

@@ -171,3 +171,22 @@ def _compacted_directory(data_dir: str, sizes: dict[str, tuple[int, int]]) -> Vi
         ),
         names=tuple(sizes),
     )
+
+
+# --- hash
+
+
+@command.command("hash")
+@click.option(
+    "--data-dir", type=click.Path(), multiple=True, help="Hash this directory's state instead of asking daemons; may be repeated."
+)  # fmt: skip
+@pass_app
+def hash_states(app: App, data_dir: tuple[str, ...]) -> View | Work:
+    """Have every replica hash its state at one and the same entry of the log, and compare.
+
+    Asks the leader, which does so by itself every --checksum-interval-s, too. With --data-dir states of the same entry are
+    compared. Exits 8 where two differ; then `-o name` prints whose.
+    """
+    from ravelctl.state_hashes import compare_directories, compare_replicas
+
+    return compare_directories(app, data_dir) if data_dir else compare_replicas(app)

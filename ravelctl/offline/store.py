@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ravel_node.storage.engine import DATA_FILE
+from ravel_node.storage.hashing import hash_state
 from ravel_node.storage.rewriting import rewrite_directory
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
 from ravelctl.offline import directory
 from ravelctl.output import U64
+from ravelctl.state_hashes import DirectoryHash
 from ravelctl.store_stats import PAGE_BYTES, EnvironmentRow, StoreStats, database_row
 
 if TYPE_CHECKING:
@@ -59,3 +62,18 @@ def compact_directory(app: App, data_dir: str) -> dict[str, tuple[int, int]]:
                 f"{data_dir} cannot be rewritten: {error.strerror or error}; it is as it was",
                 next_step="make room for a copy of the larger of its two environments, and repeat the command",
             ) from error
+
+
+def hash_directory(data_dir: str) -> DirectoryHash:
+    """The hash of the applied state, as a daemon makes it at a checksum entry. Blocks as long as the state takes to read.
+
+    It is one read transaction: a daemon that runs meanwhile cannot reuse the pages that it frees. Raises CommandError.
+    """
+    found = directory.reader(Path(data_dir))
+    with directory.told():
+        name = found.look().log.identity
+        state = found.current_state()
+        hashed = state.read(lambda txn: hash_state(txn, f"{state.path.name}/{DATA_FILE}", lambda: None))
+    return DirectoryHash(
+        data_dir, name.name if name is not None else "", hashed.at.index, hashed.at.term, hashed.sha256.hex(), hashed.records
+    )

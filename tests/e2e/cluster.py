@@ -49,13 +49,14 @@ class Server:
         self.peer_address = f"127.0.0.1:{peer_port}"
         self.advertised = self.address  # what clients are told to dial
         self.flags = list(flags)
+        self.program = ["-m", "ravel_node"]  # what Python runs
         self.environment: dict[str, str] = {}  # what its process gets besides this one's
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *more: str) -> None:
         if self.running:
             raise RuntimeError(f"{self.name} runs already")
-        command = [sys.executable, "-m", "ravel_node", "start", "--data-dir", str(self.data_dir), "--name", self.name]
+        command = [sys.executable, *self.program, "start", "--data-dir", str(self.data_dir), "--name", self.name]
         command += ["--listen", self.address, "--peer-listen", self.peer_address, *self.flags, *more]
         with self.log_path.open("ab") as log:
             environment = {**os.environ, **self.environment}

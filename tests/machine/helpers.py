@@ -26,7 +26,7 @@ def member(number: int, *, name: str = "", server: int = 0, auto_promote: bool =
         server_id=server_id(server or number),
         name=name or f"n{number}",
         version="0.1.0",
-        format=envelope.FORMAT,
+        format=1,
         listen=f"10.0.0.{number}:7400",
         peer=f"10.0.0.{number}:7401",
         listen_bind="0.0.0.0:7400",

@@ -101,11 +101,21 @@ def test_bytes_are_fixed() -> None:
         "REGISTER_SESSION": 6,
         "ALLOCATE_REPLICA": 7,
         "SET_MEMBER": 8,
+        "CHECKSUM": 9,
     }
 
 
 def test_every_kind_is_of_a_known_format() -> None:
     assert {envelope.required_format(kind) for kind in Kind} <= set(range(1, envelope.FORMAT + 1))
+    assert [kind for kind in Kind if envelope.required_format(kind) > 1] == [Kind.CHECKSUM]
+
+
+def test_an_older_version_stops_at_a_kind_that_came_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = envelope.payload([envelope.group([envelope.put(b"k", b"v"), envelope.checksum()])])
+    assert [kind for _, commands in envelope.decode(entry) for kind, _, _ in commands] == [Kind.PUT, Kind.CHECKSUM]
+    monkeypatch.setattr(envelope, "_KNOWN_KINDS", frozenset(range(1, 9)))
+    with pytest.raises(UnknownCommandError, match=r"kind 9, which this version does not know: upgrade"):
+        envelope.decode(entry)
 
 
 def test_an_empty_payload_holds_nothing() -> None:
@@ -176,7 +186,7 @@ def test_what_a_later_version_wrote_stops_the_replica() -> None:
 def test_nothing_of_an_entry_is_applied_if_its_end_cannot_be_read() -> None:
     cluster = Cluster()
     before = cluster.state.content()
-    unknown = struct.pack(">BHI", 9, 0, 0)
+    unknown = struct.pack(">BHI", 99, 0, 0)
     with pytest.raises(UnknownCommandError):
         cluster.apply(envelope.group([envelope.put(b"k", b"v")]), envelope.group([unknown]))
     assert cluster.state.content() == before

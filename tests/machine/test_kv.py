@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ravel_node.machine import envelope, kv
 from ravel_node.machine.base import Database, Outcome, Status
-from ravel_node.machine.envelope import Once
+from ravel_node.machine.envelope import Kind, Once
 from ravel_node.machine.kv import KeyValue
 from ravel_node.machine.limits import ENTRY_COMMANDS_MAX
 from ravel_node.raft.errors import InvariantError
@@ -173,3 +175,27 @@ def test_a_garbage_cluster_command_is_refused() -> None:
     before = cluster.content()
     assert [outcome.status for outcome in cluster.run(*some)] == [Status.REFUSED] * 3
     assert cluster.content() == before
+
+
+def test_a_checksum_changes_nothing_and_says_where_it_stands() -> None:
+    cluster = Cluster()
+    cluster.apply(envelope.group([envelope.put(b"k", b"v")]))
+    before, revision = cluster.state.content(), cluster.machine.revision
+    assert cluster.machine.checksum_index == 0
+    (outcome,) = cluster.apply(envelope.group([envelope.checksum()]))
+    assert (outcome.status, outcome.revision) == (Status.OK, cluster.index)
+    assert cluster.machine.checksum_index == cluster.index
+    assert cluster.machine.revision == revision
+    assert cluster.state.content() == before
+
+
+def test_a_checksum_with_a_body_or_in_a_session_is_refused() -> None:
+    cluster = Cluster()
+    client = cluster.register()
+    command = struct.pack(">BHI", Kind.CHECKSUM, 0, 1) + b"x"
+    (outcome,) = cluster.apply(envelope.group([command]))
+    assert outcome.status is Status.REFUSED
+    (outcome,) = cluster.apply(envelope.group([envelope.checksum()], Once(client, 1, 1)))
+    assert outcome.status is Status.REFUSED
+    assert b"session" in outcome.value
+    assert cluster.machine.checksum_index == 0

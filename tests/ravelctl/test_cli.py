@@ -31,7 +31,7 @@ def test_the_tree_is_what_the_issue_asks_for() -> None:
         "top", "record",
         "member", "member list", "member promote", "member demote", "member remove", "member update", "member replace",
         "leader", "leader show", "leader transfer", "leader stepdown", "log", "log show", "log follow", "log diff", "log verify",
-        "store", "store stats", "store check", "store compact",
+        "store", "store stats", "store check", "store compact", "store hash",
         "snapshot", "snapshot save", "snapshot list", "snapshot inspect",
         "snapshot verify", "snapshot restore", "snapshot at", "recover", "recover plan", "recover apply",
         "kv", "kv get", "kv put", "kv del", "kv cas", "kv list", "kv watch",

@@ -26,7 +26,7 @@ from ravel_node.replica.status import Expectation
 from ravel_node.storage.base import Identity, StagedSnapshot
 from ravel_node.storage.memory import MemoryEngine, open_memory_store
 from ravel_node.storage.store import DiskStore, StoreOptions
-from ravel_node.transport.base import LocalHello, ProbeAnswer
+from ravel_node.transport.base import LocalHello, ProbeAnswer, StateHashes
 from ravel_node.transport.memory import Faults, MemoryNetwork
 from ravelpb.errors import Reason
 
@@ -114,6 +114,9 @@ class Node:
 
     async def receive_snapshot(self, message: Message, header: bytes, size_bytes: int, sha256: bytes) -> StagedSnapshot:
         return await self.replica.receive_snapshot(message, header, size_bytes, sha256)
+
+    def state_hashes(self) -> StateHashes:
+        return self.replica.state_hashes()
 
     # --- life
 

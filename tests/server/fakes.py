@@ -22,6 +22,7 @@ from ravel_node.raft.types import ConfState, Entry, EntryId, Index, Message, Rep
 from ravel_node.replica.errors import BlankError
 from ravel_node.replica.events import EventLog
 from ravel_node.replica.histogram import LatencySummary
+from ravel_node.replica.integrity import Comparison
 from ravel_node.replica.reads import ReadMode
 from ravel_node.replica.status import Alarm, Counters, Expectation, Member, MemberRole, PeerView, ReplicaStatus, Standing, Verdict
 from ravel_node.replica.trail import Lag
@@ -40,6 +41,7 @@ from ravel_node.storage.base import (
     SnapshotHeader,
     SnapshotRefusedError,
 )
+from ravel_node.transport.base import HashAt, StateHashes
 from ravelpb.alarms import Severity
 from tests.machine.memory_txn import MemoryState
 
@@ -204,6 +206,8 @@ class FakeReplica:
         self.staged: list[FakeStaged] = []
         self.finish_delay_s = 0.0
         self.staged_result: Snapshot | None = None
+        self.hashes: tuple[HashAt, ...] = ()
+        self.comparison = Comparison(EntryId(Term(3), Index(9)), ())
 
     async def compact(self, keep: int) -> str:
         self.changes.append(("compact", keep))
@@ -254,6 +258,17 @@ class FakeReplica:
         staged.finish_delay_s = self.finish_delay_s
         self.staged.append(staged)
         return staged
+
+    def state_hashes(self) -> StateHashes:
+        return StateHashes(self.applied.index, self.hashes)
+
+    async def compare_states(self) -> Comparison:
+        if self.change_failure is not None:
+            raise self.change_failure
+        return self.comparison
+
+    def members(self) -> Sequence[Member]:
+        return self.status().members
 
     async def _change(self, *what: Any) -> None:
         self.changes.append(what)

@@ -197,6 +197,9 @@ class Nosy:
     async def probe(self, request: raft_pb2.ProbeRequest, info: CallInfo) -> raft_pb2.ProbeResponse:
         return raft_pb2.ProbeResponse(version=info.peer)
 
+    async def state_hashes(self, request: raft_pb2.StateHashesRequest) -> raft_pb2.StateHashesResponse:
+        return raft_pb2.StateHashesResponse()
+
     async def exchange(self, frames: Any, info: CallInfo) -> Any:
         async for _ in frames:
             yield raft_pb2.PeerFrame(hello=raft_pb2.PeerHello(version=info.peer))

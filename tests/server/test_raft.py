@@ -11,17 +11,17 @@ import grpc
 import pytest
 
 from ravel_node.machine.members import write_member
-from ravel_node.raft.types import ReplicaId
+from ravel_node.raft.types import Index, ReplicaId, Term
 from ravel_node.replica.errors import RemovedError, WrongClusterError, WrongIdentityError
 from ravel_node.server import raft as raft_handlers
 from ravel_node.server.app import RpcServer
-from ravel_node.transport.base import ProbeAnswer, ProbeFailedError
+from ravel_node.transport.base import HashAt, LocalHello, ProbeAnswer, ProbeFailedError, StateHashes
 from ravel_node.transport.calls import EXCHANGE, INSTALL_SNAPSHOT
 from ravel_node.transport.grpc_transport import GrpcTransport
 from ravel_node.transport.wire import message_to_wire
 from ravelpb.v1 import raft_pb2
 from tests.server.fakes import CLUSTER, FakeHost, info_of, record, server_id, start_peer_server
-from tests.transport.support import append, heartbeat, snapshot_message
+from tests.transport.support import Listener, append, heartbeat, snapshot_message
 
 
 @pytest.fixture
@@ -123,6 +123,41 @@ async def test_probing_tells_why_nobody_answers(server: RpcServer) -> None:
     await server.stop(0.0)
     with pytest.raises(ProbeFailedError, match=address):
         await GrpcTransport().probe(address, 5.0)
+
+
+async def test_what_a_replica_hashed_is_told_to_its_peers(host: FakeHost, server: RpcServer) -> None:
+    hashes = (HashAt(Index(5), Term(2), b"5" * 32), HashAt(Index(7), Term(3), problem="why"), HashAt(Index(9), Term(3)))
+    host.fake.hashes = hashes
+    transport = GrpcTransport()
+    await transport.start(LocalHello(CLUSTER, ReplicaId(2), server_id(2), "2" * 16, "0.1.0", "127.0.0.1:1"), Listener())
+    transport.add_peer(ReplicaId(1), f"127.0.0.1:{server.port}", server_id(1))
+    transport.add_peer(ReplicaId(3), f"127.0.0.1:{server.port}", server_id(3))
+    try:
+        assert await transport.state_hashes(ReplicaId(1), 10.0) == StateHashes(host.fake.applied.index, hashes)
+        with pytest.raises(ProbeFailedError, match="replica 3 was meant"):
+            await transport.state_hashes(ReplicaId(3), 10.0)
+        host.fake.peer_failure = RemovedError("replica 2 was removed")
+        with pytest.raises(ProbeFailedError, match="replica 2 was removed"):
+            await transport.state_hashes(ReplicaId(1), 10.0)
+        with pytest.raises(ProbeFailedError, match="no peer"):
+            await transport.state_hashes(ReplicaId(4), 10.0)
+    finally:
+        await transport.close()
+
+
+async def test_an_older_replica_cannot_be_asked_for_hashes() -> None:
+    blank = grpc.aio.server()
+    port = blank.add_insecure_port("127.0.0.1:0")
+    await blank.start()
+    transport = GrpcTransport()
+    await transport.start(LocalHello(CLUSTER, ReplicaId(2), server_id(2), "2" * 16, "0.1.0", "127.0.0.1:1"), Listener())
+    transport.add_peer(ReplicaId(1), f"127.0.0.1:{port}", server_id(1))
+    try:
+        with pytest.raises(ProbeFailedError, match="of a version that does not answer this"):
+            await transport.state_hashes(ReplicaId(1), 10.0)
+    finally:
+        await transport.close()
+        await blank.stop(0.0)
 
 
 async def test_who_has_dialled_is_told(host: FakeHost) -> None:

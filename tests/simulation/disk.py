@@ -212,6 +212,10 @@ class SimEnvironment(MemoryEnvironment):
     async def inspect(self, job: Callable[[ReadTxn], T]) -> T:
         return await self._engine.run(lambda: job(MemoryTxn(self.databases)))
 
+    def inspect_from_here(self, job: Callable[[ReadTxn, Callable[[], None]], T]) -> asyncio.Future[T]:
+        pinned = MemoryTxn(_copied(self.databases))
+        return asyncio.ensure_future(self._engine.run(lambda: job(pinned, lambda: None)))
+
     async def copy(self, path: Path) -> None:
         def begin() -> None:
             path.write_bytes(b"part of a copy")

@@ -14,12 +14,14 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ravel_node.raft import Message, MessageType, ReplicaId
+from ravel_node.replica.errors import ReplicaError
 from ravel_node.transport.base import (
     LocalHello,
     OutgoingSnapshot,
     PeerStats,
     ProbeAnswer,
     ProbeFailedError,
+    StateHashes,
     TransportListener,
 )
 from ravel_node.transport.wire import message_from_wire, message_to_wire
@@ -274,6 +276,21 @@ class SimTransport:
         try:
             return await self._network.call(self._running.process, self._address, address, "probe", lambda other: other.probed())
         except ConnectionError as error:
+            raise ProbeFailedError(f"no replica answers at {address}: {error}") from None
+
+    async def state_hashes(self, peer: ReplicaId, timeout_s: float) -> StateHashes:
+        known, hello = self._peers.get(peer), self._hello
+        if known is None or hello is None:
+            raise ProbeFailedError(f"replica {peer} is no peer of this one")
+        address = known.address
+
+        async def answer(other: Running) -> StateHashes:
+            other.welcome(hello, peer)
+            return other.replica.state_hashes()
+
+        try:
+            return await self._network.call(self._running.process, self._address, address, "state hashes", answer)
+        except (ConnectionError, ReplicaError) as error:
             raise ProbeFailedError(f"no replica answers at {address}: {error}") from None
 
 

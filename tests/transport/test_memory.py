@@ -12,9 +12,9 @@ from random import Random
 
 import pytest
 
-from ravel_node.raft.types import Message, ReplicaId, Snapshot
+from ravel_node.raft.types import Index, Message, ReplicaId, Snapshot, Term
 from ravel_node.storage.base import SnapshotRefusedError
-from ravel_node.transport.base import LocalHello, OutgoingSnapshot, ProbeAnswer, ProbeFailedError
+from ravel_node.transport.base import HashAt, LocalHello, OutgoingSnapshot, ProbeAnswer, ProbeFailedError, StateHashes
 from ravel_node.transport.memory import Faults, MemoryNetwork, MemoryTransport
 from tests.server.fakes import CLUSTER, server_id
 from tests.transport.support import HELLO, ONE, TWO, Listener, eventually, heartbeat, outgoing, snapshot_message
@@ -75,6 +75,11 @@ class Receiver:
         self.staged = self.staged or Staged(message)
         return self.staged
 
+    def state_hashes(self) -> StateHashes:
+        return HASHES
+
+
+HASHES = StateHashes(Index(9), (HashAt(Index(7), Term(3), b"7" * 32), HashAt(Index(9), Term(3))))
 
 ANSWER = ProbeAnswer(server_id(1), CLUSTER, ONE, "0.1.0", "b" * 16)
 
@@ -219,3 +224,18 @@ async def test_probing_and_closing() -> None:
     await asyncio.sleep(0.02)
     assert listener.unreachable == []
     assert transport.stats(TWO).sent_messages == 0
+
+
+async def test_hashes_are_asked_for_and_refused_as_messages_are() -> None:
+    network = MemoryNetwork(Random(1), asyncio.get_running_loop().call_later)
+    transport, receiver, _ = await pair(network)
+    assert await transport.state_hashes(ONE, 1.0) == HASHES
+    receiver.reason = "REMOVED"
+    with pytest.raises(ProbeFailedError, match="REMOVED"):
+        await transport.state_hashes(ONE, 1.0)
+    network.detach("one")
+    with pytest.raises(ProbeFailedError, match="no replica answers at one"):
+        await transport.state_hashes(ONE, 1.0)
+    with pytest.raises(ProbeFailedError, match="no peer"):
+        await transport.state_hashes(TWO, 1.0)
+    await transport.close()

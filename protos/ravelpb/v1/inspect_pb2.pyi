@@ -591,3 +591,92 @@ class StoreStatsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoreStatsResponse: _TypeAlias = StoreStatsResponse  # noqa: Y015
+
+@_typing.final
+class StateHashRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateHashRequest: _TypeAlias = StateHashRequest  # noqa: Y015
+
+@_typing.final
+class ReplicaStateHash(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    DIFFERS_FIELD_NUMBER: _builtins.int
+    AGREED_INDEX_FIELD_NUMBER: _builtins.int
+    DIFFERED_INDEX_FIELD_NUMBER: _builtins.int
+    replica_id: _builtins.int
+    name: _builtins.str
+    sha256: _builtins.bytes
+    """32 bytes; empty: it gave none, and `problem` says why"""
+    problem: _builtins.str
+    differs: _builtins.bool
+    """from most, or, where there is no majority, from some"""
+    agreed_index: _builtins.int
+    """with `differs`: the last checksum entry at which it did not; 0: none is known"""
+    differed_index: _builtins.int
+    """and the first one after it at which it did"""
+    def __init__(
+        self,
+        *,
+        replica_id: _builtins.int = ...,
+        name: _builtins.str = ...,
+        sha256: _builtins.bytes = ...,
+        problem: _builtins.str = ...,
+        differs: _builtins.bool = ...,
+        agreed_index: _builtins.int = ...,
+        differed_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed_index", b"agreed_index", "differed_index", b"differed_index", "differs", b"differs", "name", b"name", "problem", b"problem", "replica_id", b"replica_id", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaStateHash: _TypeAlias = ReplicaStateHash  # noqa: Y015
+
+@_typing.final
+class StateHashResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """the entry at which all hashed"""
+    term: _builtins.int
+    @_builtins.property
+    def header(self) -> _common_pb2.ResponseHeader: ...
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStateHash]:
+        """by id"""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.ResponseHeader | None = ...,
+        index: _builtins.int = ...,
+        term: _builtins.int = ...,
+        replicas: _abc.Iterable[Global___ReplicaStateHash] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "index", b"index", "replicas", b"replicas", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateHashResponse: _TypeAlias = StateHashResponse  # noqa: Y015

@@ -70,6 +70,11 @@ class InspectStub(object):
                 request_serializer=ravelpb_dot_v1_dot_inspect__pb2.CompactRequest.SerializeToString,
                 response_deserializer=ravelpb_dot_v1_dot_inspect__pb2.CompactResponse.FromString,
                 _registered_method=True)
+        self.StateHash = channel.unary_unary(
+                '/ravel.v1.Inspect/StateHash',
+                request_serializer=ravelpb_dot_v1_dot_inspect__pb2.StateHashRequest.SerializeToString,
+                response_deserializer=ravelpb_dot_v1_dot_inspect__pb2.StateHashResponse.FromString,
+                _registered_method=True)
 
 
 class InspectServicer(object):
@@ -122,6 +127,14 @@ class InspectServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StateHash(self, request, context):
+        """Has every replica hash its state at one and the same entry of the log, and compares. Answered by the leader alone, once all that
+        it hears have answered it. UNSUPPORTED_VERSION while some member's version does not know the entry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InspectServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -159,6 +172,11 @@ def add_InspectServicer_to_server(servicer, server):
                     servicer.Compact,
                     request_deserializer=ravelpb_dot_v1_dot_inspect__pb2.CompactRequest.FromString,
                     response_serializer=ravelpb_dot_v1_dot_inspect__pb2.CompactResponse.SerializeToString,
+            ),
+            'StateHash': grpc.unary_unary_rpc_method_handler(
+                    servicer.StateHash,
+                    request_deserializer=ravelpb_dot_v1_dot_inspect__pb2.StateHashRequest.FromString,
+                    response_serializer=ravelpb_dot_v1_dot_inspect__pb2.StateHashResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -351,6 +369,33 @@ class Inspect(object):
             '/ravel.v1.Inspect/Compact',
             ravelpb_dot_v1_dot_inspect__pb2.CompactRequest.SerializeToString,
             ravelpb_dot_v1_dot_inspect__pb2.CompactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StateHash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ravel.v1.Inspect/StateHash',
+            ravelpb_dot_v1_dot_inspect__pb2.StateHashRequest.SerializeToString,
+            ravelpb_dot_v1_dot_inspect__pb2.StateHashResponse.FromString,
             options,
             channel_credentials,
             insecure,

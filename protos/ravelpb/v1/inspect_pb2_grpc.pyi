@@ -44,6 +44,10 @@ class InspectStub:
     """Reads every record of log, state and snapshots and judges it, in short steps, while the replica serves."""
     Compact: _grpc.UnaryUnaryMultiCallable[_inspect_pb2.CompactRequest, _inspect_pb2.CompactResponse]
     """Flushes what is applied and drops the log entries that this replica does not need any more."""
+    StateHash: _grpc.UnaryUnaryMultiCallable[_inspect_pb2.StateHashRequest, _inspect_pb2.StateHashResponse]
+    """Has every replica hash its state at one and the same entry of the log, and compares. Answered by the leader alone, once all that
+    it hears have answered it. UNSUPPORTED_VERSION while some member's version does not know the entry.
+    """
 
 @_typing.type_check_only
 class InspectAsyncStub(InspectStub):
@@ -61,6 +65,10 @@ class InspectAsyncStub(InspectStub):
     """Reads every record of log, state and snapshots and judges it, in short steps, while the replica serves."""
     Compact: _aio.UnaryUnaryMultiCallable[_inspect_pb2.CompactRequest, _inspect_pb2.CompactResponse]  # type: ignore[assignment]
     """Flushes what is applied and drops the log entries that this replica does not need any more."""
+    StateHash: _aio.UnaryUnaryMultiCallable[_inspect_pb2.StateHashRequest, _inspect_pb2.StateHashResponse]  # type: ignore[assignment]
+    """Has every replica hash its state at one and the same entry of the log, and compares. Answered by the leader alone, once all that
+    it hears have answered it. UNSUPPORTED_VERSION while some member's version does not know the entry.
+    """
 
 class InspectServicer(metaclass=_abc_1.ABCMeta):
     """A look inside one replica. Every call is answered by the asked replica from its own disk, leader or not."""
@@ -117,5 +125,15 @@ class InspectServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inspect_pb2.CompactResponse, _abc.Awaitable[_inspect_pb2.CompactResponse]]:
         """Flushes what is applied and drops the log entries that this replica does not need any more."""
+
+    @_abc_1.abstractmethod
+    def StateHash(
+        self,
+        request: _inspect_pb2.StateHashRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inspect_pb2.StateHashResponse, _abc.Awaitable[_inspect_pb2.StateHashResponse]]:
+        """Has every replica hash its state at one and the same entry of the log, and compares. Answered by the leader alone, once all that
+        it hears have answered it. UNSUPPORTED_VERSION while some member's version does not know the entry.
+        """
 
 def add_InspectServicer_to_server(servicer: InspectServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

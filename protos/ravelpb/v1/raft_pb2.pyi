@@ -330,6 +330,86 @@ class SnapshotProgress(_message.Message):
 Global___SnapshotProgress: _TypeAlias = SnapshotProgress  # noqa: Y015
 
 @_typing.final
+class StateHashesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELLO_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hello(self) -> Global___PeerHello: ...
+    def __init__(
+        self,
+        *,
+        hello: Global___PeerHello | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateHashesRequest: _TypeAlias = StateHashesRequest  # noqa: Y015
+
+@_typing.final
+class StateHashAt(_message.Message):
+    """What became of one checksum entry: a hash, or why there is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    term: _builtins.int
+    sha256: _builtins.bytes
+    """32 bytes; empty while it is being made, or where `problem` says why it never will be"""
+    problem: _builtins.str
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        term: _builtins.int = ...,
+        sha256: _builtins.bytes = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "problem", b"problem", "sha256", b"sha256", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateHashAt: _TypeAlias = StateHashAt  # noqa: Y015
+
+@_typing.final
+class StateHashesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELLO_FIELD_NUMBER: _builtins.int
+    APPLIED_INDEX_FIELD_NUMBER: _builtins.int
+    HASHES_FIELD_NUMBER: _builtins.int
+    applied_index: _builtins.int
+    @_builtins.property
+    def hello(self) -> Global___PeerHello: ...
+    @_builtins.property
+    def hashes(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateHashAt]:
+        """oldest first, at most 16"""
+
+    def __init__(
+        self,
+        *,
+        hello: Global___PeerHello | None = ...,
+        applied_index: _builtins.int = ...,
+        hashes: _abc.Iterable[Global___StateHashAt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "hashes", b"hashes", "hello", b"hello"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateHashesResponse: _TypeAlias = StateHashesResponse  # noqa: Y015
+
+@_typing.final
 class ProbeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

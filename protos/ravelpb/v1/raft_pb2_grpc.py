@@ -45,6 +45,11 @@ class RaftTransportStub(object):
                 request_serializer=ravelpb_dot_v1_dot_raft__pb2.SnapshotChunk.SerializeToString,
                 response_deserializer=ravelpb_dot_v1_dot_raft__pb2.SnapshotProgress.FromString,
                 _registered_method=True)
+        self.StateHashes = channel.unary_unary(
+                '/ravel.v1.RaftTransport/StateHashes',
+                request_serializer=ravelpb_dot_v1_dot_raft__pb2.StateHashesRequest.SerializeToString,
+                response_deserializer=ravelpb_dot_v1_dot_raft__pb2.StateHashesResponse.FromString,
+                _registered_method=True)
         self.Probe = channel.unary_unary(
                 '/ravel.v1.RaftTransport/Probe',
                 request_serializer=ravelpb_dot_v1_dot_raft__pb2.ProbeRequest.SerializeToString,
@@ -72,6 +77,13 @@ class RaftTransportServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StateHashes(self, request, context):
+        """The hashes that this replica made of its state at the last checksum entries. Asked by the leader, who compares them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Probe(self, request, context):
         """Who is there? Asked by a leader before it takes a server in, and by doctors.
         """
@@ -91,6 +103,11 @@ def add_RaftTransportServicer_to_server(servicer, server):
                     servicer.InstallSnapshot,
                     request_deserializer=ravelpb_dot_v1_dot_raft__pb2.SnapshotChunk.FromString,
                     response_serializer=ravelpb_dot_v1_dot_raft__pb2.SnapshotProgress.SerializeToString,
+            ),
+            'StateHashes': grpc.unary_unary_rpc_method_handler(
+                    servicer.StateHashes,
+                    request_deserializer=ravelpb_dot_v1_dot_raft__pb2.StateHashesRequest.FromString,
+                    response_serializer=ravelpb_dot_v1_dot_raft__pb2.StateHashesResponse.SerializeToString,
             ),
             'Probe': grpc.unary_unary_rpc_method_handler(
                     servicer.Probe,
@@ -153,6 +170,33 @@ class RaftTransport(object):
             '/ravel.v1.RaftTransport/InstallSnapshot',
             ravelpb_dot_v1_dot_raft__pb2.SnapshotChunk.SerializeToString,
             ravelpb_dot_v1_dot_raft__pb2.SnapshotProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StateHashes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ravel.v1.RaftTransport/StateHashes',
+            ravelpb_dot_v1_dot_raft__pb2.StateHashesRequest.SerializeToString,
+            ravelpb_dot_v1_dot_raft__pb2.StateHashesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class RaftTransportStub:
     """One snapshot, on a stream of its own so that heartbeats never wait behind it. The caller opens with `open`; the callee answers
     how many bytes of this very file it holds; the caller sends the rest; the callee verifies, stages and answers `done`.
     """
+    StateHashes: _grpc.UnaryUnaryMultiCallable[_raft_pb2.StateHashesRequest, _raft_pb2.StateHashesResponse]
+    """The hashes that this replica made of its state at the last checksum entries. Asked by the leader, who compares them."""
     Probe: _grpc.UnaryUnaryMultiCallable[_raft_pb2.ProbeRequest, _raft_pb2.ProbeResponse]
     """Who is there? Asked by a leader before it takes a server in, and by doctors."""
 
@@ -57,6 +59,8 @@ class RaftTransportAsyncStub(RaftTransportStub):
     """One snapshot, on a stream of its own so that heartbeats never wait behind it. The caller opens with `open`; the callee answers
     how many bytes of this very file it holds; the caller sends the rest; the callee verifies, stages and answers `done`.
     """
+    StateHashes: _aio.UnaryUnaryMultiCallable[_raft_pb2.StateHashesRequest, _raft_pb2.StateHashesResponse]  # type: ignore[assignment]
+    """The hashes that this replica made of its state at the last checksum entries. Asked by the leader, who compares them."""
     Probe: _aio.UnaryUnaryMultiCallable[_raft_pb2.ProbeRequest, _raft_pb2.ProbeResponse]  # type: ignore[assignment]
     """Who is there? Asked by a leader before it takes a server in, and by doctors."""
 
@@ -82,6 +86,14 @@ class RaftTransportServicer(metaclass=_abc_1.ABCMeta):
         """One snapshot, on a stream of its own so that heartbeats never wait behind it. The caller opens with `open`; the callee answers
         how many bytes of this very file it holds; the caller sends the rest; the callee verifies, stages and answers `done`.
         """
+
+    @_abc_1.abstractmethod
+    def StateHashes(
+        self,
+        request: _raft_pb2.StateHashesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_raft_pb2.StateHashesResponse, _abc.Awaitable[_raft_pb2.StateHashesResponse]]:
+        """The hashes that this replica made of its state at the last checksum entries. Asked by the leader, who compares them."""
 
     @_abc_1.abstractmethod
     def Probe(
