@@ -17,6 +17,7 @@ from ravelctl.app import COMPLETE_VARIABLE, PROGRAM, App
 from ravelctl.command import LazyGroup, tell_error
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
+from ravelctl.guard import guarded, reads_files
 
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "bootstrap": ("ravelctl.commands.bootstrap", "Turn blank daemons into a new cluster."),
@@ -50,6 +51,8 @@ root = LazyGroup(PROGRAM, lazy=COMMANDS, help="Operate ravel, a fault-tolerant r
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (`sys.argv` by default) and return the exit code. Prints; never exits."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and not os.environ.get(COMPLETE_VARIABLE) and reads_files(words):
+        return guarded(lambda: main(words), lambda name: _crashed(name, words))
     app = App()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read when grpc loads: what goes wrong is told in our words, once
     try:
@@ -80,6 +83,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.DONE
     finally:
         app.close()
+
+
+def _crashed(name: str, words: Sequence[str]) -> int:
+    """The process that read the files was killed by what it found in them."""
+    error = CommandError(
+        f"the files cannot be read: LMDB ran into pages that are none of its own ({name})",
+        code=ExitCode.DAMAGED,
+        next_step="take another replica's directory or another snapshot; this one's disk, or a copy of it, is not whole",
+        reason="DAMAGED",
+    )
+    return tell_error(error, App(), as_json=_wants_json(App(), words))
 
 
 def _from_click(error: click.UsageError) -> CommandError:
