@@ -22,7 +22,7 @@ import structlog
 
 from ravel_node import __version__, credentials, descriptors
 from ravel_node.config import ServerConfig
-from ravel_node.history import History
+from ravel_node.event_keeper import EventKeeper
 from ravel_node.logs import event_line, setup_logging
 from ravel_node.machine import members
 from ravel_node.machine.base import MemberRecord, Txn
@@ -161,11 +161,11 @@ class Daemon:
 
     async def _open_events(self) -> None:
         """What happened in earlier boots, and from now on. The directory is ours: the store has locked it."""
-        history = History(self.config.data_dir / EVENTS, lambda event, fields: log.warning(event, **fields))
-        self._stack.push_async_callback(history.close)
-        self._events = EventLog(self.boot_id, time.time, kept=await history.open())
+        keeper = EventKeeper(self.config.data_dir / EVENTS, lambda event, fields: log.warning(event, **fields))
+        self._stack.push_async_callback(keeper.close)
+        self._events = EventLog(self.boot_id, time.time, kept=await keeper.open())
         self._events.replica_id = self.identity.replica_id
-        history.follow(self._events)
+        keeper.follow(self._events)
         text = f"version {self.version} started"
         self._events.record(EventKind.SERVER, "server-started", text, {"version": self.version, "name": self.config.name})
 

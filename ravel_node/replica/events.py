@@ -2,7 +2,7 @@
 
 Sequences go on over restarts and never name two events together with the boot id, so a reader who remembers the last pair that it
 saw gets exactly what came after it, from any connection. The newest `EVENTS_KEPT` are held; a reader that is slower loses the
-oldest, never memory. Who makes them durable reads them from here, too (`ravel_node.history`).
+oldest, never memory. Who makes them durable reads them from here, too (`ravel_node.event_keeper`).
 """
 
 from __future__ import annotations

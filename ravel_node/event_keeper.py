@@ -20,7 +20,7 @@ CLOSE_S: Final = 0.5
 """How long an orderly end waits for a disk that hangs."""
 
 
-class History:
+class EventKeeper:
     """The events of one data directory. Everything but the journal itself runs on the loop."""
 
     def __init__(self, directory: Path, observe: Callable[[str, Mapping[str, object]], None]) -> None:
@@ -48,7 +48,7 @@ class History:
         """From now on keep what happens. What it holds by now is on the disk already."""
         self._handed_over = events.newest
         self._events = events
-        self._task = asyncio.get_running_loop().create_task(self._follow(events), name="history")
+        self._task = asyncio.get_running_loop().create_task(self._follow(events), name="event-keeper")
 
     async def _follow(self, events: EventLog) -> None:
         while True:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
-from ravel_node.history import History, decode, encode
+from ravel_node.event_keeper import EventKeeper, decode, encode
 from ravel_node.replica.events import EVENTS_KEPT, Event, EventKind, EventLog
 
 
@@ -16,15 +16,15 @@ class Boot:
     def __init__(self, directory: Path, boot_id: str) -> None:
         self.said: list[tuple[str, Mapping[str, object]]] = []
         self.boot_id = boot_id
-        self.history = History(directory, lambda event, fields: self.said.append((event, fields)))
+        self.keeper = EventKeeper(directory, lambda event, fields: self.said.append((event, fields)))
 
     async def __aenter__(self) -> Boot:
-        self.events = EventLog(self.boot_id, lambda: 7.5, kept=await self.history.open())
-        self.history.follow(self.events)
+        self.events = EventLog(self.boot_id, lambda: 7.5, kept=await self.keeper.open())
+        self.keeper.follow(self.events)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.history.close()
+        await self.keeper.close()
 
     def happen(self, count: int) -> None:
         for _ in range(count):
@@ -52,7 +52,7 @@ async def test_what_a_killed_process_had_told_is_there(tmp_path: Path) -> None:
             await asyncio.sleep(0.01)
     async with Boot(directory, "b") as second:
         assert second.events.newest == 2
-    await killed.history.close()
+    await killed.keeper.close()
 
 
 async def test_the_newest_thousand_are_kept(tmp_path: Path) -> None:
