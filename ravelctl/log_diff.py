@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
-from ravelctl.log_source import DAMAGED, LogEntry, LogPart, LogQuery, LogSource
+from ravelctl.log_entries import DAMAGED, LogEntry, LogPart, LogQuery
+from ravelctl.log_source import LogSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from ravelctl.client.errors import CompactedError, LocalReason, RavelError
-from ravelctl.commands.log import entry_data, entry_rows
 from ravelctl.config import Output
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
-from ravelctl.log_source import LogQuery
+from ravelctl.log_entries import LogQuery, entry_data, entry_rows
 from ravelctl.output import View, emit
 from ravelpb.errors import Reason
 
 if TYPE_CHECKING:
     from ravelctl.app import App
-    from ravelctl.log_source import LogEntry, LogSource
+    from ravelctl.log_entries import LogEntry
+    from ravelctl.log_source import LogSource
 
 POLL_EVERY_S: Final = 0.3
 SHOWN_BEFORE: Final = 10

@@ -6,57 +6,15 @@ Loads grpc only where a daemon is asked, and the store only where a directory is
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ravelctl.errors import usage_error
+from ravelctl.log_entries import LogEntry, LogPart, LogQuery
 
 if TYPE_CHECKING:
     from ravelctl.app import App
     from ravelctl.client import InspectClient
-
-DAMAGED = "damaged"
-"""The type of an entry that cannot be read; its line says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogQuery:
-    """Which entries. 0 and empty stand for no bound; `limit` counts those that pass the filters."""
-
-    from_index: int = 0
-    to_index: int = 0
-    limit: int = 1 << 62
-    tail: bool = False
-    term: int = 0
-    types: tuple[str, ...] = ()
-    key_prefix: bytes = b""
-    digests: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LogEntry:
-    """One entry in words."""
-
-    index: int
-    term: int
-    type: str
-    size: int  # bytes of the payload
-    lines: tuple[str, ...]  # one a command
-    digest: bytes  # what entries of two logs are compared by; empty unless it was asked for
-
-
-@dataclass(frozen=True, slots=True)
-class LogPart:
-    """Some entries, and where the log stood when they were read."""
-
-    entries: tuple[LogEntry, ...]
-    next_index: int  # all before it were looked at
-    first_index: int
-    last_index: int
-    commit_index: int  # as far as this source knows
-    snapshot_index: int  # of the newest file; 0: none
-    snapshot_term: int
 
 
 class LogSource(Protocol):

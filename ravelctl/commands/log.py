@@ -10,13 +10,15 @@ from ravelctl.app import App
 from ravelctl.command import REPLICA, RavelGroup, Work, pass_app
 from ravelctl.errors import usage_error
 from ravelctl.exit_codes import ExitCode
+from ravelctl.log_entries import LogQuery, entry_data, entry_rows
 from ravelctl.output import ABSENT, U64, Table, View, columns, count_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ravelctl.log_diff import Compared
-    from ravelctl.log_source import LogEntry, LogPart, LogQuery, LogSource
+    from ravelctl.log_entries import LogPart
+    from ravelctl.log_source import LogSource
 
 LIMIT: Final = 100
 LIMIT_MAX: Final = 100_000
@@ -81,8 +83,6 @@ def show(
     data_dir: str | None,
 ) -> Work:
     """Show log entries, a line a command; the last line tells where the log begins and ends."""
-    from ravelctl.log_source import LogQuery
-
     if tail and from_index is not None:
         raise usage_error("--tail and --from exclude each other", "give one of them")
     _exclusive(data_dir, replica)
@@ -134,19 +134,6 @@ def _foot(part: LogPart, source: str) -> str:
     return f"{ends}  source {source}"
 
 
-def entry_data(entry: LogEntry) -> dict[str, Any]:
-    """For programs."""
-    values = {"index": U64(entry.index), "term": U64(entry.term), "type": entry.type, "bytes": entry.size}
-    return {**values, "commands": list(entry.lines)}
-
-
-def entry_rows(entry: LogEntry) -> list[tuple[str, ...]]:
-    """A line a command. The size stands on an entry's first line only, so that a sum over the column is right."""
-    lines = [printable(line.encode()) for line in entry.lines] or [ABSENT]
-    head = (str(entry.index), str(entry.term) if entry.term else ABSENT, entry.type)
-    return [(*head, str(entry.size) if number == 0 else ABSENT, line) for number, line in enumerate(lines)]
-
-
 # --- follow
 
 
@@ -172,8 +159,6 @@ def follow(
     A directory does not tell at once what is committed: from it entries are printed as they are written, and a note says so
     where a new leader has replaced some.
     """
-    from ravelctl.log_source import LogQuery
-
     _exclusive(data_dir, replica)
     query = LogQuery(from_index or 0, term=term or 0, types=types, key_prefix=(key_prefix or "").encode())
     return _follow(app, query, limit or 1 << 62, replica, data_dir)

@@ -70,7 +70,8 @@ async def _daemon(app: App, word: str) -> Survivor:
     from ravelctl import dial
     from ravelctl.client.errors import RavelError
     from ravelctl.config import endpoint
-    from ravelctl.log_source import LiveLog, LogQuery
+    from ravelctl.log_entries import LogQuery
+    from ravelctl.log_source import LiveLog
     from ravelctl.recovery import Survivor
 
     try:

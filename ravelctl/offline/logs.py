@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ravel_node.machine.entries import EntryFilter, digest
 from ravelctl.errors import CommandError
-from ravelctl.log_source import DAMAGED, LogEntry, LogPart, LogQuery
+from ravelctl.log_entries import DAMAGED, LogEntry, LogPart, LogQuery
 from ravelctl.offline import directory
 
 if TYPE_CHECKING:
