@@ -117,10 +117,15 @@ class InspectClient:
         """Sizes of the replica's LMDB environments, and what is applied but not flushed."""
         return await self._ask(endpoint, lambda stub: stub.StoreStats(StoreStatsRequest()))
 
-    async def check_store(self, endpoint: str, *, log_only: bool = False) -> AsyncGenerator[CheckStoreResponse, None]:
-        """Have the replica read and judge every record; a message a step. It ends where the last one says `finished`."""
+    async def check_store(
+        self, endpoint: str, *, log_only: bool = False, timeout_s: float = 600.0
+    ) -> AsyncGenerator[CheckStoreResponse, None]:
+        """Have the replica read and judge every record; a message a step. It ends where the last one says `finished`.
+
+        A step may take `timeout_s`: the one of a large snapshot reads all of its file.
+        """
         request = CheckStoreRequest(log_only=log_only)
-        async with aclosing(self._stream(endpoint, lambda stub: stub.CheckStore(request))) as messages:
+        async with aclosing(self._stream(endpoint, lambda stub: stub.CheckStore(request), timeout_s)) as messages:
             async for message in messages:
                 yield message
 
@@ -143,8 +148,11 @@ class InspectClient:
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         return await ask_one(self._channels, endpoint, lambda channel: call(InspectStub(channel)), timeout_s=limit_s)
 
-    def _stream(self, endpoint: str, call: Callable[[InspectAsyncStub], Any]) -> AsyncGenerator[Any, None]:
+    def _stream(
+        self, endpoint: str, call: Callable[[InspectAsyncStub], Any], timeout_s: float | None = None
+    ) -> AsyncGenerator[Any, None]:
         def open_stream(channel: aio.Channel) -> Any:
             return call(InspectStub(channel))
 
-        return stream_from(self._channels, endpoint, open_stream, timeout_s=self._timeout_s)
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        return stream_from(self._channels, endpoint, open_stream, timeout_s=limit_s)

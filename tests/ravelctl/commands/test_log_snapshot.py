@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from pathlib import Path
 
 import pytest
 
 from ravelctl.output import size_text
+from ravelctl.snapshot_file import PartFile
 from ravelpb.v1.inspect_pb2 import FetchSnapshotRequest, LogEntry
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.fake import FakeCluster
@@ -155,3 +157,26 @@ def test_damage_in_the_file_is_found_wherever_it_is(ctl: Ctl, at: str, tmp_path:
 def test_a_folder_that_is_not_there_is_told_before_anything_is_asked(ctl: Ctl, tmp_path: Path) -> None:
     ran = ctl("snapshot", "save", "-f", tmp_path / "no" / "s.rvsnap", "-e", "127.0.0.1:1")
     assert (ran.code, "there is no folder" in ran.err) == (2, True)
+
+
+def test_a_full_disk_ends_a_save_and_the_next_one_goes_on(
+    ctl: Ctl, at: str, cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "s.rvsnap"
+    target.write_bytes(b"an older one")
+    append = PartFile.append
+
+    def full(part: PartFile, data: bytes) -> None:
+        if part.received >= 256:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(part, data)
+
+    monkeypatch.setattr(PartFile, "append", full)
+    ran = ctl("snapshot", "save", "-f", target, "-e", at)
+    assert (ran.code, "No space left on device" in ran.err, "free some space" in ran.err) == (1, True, True)
+    assert target.read_bytes() == b"an older one"
+    monkeypatch.undo()
+    cluster.asked.clear()
+    assert ctl("snapshot", "save", "-f", target, "-e", at).code == 0
+    assert [asked.offset for asked in cluster.asked] == [256]
+    assert sorted(tmp_path.iterdir()) == [target]

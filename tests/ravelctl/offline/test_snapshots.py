@@ -120,6 +120,7 @@ def test_a_restored_cluster_is_another_one(ctl: Ctl, path: Path, tmp_path: Path)
     assert (target.stat().st_mode & 0o777, (target / "FORMAT").read_text()) == (0o700, "ravel 1\n")
     again = ctl("snapshot", "restore", file, "--data-dir", target)
     assert (again.code, "not empty" in again.err) == (5, True)
+    (tmp_path / "other").mkdir()
     other = ctl("snapshot", "restore", file, "--data-dir", tmp_path / "other", "--cluster-name", "copy", "-o", "json")
     assert (other.json["cluster_name"], other.json["cluster"] != identity.cluster_id) == ("copy", True)
     assert ctl("snapshot", "restore", file, "--data-dir", tmp_path / "x", "--cluster-name", "Not A Name").code == 2
