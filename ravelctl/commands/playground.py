@@ -68,7 +68,10 @@ def command(app: App) -> None:
 @click.option("--detach/--attach", default=True, help="Leave the daemons running, or stop them with Ctrl-C.", show_default=True)
 @pass_app
 async def up(app: App, replicas: int | None, folder: str | None, detach: bool) -> View:
-    """Start a cluster, or what is down of it, and print where it is reached."""
+    """Start a cluster, or what is down of it, and print where it is reached.
+
+    It leaves a context named playground behind, which is the current one if there is no other; `down` takes it away.
+    """
     from ravelctl import playground as grounds
 
     where = _folder(folder)
@@ -90,9 +93,27 @@ async def up(app: App, replicas: int | None, folder: str | None, detach: bool) -
     for replica in ground.replicas:
         ground = _started(app, ground, replica)
     ground = await _founded(app, ground)
+    context, ways = _reached(app, ground)
     if not detach:
-        await _stay(app, ground)
-    return _view(ground)
+        await _stay(app, ground, ways)
+    return _view(ground, context, ways)
+
+
+def _reached(app: App, ground: Playground) -> tuple[str, tuple[str, ...]]:
+    """Leave a context behind: its name (empty: none could be made), and how the next command finds the cluster."""
+    from ravelctl import playground_context
+
+    export = f"export RAVELCTL_ENDPOINTS={','.join(ground.endpoints)}"
+    try:
+        name, current = playground_context.keep(ground)
+    except CommandError as error:
+        return "", (f"no context was made: {error.message}", export)
+    if "endpoints" in app.given:
+        origin = app.origins["endpoints"].removeprefix("variable ")
+        return name, (f"{origin} is stronger than the context {name}; to mean these daemons:", export)
+    if app.given.get("context", name) != name or not current:
+        return name, (f"reach it with `--context {name}`, or make it the current one: ravelctl context use {name}",)
+    return name, (f"the current context is {name} now: try `ravelctl status`, `ravelctl top`",)
 
 
 def _started(app: App, ground: Playground, replica: Replica) -> Playground:
@@ -157,18 +178,31 @@ async def _leader(app: App, client: ClusterClient, ground: Playground) -> str:
         return (await dial.Wait(app.settings.wait_timeout_s(), progress).until(look, "a leader"))[0]
 
 
-async def _stay(app: App, ground: Playground) -> None:
+async def _stay(app: App, ground: Playground, ways: tuple[str, ...]) -> None:
     """Until Ctrl-C, which stops the daemons; their data stays."""
     import asyncio
 
     from ravelctl import playground as grounds
 
-    app.say(f"endpoints {','.join(ground.endpoints)}; Ctrl-C stops the daemons")
+    for line in (*ways, f"endpoints {','.join(ground.endpoints)}; Ctrl-C stops the daemons"):
+        app.say(line)
     try:
         await asyncio.Event().wait()
     finally:
         grounds.stop(ground.replicas)
         grounds.save(grounds.stop_network(ground))
+        _forget(ground)
+
+
+def _forget(ground: Playground) -> str:
+    """Take its context away, and say so. A file of contexts that is broken does not keep a playground from going down."""
+    from ravelctl import playground_context
+
+    try:
+        name = playground_context.forget(ground)
+    except CommandError as error:
+        return f"its context stays: {error.message}"
+    return f"the context {name} is gone" if name else ""
 
 
 @command.command("kill", effect=Effect.PLANS)
@@ -317,7 +351,7 @@ async def start(app: App, name: str, folder: str | None) -> View:
 @click.option("--purge", is_flag=True, help="Also remove the data.")
 @pass_app
 def down(app: App, folder: str | None, purge: bool) -> View:
-    """Stop the daemons in order. Their data stays, and `up` goes on with it."""
+    """Stop the daemons in order, and forget their context. Their data stays, and `up` goes on with it."""
     from ravelctl import playground as grounds
 
     ground = grounds.require(_folder(folder))
@@ -329,13 +363,14 @@ def down(app: App, folder: str | None, purge: bool) -> View:
     grounds.save(ground)
     if purge:
         grounds.purge(ground)
+    killed = f"{count_text(len(stubborn), 'daemon')} did not stop in time and had to be killed" if stubborn else ""
     said = f"stopped {', '.join(running)}" if running else "nothing was running"
     return View(
         kind="PlaygroundDown",
         data={"dir": str(ground.folder), "stopped": running, "killed": stubborn, "purged": purge},
         body=f"{said}; removed {ground.folder}" if purge else f"{said}; the data stays in {ground.folder}",
         names=tuple(running),
-        notes=(f"{count_text(len(stubborn), 'daemon')} did not stop in time and had to be killed",) if stubborn else (),
+        notes=tuple(line for line in (killed, _forget(ground)) if line),
     )
 
 
@@ -357,7 +392,7 @@ def _replica_data(replica: Replica) -> dict[str, Any]:
     }
 
 
-def _view(ground: Playground) -> View:
+def _view(ground: Playground, context: str, below: tuple[str, ...]) -> View:
     rows = [_replica_data(replica) for replica in ground.replicas]
     return View(
         kind="Playground",
@@ -365,12 +400,13 @@ def _view(ground: Playground) -> View:
             "cluster": ground.cluster_id,
             "cluster_name": ground.cluster_name,
             "endpoints": list(ground.endpoints),
+            "context": context,
             "replicas": rows,
         },
         body=Table(
             columns=columns("NAME", "ID", "PID", "ADDRESS", "DATA"),
             rows=tuple(tuple(ABSENT if cell is None else str(cell) for cell in row.values()) for row in rows),
-            below=(f"export RAVELCTL_ENDPOINTS={','.join(ground.endpoints)}",),
+            below=below,
         ),
         names=tuple(replica.name for replica in ground.replicas),
     )

@@ -166,14 +166,13 @@ async def test_the_playground(tmp_path: Path) -> None:
     try:
         up = await ravelctl(nobody, "playground", "up", "--dir", folder)
         assert up.status == 0, up.err
-        [export] = [line for line in up.out.splitlines() if line.startswith("export ")]
-        endpoints = export.partition("=")[2]
-        assert (await ravelctl(nobody, "kv", "put", "k", "v", RAVELCTL_ENDPOINTS=endpoints)).status == 0
+        assert "the current context is playground now" in up.out
+        assert (await ravelctl(nobody, "kv", "put", "k", "v")).status == 0
         killed = await ravelctl(nobody, "playground", "kill", "leader", "--dir", folder)
         assert killed.status == 0, killed.err
 
         async def led_again() -> bool:
-            return (await ravelctl(nobody, "kv", "get", "k", RAVELCTL_ENDPOINTS=endpoints)).out == "v\n"
+            return (await ravelctl(nobody, "kv", "get", "k")).out == "v\n"
 
         await until("the others lead and hold the key", led_again, 20.0)
         name = killed.out.split()[1]
@@ -181,4 +180,5 @@ async def test_the_playground(tmp_path: Path) -> None:
     finally:
         down = await ravelctl(nobody, "playground", "down", "--purge", "--dir", folder)
     assert down.status == 0, down.err
+    assert "the context playground is gone" in down.err
     assert not (tmp_path / "playground").exists()

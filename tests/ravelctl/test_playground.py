@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ravelctl import playground as grounds
+from ravelctl import playground_context
 from ravelctl.errors import CommandError
 from ravelctl.links import can_tell_who_dials
 from tests.ravelctl.conftest import Ctl
@@ -267,6 +268,28 @@ def test_down_keeps_the_data_and_purge_removes_only_what_is_ours(ground: grounds
     assert ctl("playground", "down", "--dir", ground.folder).code == 1
 
 
+def test_it_leaves_a_context_behind_and_takes_away_only_its_own(
+    ground: grounds.Playground, ctl: Ctl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.toml"
+    monkeypatch.setenv("RAVELCTL_CONFIG", str(file))
+    first, second = (replace(ground, cluster_id=digit * 32) for digit in "12")
+    assert playground_context.keep(first) == ("playground", True)
+    assert playground_context.keep(first) == ("playground", True), "up once more"
+    assert playground_context.keep(second) == ("playground-2", False)
+    assert ctl("context", "add", "playground-3", "-e", "127.0.0.1:1", "--cluster", "3" * 32).code == 0
+    grounds.save(first)
+    down = ctl("playground", "down", "--dir", ground.folder)
+    assert (down.code, down.err) == (0, "the context playground is gone\n")
+    assert ctl("context", "list", "-o", "json").json["current"] == ""
+    assert ctl("playground", "down", "--dir", ground.folder).err == "", "it is gone already"
+    assert playground_context.forget(second) == "playground-2"
+    assert ctl("context", "list", "-o", "name").out == "playground-3\n"
+    grounds.save(replace(ground, cluster_id=""))
+    file.write_text("[contexts")
+    assert ctl("playground", "down", "--dir", ground.folder).code == 0, "a broken file is no reason to let daemons run"
+
+
 def test_wrong_usage(ground: grounds.Playground, ctl: Ctl) -> None:
     assert ctl("playground", "kill", "n1", "--dir", ground.folder / "none").code == 1
     grounds.save(ground)
@@ -294,7 +317,8 @@ def test_a_real_cluster_comes_up_loses_a_replica_and_goes_down(tmp_path: Path, c
         assert up.code == 0, up.err
         assert [(r["name"], r["id"]) for r in up.json["replicas"]] == [("n1", "1"), ("n2", "2"), ("n3", "3")]
         endpoints = ",".join(up.json["endpoints"])
-        assert ctl("kv", "put", "k", "v", "-e", endpoints).code == 0
+        assert up.json["context"] == "playground"
+        assert ctl("kv", "put", "k", "v").code == 0, "found without being told where"
         killed = ctl("playground", "kill", "leader", "--dir", where, "-o", "json")
         assert killed.code == 0
         assert ctl("kv", "get", "k", "-e", endpoints, "--timeout", "20s").out == "v\n"
