@@ -17,11 +17,12 @@ from textual.screen import Screen
 from ravelctl.errors import CommandError
 from ravelctl.tui.columns import ORDERS
 from ravelctl.tui.detail import as_json
+from ravelctl.tui.figures import span
 from ravelctl.tui.fleet import FLEET_ORDERS, FleetRow
 from ravelctl.tui.keys import COMMANDS, commands
 from ravelctl.tui.model import ReplicaView, Severity
 from ravelctl.tui.observer import FILTERS, Noted
-from ravelctl.tui.panels import Status
+from ravelctl.tui.panels import Status, clock
 from ravelctl.tui.recording import Player, Recording, default_name
 from ravelctl.tui.screens.base import Paged
 from ravelctl.tui.screens.cluster import ClusterScreen
@@ -82,8 +83,12 @@ class TopApp(App[None]):
             # Without this the terminal would stay as it is: no cursor, no echo.
             with suppress(NotImplementedError, ValueError, RuntimeError):  # not in a thread, and not on every system
                 asyncio.get_running_loop().add_signal_handler(number, self.exit)
-        if self.live is None:
+        if isinstance(self.source, Replayed):
+            if self.source.player.damage:
+                self.notify(_extent(self.source.player), title="This recording is damaged", severity="warning", timeout=15)
             self.set_interval(REPLAY_TICK_S, self._play_on)
+            return
+        if self.live is None:
             return
         # The screen stands before gRPC is loaded.
         self.call_after_refresh(self.watch_cluster, self.live)
@@ -429,6 +434,12 @@ class TopApp(App[None]):
 
     def action_snapshot(self) -> None:
         self._propose("snapshot")
+
+
+def _extent(player: Player) -> str:
+    """How far a damaged recording is good."""
+    end_ms = player.recording.began_ms + player.recording.length_ms
+    return f"{player.damage}. It plays up to {clock(end_ms)}, {span(player.recording.length_ms / 1000)} after it began."
 
 
 def run(options: Options) -> None:

@@ -288,7 +288,14 @@ def _state(
     return f"{word}-PAUSED" if peer.state == pb.REPLICATE and (peer.paused or full) else word
 
 
-def _row(sight: Sight, member: pb.Member | None, leader: Sight | None, now_s: float, interval_s: float) -> ReplicaView:
+def _row(
+    sight: Sight,
+    member: pb.Member | None,
+    leader: Sight | None,
+    peers: Mapping[int, pb.PeerProgress],
+    now_s: float,
+    interval_s: float,
+) -> ReplicaView:
     status = sight.status
     fresh, age_s = freshness(sight, now_s, interval_s)
     rules = leader is not None and leader is sight
@@ -297,7 +304,7 @@ def _row(sight: Sight, member: pb.Member | None, leader: Sight | None, now_s: fl
     chief_fresh = leader is not None and freshness(leader, now_s, interval_s)[0] is Freshness.LIVE
     server = member.server if member is not None else status.server if status is not None else None
     replica_id = member.replica_id if member is not None else status.header.replica_id if status is not None else 0
-    peer = next((p for p in chief.progress if p.replica_id == replica_id), None) if chief is not None and not rules else None
+    peer = peers.get(replica_id) if not rules else None
     is_heard = chief is not None and peer is not None and chief_fresh and heard(chief, peer)
     known = peer if is_heard and role is not Role.CLAIMS else None
     says = peer is not None and chief is not None and chief.HasField("counters")  # an older leader counts no bytes and no time
@@ -404,14 +411,15 @@ def _rows(
                 by_server[sight.status.server.server_id] = sight
     by_address = {sight.address: sight for sight in sights if sight.status is None}
     rows, taken = [], set()
+    peers = {p.replica_id: p for p in leader.status.progress} if leader is not None and leader.status is not None else {}
     for member in sorted(members, key=lambda m: (m.role == pb.LEARNER, natural(m.server.name))):
         address = member.server.addresses.listen
         taken |= {member.server.server_id, address}
         sight = by_server.get(member.server.server_id) or by_address.get(address) or Sight(address, heard_s=now_s)
-        rows.append(_row(sight, member, leader, now_s, interval_s))
+        rows.append(_row(sight, member, leader, peers, now_s, interval_s))
     taken |= {row.address for row in rows}
     strangers = [s for key, s in by_server.items() if key not in taken] + [s for a, s in by_address.items() if a not in taken]
-    rows += [_row(sight, None, leader, now_s, interval_s) for sight in strangers]
+    rows += [_row(sight, None, leader, peers, now_s, interval_s) for sight in strangers]
     return rows
 
 

@@ -20,6 +20,8 @@ from ravelctl.tui.widgets.replica_table import RowTable
 ROOMY_ROWS = 30
 """From so many lines on the parts are ruled off from each other."""
 EVENT_ROWS_LEAST = 3
+WIDTHS_EVERY = 5
+"""Pictures, between two looks at whether columns should be wider: until then a number is written shorter, never cropped."""
 
 
 class ClusterScreen(Paged):
@@ -33,7 +35,8 @@ class ClusterScreen(Paged):
         self.events_shown = FILTERS[0]
         self.alarms_shown = 0
         self._widths: dict[str, int] = {}
-        self._widths_of = ""
+        self._widths_of: tuple[str, ...] = ()
+        self._paints = 0
 
     def compose(self) -> ComposeResult:
         yield Panel(id="head")
@@ -59,9 +62,12 @@ class ClusterScreen(Paged):
     def paint(self) -> None:
         picture, size = self.top.source.picture, self.app.size
         view = picture.view
-        if self._widths_of != view.cluster_id:
-            self._widths, self._widths_of = {}, view.cluster_id
-        self._widths = wanted(view.replicas, view, self._widths)
+        keys = tuple(row.key for row in view.replicas)
+        if self._widths_of != keys:
+            self._widths, self._widths_of, self._paints = {}, keys, 0
+        if self._paints % WIDTHS_EVERY == 0:
+            self._widths = wanted(view.replicas, view, self._widths)
+        self._paints += 1
         shown = layout(size.width, self._widths)
         order = ORDERS[self.order]
         rows = arranged(view.replicas, order, self.pattern)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ import pyte
 
 ROOT = Path(__file__).parents[3]
 TICK_S = 0.05
+END_S = 20.0
 
 
 class Terminal:
@@ -43,12 +45,20 @@ class Terminal:
             },
             timeout=None,
         )
+        self.child.delaybeforesend = None  # by default a key would wait for 50 ms
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.child.close(force=True)
+        deadline = time.monotonic() + END_S
+        if self.child.isalive():
+            self.child.kill(signal.SIGKILL)
+        while self.child.isalive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        # On a busy machine pexpect itself waits for the end for a tenth of a second only.
+        with suppress(pexpect.ExceptionPexpect):
+            self.child.close(force=True)
 
     # --- what it shows
 

@@ -14,9 +14,11 @@ import pytest
 
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
+from ravelctl.tui.app import TopApp
 from ravelctl.tui.observer import Heard, Lost, Noted, Observer, Picture, Told, Watched
 from ravelctl.tui.panels import plain_frame
 from ravelctl.tui.recording import Player, Recorder, Recording
+from ravelctl.tui.session import Clock
 from ravelpb.v1 import cluster_pb2 as pb
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.tui.conftest import Open, options_for
@@ -203,10 +205,20 @@ def test_the_plain_frame_of_a_recording(recorded: tuple[Path, list[Picture]], ct
     assert ran.out == plain_frame(recorded[1][-1])
 
 
-async def test_the_screen_plays_a_recording(recorded: tuple[Path, list[Picture]], desk: Open) -> None:
-    from ravelctl.tui.app import TopApp
-    from ravelctl.tui.session import Clock
+async def test_the_screen_says_how_far_a_damaged_recording_is_good(recorded: tuple[Path, list[Picture]], tmp_path: Path) -> None:
+    raw = recorded[0].read_bytes()
+    path = tmp_path / "cut.rvtop"
+    path.write_bytes(raw[: len(raw) // 2])
+    app = TopApp(options_for(made(1), Clock(), replay=path))
+    async with app.run_test(size=(120, 36), notifications=True) as pilot:
+        await pilot.pause(0.2)
+        strips = app.screen._compositor.render_strips()
+        text = " ".join("".join(segment.text for segment in strip) for strip in strips)
+        assert "It plays up to" in text
+        assert "DAMAGED" in text
 
+
+async def test_the_screen_plays_a_recording(recorded: tuple[Path, list[Picture]], desk: Open) -> None:
     app = TopApp(options_for(made(1), Clock(), replay=recorded[0]))
     async with app.run_test(size=(120, 36)) as pilot:
         await pilot.press("space")

@@ -60,15 +60,13 @@ def top(scene: Scene, *words: str, columns: int = 120, rows: int = 36, **environ
 def test_rows_sizes_and_the_way_out(scene: Scene) -> None:
     """What is rendered, at 120 columns, at 80, and back; `q` restores the terminal."""
     with top(scene) as terminal:
-        screen = terminal.until(lambda text: "repl-PAUSED" in text and "CRIT" in text)
-        assert re.search(
-            r"^!n4 +follower +42 +-9,204 +-9,207 +-9,230 +9,204 +1\.3M +3\.8 repl-PAUSED +64/64 +41ms +19ms", screen, re.M
-        )
-        assert re.search(r"^ n2 +LEADER +42 918,442,110 ", screen, re.M)
+        wide = r"^!n4 +follower +42 +-9,204 +-9,207 +-9,230 +9,204 +1\.3M +3\.8 repl-PAUSED +64/64 +41ms +19ms"
+        screen = terminal.until(lambda text: re.search(wide, text, re.M))
+        assert re.search(r"^.n2 +LEADER +42 918,442,110 ", screen, re.M)
         assert terminal.cursor_hidden
         terminal.resize(80, 24)
-        narrow = terminal.until(lambda text: "COMMIT" not in text and "repl-PAUSED" in text)
-        assert re.search(r"^!n4 +follower +42 +9,204 +1\.3M +3\.8 repl-PAUSED +41ms +19ms +1\.2G", narrow, re.M)
+        narrow = r"^!n4 +follower +42 +9,204 +1\.3M +3\.8 repl-PAUSED +41ms +19ms +1\.2G"
+        terminal.until(lambda text: re.search(narrow, text, re.M))
         terminal.resize(70, 20)
         terminal.until(lambda text: "ravel top needs 80x16" in text)
         terminal.resize(120, 36)
@@ -153,7 +151,7 @@ def test_without_a_terminal_it_is_one_plain_frame(scene: Scene) -> None:
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr == ""
     assert "\x1b" not in ran.stdout
-    assert re.search(r"^ n2 +LEADER +42 918,442,110 ", ran.stdout, re.M)
+    assert re.search(r"^.n2 +LEADER +42 918,442,110 ", ran.stdout, re.M)
     assert "CRIT" in ran.stdout
     assert ran.stdout.count("NODE") == 1
 
