@@ -35,6 +35,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "store": ("ravelctl.commands.store", "Measure, check, compare and compact what lies on disks."),
     "snapshot": ("ravelctl.commands.snapshot", "Save, inspect, verify and restore snapshots."),
     "recover": ("ravelctl.commands.recover", "Make a new cluster of what a lost quorum left."),
+    "verify": ("ravelctl.commands.verify", "Test whether a live cluster is linearizable."),
     "kv": ("ravelctl.commands.kv", "Get, put, delete, swap, list and watch keys."),
     "playground": ("ravelctl.commands.playground", "Run a real cluster on this machine."),
     "bench": ("ravelctl.commands.bench", "Put load on a live cluster and measure it."),

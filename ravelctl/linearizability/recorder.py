@@ -78,7 +78,8 @@ class Recorder:
         self._clock = clock
         self._done: list[Operation] = []
         self._pending: dict[int, Operation] = {}
-        self._begun = 0
+        self.begun = 0
+        """Operations so far, those under way too."""
 
     def client(self, name: str, store: Store | None = None) -> RecordedClient:
         """A caller with a name of its own, on the recorder's store or on another connection to the same cluster."""
@@ -103,8 +104,8 @@ class Recorder:
         answered: Callable[[Answer], dict[str, Any]],
     ) -> Answer:
         """Make the call and note it, whatever comes of it. `asked` takes the time at which it starts, `answered` its answer."""
-        number = self._begun
-        self._begun += 1
+        number = self.begun
+        self.begun += 1
         operation = self._pending[number] = asked(self._clock())
         told: dict[str, Any] = {"outcome": Outcome.UNKNOWN}
         try:

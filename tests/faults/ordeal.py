@@ -16,12 +16,12 @@ from typing import Any, Final
 
 from ravelctl.client import KeyValue, RavelClient
 from ravelctl.linearizability.history import Operation, Outcome
+from ravelctl.linearizability.stale import broken_promises
 from ravelpb.v1 import cluster_pb2
 from tests.e2e.cluster import Cluster, Server, until
 from tests.e2e.load import same_on_all
 from tests.faults.proxy import Network
 from tests.faults.shim import Disk, build
-from tests.faults.stale import broken_promises
 from tests.faults.workload import Workload
 
 ELECTION_TIMEOUT_S: Final = 0.8

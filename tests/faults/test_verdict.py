@@ -8,9 +8,9 @@ import pytest
 
 from ravelctl.client import KeyValue
 from ravelctl.linearizability.history import Kind, Operation, Outcome
+from ravelctl.linearizability.stale import StaleRead, broken_promises
 from tests.e2e.cluster import Server
 from tests.faults.ordeal import ELECTION_TIMEOUT_S, RECOVERY_TIMEOUTS, Recovery, check_leaders
-from tests.faults.stale import StaleRead, broken_promises
 
 WRITES = [
     Operation("a", Kind.PUT, b"k", 0.0, 1.0, value=b"one", revision=1),

@@ -19,9 +19,9 @@ from grpc import aio
 from ravelctl.client import ClosedError, Consistency, KeyValue, OutcomeUnknownError, RavelClient, RavelError
 from ravelctl.linearizability.history import Operation
 from ravelctl.linearizability.recorder import RecordedClient, Recorder
+from ravelctl.linearizability.stale import StaleRead
 from ravelpb.v1 import kv_pb2
 from ravelpb.v1.kv_pb2_grpc import KVStub
-from tests.faults.stale import StaleRead
 
 KEYS: Final = tuple(b"key-%d" % number for number in range(8))
 

@@ -28,7 +28,7 @@ def test_the_tree_is_what_the_issue_asks_for() -> None:
     leaves = {" ".join(path) for path in _all_paths()}
     assert leaves == {
         "bootstrap", "join", "leave", "status", "version", "bench", "completion", "help", "health", "doctor", "events",
-        "top", "record",
+        "top", "record", "verify",
         "member", "member list", "member promote", "member demote", "member remove", "member update", "member replace",
         "leader", "leader show", "leader transfer", "leader stepdown", "log", "log show", "log follow", "log diff", "log verify",
         "store", "store stats", "store check", "store compact", "store hash",
