@@ -14,10 +14,11 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
-from ravelctl.client import KeyValue, RavelClient
+from ravelctl.client import InspectClient, KeyValue, RavelClient, RavelError
 from ravelctl.linearizability.history import Operation, Outcome
 from ravelctl.linearizability.stale import broken_promises
 from ravelpb.v1 import cluster_pb2
+from ravelpb.v1.inspect_pb2 import StateHashResponse
 from tests.e2e.cluster import Cluster, Server, until
 from tests.e2e.load import same_on_all
 from tests.faults.proxy import Network
@@ -170,6 +171,7 @@ class Ordeal:
         self.network.heal()
         await self._quiet()
         held = await self._same_everywhere()
+        await self._same_hashes()
         await self._read_everything(held)
         workload = self.workload
         history = workload.recorder.history
@@ -208,6 +210,22 @@ class Ordeal:
             return await same_on_all(clients)
         finally:
             await asyncio.gather(*(client.close() for client in clients))
+
+    async def _same_hashes(self) -> None:
+        """Sessions, members and all else that a scan does not show: every replica hashes its state at one entry."""
+
+        async def hashed() -> StateHashResponse | None:
+            leader = await self.cluster.leader()
+            async with InspectClient() as client:
+                try:
+                    found = await client.state_hash(leader.address, timeout_s=20.0)
+                except RavelError:
+                    return None
+            return None if any(replica.problem for replica in found.replicas) else found
+
+        found = await until("every replica hashes its state", hashed, QUIET_S, every_s=0.5)
+        assert len(found.replicas) == len(self.cluster.servers), found
+        assert len({replica.sha256 for replica in found.replicas}) == 1, f"the states differ at entry {found.index}: {found}"
 
     async def _read_everything(self, held: list[KeyValue]) -> None:
         """Read every key that was ever written, so that the checker sees what of the acknowledged is there in the end."""
