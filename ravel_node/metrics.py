@@ -127,6 +127,10 @@ def _replica_gauges(status: ReplicaStatus) -> Iterator[Metric]:
         ("removed", "1 if the cluster took it out for good.", status.removed),
     ):
         yield GaugeMetricFamily(f"ravel_{name}", documentation, value=float(value))
+    if (checksum := status.checksum) is not None:
+        index, documentation = float(checksum.at.index), "The last entry at which it hashed its state."
+        yield GaugeMetricFamily("ravel_checksum_index", documentation, value=index)
+        yield GaugeMetricFamily("ravel_checksum_seconds", "How long that hash took.", value=checksum.seconds)
     members = [((role.name.lower(),), sum(member.role is role for member in status.members)) for role in MemberRole]
     yield _labelled("ravel_members", "Members of the cluster by their part in it.", ["role"], members)
     codes = sorted({alarm.code for alarm in status.alarms})

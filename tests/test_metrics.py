@@ -12,10 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from ravel_node.forms import Address
 from ravel_node.machine.base import MemberRecord
 from ravel_node.metrics import CONNECTIONS_MAX, REQUEST_HEAD_BYTES_MAX, Metrics, MetricsListenError, MetricsServer
-from ravel_node.raft.types import Index, ReplicaId, Role, Term
+from ravel_node.raft.types import EntryId, Index, ReplicaId, Role, Term
 from ravel_node.replica.histogram import LatencySummary
 from ravel_node.replica.status import Alarm, Counters, Member, MemberRole, PeerView, ReplicaStatus
 from ravel_node.replica.trail import Lag
+from ravel_node.storage.base import StateHash
 from ravelpb.alarms import Severity
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -174,8 +175,11 @@ async def test_a_status_becomes_gauges_at_each_scrape(daemon: _Daemon) -> None:
     assert samples["ravel_peer_contact_age_seconds", ("2",)] == 0.25
     assert ("ravel_peer_contact_age_seconds", ("3",)) not in samples, "never answered is not zero seconds ago"
 
-    status = replace(status, role=Role.FOLLOWER, progress=(), term=Term(8))
+    assert ("ravel_checksum_index", ()) not in samples
+    made = StateHash(EntryId(Term(7), Index(90)), b"h" * 32, 10, 1_000, 0.25)
+    status = replace(status, role=Role.FOLLOWER, progress=(), term=Term(8), checksum=made)
     samples = await daemon.samples()
+    assert (samples["ravel_checksum_index", ()], samples["ravel_checksum_seconds", ()]) == (90, 0.25)
     assert (samples["ravel_term", ()], samples["ravel_role", ("leader",)]) == (8, 0)
     assert not any(name.startswith("ravel_peer_") for name, _ in samples)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from ravel_node.machine.base import MemberRecord, Outcome, Reader
@@ -658,7 +659,7 @@ class Replica:
         return 0.0 if self._raw.is_leader else self._since_leader_s()
 
     def status(self) -> ReplicaStatus:
-        return self._view.status()
+        return replace(self._view.status(), checksum=self.integrity.last)
 
 
 class _RemovedError(Exception):

@@ -10,6 +10,7 @@ from ravel_node.machine.base import MemberRecord
 from ravel_node.raft import Index, ReplicaId, Role, Term
 from ravel_node.replica.histogram import NOTHING, LatencySummary
 from ravel_node.replica.trail import NO_LAG, Lag
+from ravel_node.storage.base import StateHash
 from ravelpb.alarms import Severity
 
 
@@ -111,6 +112,7 @@ class ReplicaStatus:
     saving_s: float  # for how long the save that is under way has been; 0: none is
     counters: Counters
     alarms: tuple[Alarm, ...] = field(default=())
+    checksum: StateHash | None = None  # the newest hash of its state that it made since it started
 
 
 @dataclass(frozen=True, slots=True)

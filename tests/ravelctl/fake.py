@@ -75,6 +75,7 @@ class FakeCluster:
     snapshot_damage: Callable[[bytes], bytes] = bytes  # on the way
     break_after: int = 0  # bytes of a download after which the connection breaks, once
     log: list[ins.LogEntry] = field(default_factory=list)
+    state_hash: ins.StateHashResponse | None = None  # None: some member is too old
     events: dict[int, list[pb.Event]] = field(default_factory=dict)  # of each daemon, oldest first
 
     def grow(self, count: int) -> list[str]:
@@ -430,6 +431,12 @@ class FakeDaemon(ClusterServicer, InspectServicer, KVServicer):
             revision=47000,
             format=1,
         )
+
+    def StateHash(self, request: ins.StateHashRequest, context: grpc.ServicerContext) -> ins.StateHashResponse:
+        self._must_lead(context)
+        if self.cluster.state_hash is None:
+            refuse(context, Reason.UNSUPPORTED_VERSION, "checksum entries need format 2, which is not known to n3")
+        return self.cluster.state_hash or ins.StateHashResponse()
 
     def ListSnapshots(self, request: ins.ListSnapshotsRequest, context: grpc.ServicerContext) -> ins.ListSnapshotsResponse:
         return ins.ListSnapshotsResponse(header=self.header, snapshots=[self.snapshot_info])

@@ -24,7 +24,8 @@ from ravel_node.raft.types import (
     SingleChange,
     Term,
 )
-from ravel_node.replica.errors import ReplicaStoppedError
+from ravel_node.replica.errors import NotLeaderError, ReplicaStoppedError, UnsupportedVersionError
+from ravel_node.replica.integrity import Comparison, ReplicaHash
 from ravel_node.server.inspect import FETCH_CHUNK_BYTES
 from ravel_node.storage.base import CheckStep, StoreError
 from ravelpb.v1 import inspect_pb2
@@ -264,6 +265,40 @@ async def test_store_stats(inspect: Any) -> None:
     assert (stats.unflushed_bytes, stats.unflushed_segments, stats.format) == (77, 2, envelope.FORMAT)
 
 
+async def test_a_comparison_of_states_is_told_with_names(inspect: Any, host: FakeHost) -> None:
+    same, other = b"s" * 32, b"o" * 32
+    host.fake.comparison = Comparison(
+        EntryId(Term(3), Index(9)),
+        (
+            ReplicaHash(ReplicaId(1), same),
+            ReplicaHash(ReplicaId(2), problem="no replica answers"),
+            ReplicaHash(ReplicaId(3), other, "", True, Index(5), Index(7)),
+        ),
+    )
+    told = await inspect.StateHash(inspect_pb2.StateHashRequest())
+    assert (told.header.replica_id, told.index, told.term) == (1, 9, 3)
+    assert [(one.replica_id, one.name, one.sha256, one.problem, one.differs) for one in told.replicas] == [
+        (1, "n1", same, "", False),
+        (2, "", b"", "no replica answers", False),
+        (3, "n3", other, "", True),
+    ]
+    assert (told.replicas[2].agreed_index, told.replicas[2].differed_index) == (5, 7)
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (UnsupportedVersionError("checksum entries need format 2"), "UNSUPPORTED_VERSION"),
+        (NotLeaderError(ReplicaId(2), "a:1"), "NOT_LEADER"),
+    ],
+)
+async def test_a_comparison_that_cannot_be_made_says_why(inspect: Any, host: FakeHost, failure: Exception, reason: str) -> None:
+    host.fake.change_failure = failure
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await inspect.StateHash(inspect_pb2.StateHashRequest())
+    assert info_of(caught.value).reason == reason
+
+
 async def test_a_blank_daemon_has_nothing_to_show() -> None:
     async with serving(FakeHost.blank()) as channel:
         blank: Any = InspectStub(channel)
@@ -273,6 +308,7 @@ async def test_a_blank_daemon_has_nothing_to_show() -> None:
             blank.StoreStats(inspect_pb2.StoreStatsRequest()),
             blank.CheckStore(inspect_pb2.CheckStoreRequest()).read(),
             blank.Compact(inspect_pb2.CompactRequest()),
+            blank.StateHash(inspect_pb2.StateHashRequest()),
             blank.ReadLog(inspect_pb2.ReadLogRequest()).read(),
             blank.FetchSnapshot(inspect_pb2.FetchSnapshotRequest(name="s")).read(),
         ):
