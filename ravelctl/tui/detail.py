@@ -157,7 +157,7 @@ def _leaders_view(view: ClusterView, row: ReplicaView) -> list[Line]:
         line(Span(" LEADER'S VIEW", Tone.TITLE), f" ({view.leader.name})"),
         line(f"  {progress}"),
         line(f"  match {_index(row.match)}  next {_index(row.next)}"),
-        line(f"  lag {UNKNOWN if row.lag is None else count(row.lag)} / {lag_bytes} / {lag_s}"),
+        line(f"  lag {UNKNOWN if row.lag is None else count(row.lag, 13)} / {lag_bytes} / {lag_s}"),
         line(f"  ack RTT {rtt}"),
         line(f"  last contact {contact}"),
     ]
@@ -172,17 +172,18 @@ def _own_view(view: ClusterView, row: ReplicaView) -> list[Line]:
     led = f"{member_name(told.members, told.leader_id)}@{told.header.term}" if told.leader_id else "none known"
     voted = member_name(told.members, told.vote_id) if told.vote_id else "nobody"
     top = view.leader.last if view.leader is not None else None
-    commit = count(told.commit_index) if top is None else difference(told.commit_index - top)
-    applied = count(told.applied_index) if top is None else difference(told.applied_index - top)
+    commit = count(told.commit_index, 11) if top is None else difference(told.commit_index - top, 11)
+    applied = count(told.applied_index, 11) if top is None else difference(told.applied_index - top, 11)
     queue = max(0, told.commit_index - told.applied_index)
     contact = "it leads" if row.role is Role.LEADER else f"last contact {span(told.contact_age_ms / 1000)}"
     share = f" {told.db_used_bytes / told.db_size_max_bytes:.0%}" if told.db_size_max_bytes else ""
     lines += [
         line(f" leader {led}, voted {voted}"),
-        line(f" commit {commit}  applied {applied} (queue {count(queue)})"),
+        line(f" commit {commit}  applied {applied}"),
+        line(f" queue {count(queue, 9)}  LMDB {size(told.db_used_bytes)}/{size(told.db_size_max_bytes)}{share}"),
         line(f" fsync {_summary(told, 'fsync')}"),
         line(f" apply {_summary(told, 'apply')}"),
-        line(f" {contact}   LMDB {size(told.db_used_bytes)}/{size(told.db_size_max_bytes)}{share}"),
+        line(f" {contact}"),
     ]
     if row.freshness is Freshness.DOWN:
         lines.append(line(Span(f" {row.error}", Tone.CRIT)))
@@ -190,7 +191,7 @@ def _own_view(view: ClusterView, row: ReplicaView) -> list[Line]:
 
 
 def _index(value: int | None) -> str:
-    return UNKNOWN if value is None else count(value)
+    return UNKNOWN if value is None else count(value, 13)
 
 
 def _summary(told: pb.StatusResponse, field: str) -> str:
@@ -227,8 +228,8 @@ def _differences(picture: Picture, row: ReplicaView, columns: int) -> Line:
         skew_s = (told.wall_ms - picture.wall_ms) / 1000 + row.age_s
         found.append(f"its clock {skew_s:+.1f}s from ours")
     word = "DIFFERS FROM THE OTHERS: " if found else "as the others: durations, version, membership, clock"
-    text = "; ".join(found)
-    return fitted(line(Span(f" {word}", Tone.WARN if found else Tone.DIM), text), columns)
+    head = line(Span(f" {word}", Tone.WARN if found else Tone.DIM))
+    return (*head, *joined([line(text) for text in found], columns - width(head), "; "))  # whole ones: no number loses its end
 
 
 def _p99(row: ReplicaView, name: str) -> int | None:

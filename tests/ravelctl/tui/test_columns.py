@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravelctl.tui.columns import COLUMNS, ORDERS, arranged, layout, row_line, title_line, wanted
+from ravelctl.tui.detail import body
 from ravelctl.tui.figures import count
 from ravelctl.tui.model import ClusterView, Freshness, ReplicaView, Role, Severity, cluster_view
+from ravelctl.tui.observer import Heard, Observer
 from ravelctl.tui.text import plain
+from tests.ravelctl.tui.scripted import WALL_MS
+from tests.ravelctl.tui.test_model import made
 
 U64 = st.integers(0, 2**64 - 1)
 MAYBE = st.none() | U64
@@ -121,3 +126,20 @@ def test_orders_are_stable_and_put_what_is_unknown_last() -> None:
     rows = [replica(key=str(n), name=f"n{n}", lag=lag) for n, lag in enumerate([None, 5, 5, 0])]
     order = next(order for order in ORDERS if order.name == "lag")
     assert [row.name for row in arranged(rows, order)] == ["n1", "n2", "n3", "n0"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(U64, U64, U64, st.sampled_from([80, 120]))
+def test_no_number_is_cropped_on_the_screen_of_a_replica(last: int, match: int, lag_ms: int, width: int) -> None:
+    cluster = made(3)
+    for status in cluster.replicas.values():
+        status.last = status.commit = last
+        status.applied = match
+    cluster.progress[2].match, cluster.progress[2].next, cluster.progress[2].lag_ms = match, match, lag_ms
+    observer = Observer(1.0)
+    for one in cluster.replicas.values():
+        observer.take(Heard(one.address, one.status()), 1.0, WALL_MS)
+    picture = observer.tick(1.0, WALL_MS)
+    lines = [plain(line) for line in body(picture, picture.view.replicas[1], width, 40, 10)]
+    assert all(len(line) <= width for line in lines)
+    assert not [line for line in lines if re.search(r"\d…", line)]
