@@ -285,7 +285,9 @@ class TopApp(App[None]):
     def action_record(self) -> None:
         if self.live is None:
             return
-        if self.live.recorder is not None:
+        if self.is_web:
+            self.notify("a page writes no files: `ravelctl record` does", severity="warning")
+        elif self.live.recorder is not None:
             path = self.live.recorder.path
             self.live.stop_recording()
             self.notify(f"recorded to {path}")
@@ -300,12 +302,14 @@ class TopApp(App[None]):
             self.live.start_recording(path)
         except CommandError as error:
             self.notify(f"{error.message}: {error.next_step}", severity="error")
+        except OSError as error:
+            self.notify(f"cannot record to {path}: {error.strerror}", severity="error")
         else:
             self.notify(f"recording to {path.absolute()}")
 
     def _record_split(self) -> None:
         """Two leaders in one term: what led to it will be asked for. Tried once: a full disk must not be tried each second."""
-        if self.live is not None and not self._split_recorded:
+        if self.live is not None and not self._split_recorded and not self.is_web:
             self._split_recorded = True
             self._start_recording(Path(default_name(f"{self.live.picture.view.name}-safety", self.options.clock.wall_ms())))
 

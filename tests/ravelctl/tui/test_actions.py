@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -268,3 +269,15 @@ async def test_many_clusters(desk: Open) -> None:
             await found.until(lambda: found.app.tick() or found.lines("NO LEADER for 14s"))
     finally:
         await other.stop()
+
+
+async def test_a_folder_that_cannot_be_written_is_told_and_nothing_ends(
+    desk: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with desk(Scripted(3)) as found:
+        os.rmdir(tmp_path)
+        await found.press("R")
+        await found.until(lambda: found.lines("cannot write"))
+        await found.passes()
+        assert found.lines("LEADER")
