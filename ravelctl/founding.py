@@ -255,6 +255,11 @@ async def join(app: App, address: str, via: Sequence[str], *, promote: bool, wai
                 f"{name} at {address} is a member of cluster {newcomer.cluster_name} ({newcomer.header.cluster_id[:8]}) already",
                 "an identity is taken once: start the daemon with an empty data directory",
             )
+        elif newcomer.removed:
+            raise _refused(
+                f"{name} at {address} was removed from cluster {status.cluster_name} for good",
+                "to bring the machine back, stop its daemon, empty its data directory, start it, and join it as a new replica",
+            )
         else:
             replica_id = newcomer.header.replica_id
             app.say(f"{name} is a member of cluster {status.cluster_name} already")

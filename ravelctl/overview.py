@@ -136,13 +136,21 @@ def require_answer(answers: Answers) -> None:
     if not replies(answers):
         if wrong := next((answer for answer in answers.values() if isinstance(answer, WrongServerError)), None):
             raise wrong
-        why = "; ".join(sorted({error.message for error in answers.values() if isinstance(error, RavelError)}))
+        errors = {address: error for address, error in answers.items() if isinstance(error, RavelError)}
+        reasons = {why_silent(address, error) for address, error in errors.items()}
+        # One reason of all needs no address: they stand before it.
+        told = reasons if len(reasons) == 1 else {error.message for error in errors.values()}
         raise CommandError(
-            f"no daemon answers at {', '.join(answers)}: {why}",
+            f"no daemon answers at {', '.join(answers)}: {'; '.join(sorted(told))}",
             code=ExitCode.UNREACHABLE,
             next_step=handshake_step(answers.values()) or "check that the daemons run, or name others with --endpoints",
             reason="UNREACHABLE",
         )
+
+
+def why_silent(address: str, error: RavelError) -> str:
+    """Its message for a place that has named the address already."""
+    return error.message.removeprefix(f"{address} cannot be reached: ").removeprefix(f"{address} ")
 
 
 def handshake_step(answers: Iterable[object]) -> str:
@@ -243,12 +251,12 @@ def _member_row(
     reply = own.get(member.server.server_id)
     peer = progress.get(member.replica_id)
     match = status.last_index if is_leader else peer.match if peer else reply.last_index if reply else None
-    error = answers.get(member.server.addresses.listen)
+    listen = member.server.addresses.listen
     return ReplicaRow(
         name=member.server.name,
         replica_id=U64(member.replica_id),
         server_id=member.server.server_id,
-        address=member.server.addresses.listen,
+        address=listen,
         role="leader" if is_leader else pb.MemberRole.Name(member.role).lower(),
         state=_state(is_leader, peer, reply),
         match=None if match is None else U64(match),
@@ -259,7 +267,7 @@ def _member_row(
         db_size_max_bytes=U64(reply.db_size_max_bytes) if reply else None,
         version=reply.server.version if reply else member.server.version,
         answers=reply is not None,
-        error="" if reply else _why_silent(error),
+        error="" if reply else _why_no_answer(listen, answers.get(listen)),
     )
 
 
@@ -271,9 +279,9 @@ def _state(is_leader: bool, peer: pb.PeerProgress | None, reply: pb.StatusRespon
     return pb.RaftRole.Name(reply.role).lower().replace("_", "-") if reply else "unreachable"
 
 
-def _why_silent(answer: pb.StatusResponse | RavelError | None) -> str:
+def _why_no_answer(address: str, answer: pb.StatusResponse | RavelError | None) -> str:
     if isinstance(answer, RavelError):
-        return answer.message
+        return why_silent(address, answer)
     return "another daemon answers at its address" if answer else "no address is known"
 
 

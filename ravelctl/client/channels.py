@@ -73,8 +73,16 @@ def secure_channels(tls: TlsOptions) -> ChannelFactory:
     return lambda endpoint: aio.secure_channel(endpoint, credentials, options=CHANNEL_OPTIONS)
 
 
+MEMBERS_EVERY_S: Final = 5.0
+"""A replica that does not lead, and cannot say who does, is asked no more often than this who else is in the cluster."""
+
+MEMBERS_TIMEOUT_S: Final = 1.0
+
 EXPLAINED_FOR_S: Final = 1.0
 """An endpoint that fails again and again is looked at by hand no more often than this."""
+
+LED_ELSEWHERE: Final = (NotLeaderError, NoLeaderError, RemovedError)
+"""Errors of a replica which is in no position to name the leader, while other members may know it."""
 
 DOES_NOT_LEAD: Final = (NotLeaderError, NoLeaderError, BlankError, RemovedError, StoppedError)
 """Errors after which the leader is to be looked for elsewhere."""
@@ -122,6 +130,7 @@ class Channels:
         self._explained: dict[str, tuple[float, Explanation | None]] = {}
         self._channels: dict[str, aio.Channel] = {}
         self._suspect_until: dict[str, float] = {}
+        self._members_asked: dict[str, float] = {}
         self._turn = 0
 
     @property
@@ -175,7 +184,7 @@ class Channels:
         if self.leader == endpoint and isinstance(error, DOES_NOT_LEAD):
             self.leader = None
         if not isinstance(error, NotLeaderError) or error.leader_address in ("", endpoint):
-            return False
+            return isinstance(error, LED_ELSEWHERE) and await self._learn_members(endpoint)
         with suppress(InvalidArgumentError):
             _check_endpoint(error.leader_address)
             self.learn(error.leader_address)
@@ -183,6 +192,24 @@ class Channels:
                 self.leader = error.leader_address
                 return attempt <= self._retry.redirects_free
         return False
+
+    async def _learn_members(self, endpoint: str) -> bool:
+        """Ask this replica, now and then, who else is in its cluster. True: somebody whom nobody has asked yet.
+
+        One that was cut off or taken out cannot name the leader, but still knows those who can.
+        """
+        now = asyncio.get_running_loop().time()
+        channel = self._channels.get(endpoint)
+        if channel is None or now - self._members_asked.get(endpoint, -MEMBERS_EVERY_S) < MEMBERS_EVERY_S:
+            return False
+        self._members_asked[endpoint] = now
+        known = len(self._endpoints)
+        with suppress(aio.AioRpcError, aio.UsageError):
+            status = await ClusterStub(channel).Status(StatusRequest(), timeout=MEMBERS_TIMEOUT_S)
+            for member in status.members:
+                if member.server.addresses.listen and member.server.server_id != status.server.server_id:
+                    self.learn(member.server.addresses.listen)
+        return len(self._endpoints) > known
 
     async def ready(self, endpoint: str, timeout_s: float | None = None) -> aio.Channel:
         """The connected channel to an endpoint. Raises UnreachableError or WrongServerError; then nothing was sent."""

@@ -330,8 +330,10 @@ def _event_view(event: WatchEvent, form: ByteForm, *, wide: bool) -> View:
 
 def _content(value: bytes | None, file: str | None, form: ByteForm) -> bytes:
     """The value from the one place that was named. Raises CommandError (exit 2)."""
-    if (value is None) == (file is None):
-        raise usage_error("the value is given either as an argument or with --file", "`-` as the argument reads it from stdin")
+    if value is None and file is None:
+        raise usage_error("there is no value", "give it as an argument, as `-` to read it from stdin, or with --file")
+    if value is not None and file is not None:
+        raise usage_error("the value is given twice, as an argument and with --file", "leave one of them out")
     try:
         if file is not None:
             with open(file, "rb") as stream:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from google.rpc.status_pb2 import Status
 
 from ravelctl.client import (
     AlreadyMemberError,
@@ -200,6 +201,24 @@ async def test_no_leader_is_told_when_the_time_is_up(cluster: FakeCluster, clien
     cluster.leader = None
     with pytest.raises(NoLeaderError, match=r"within 1\.5 s"):
         await client.leave([1], timeout_s=1.5)
+
+
+async def test_one_that_was_taken_out_or_cut_off_still_leads_to_the_others(cluster: FakeCluster, client: ClusterClient) -> None:
+    """The only address that the client was given is that of a replica which does not lead and cannot say who does."""
+    leaver, leader, _ = cluster.replicas
+    cluster.leader = leader
+    leader.answers["Leave"] = lambda request: cluster_pb2.ChangeResponse()
+    removed = make_status(Reason.REMOVED, "replica 1 was removed from cluster c for good")
+    no_leader = make_status(Reason.NO_LEADER, "no leader is known here")
+
+    def refuse(answer: Status, request: Any) -> Status:
+        return answer
+
+    for answer in (removed, no_leader):
+        leaver.answers["Leave"] = partial(refuse, answer)
+        async with ClusterClient([leaver.address], timeout_s=20, retry=QUICK) as fresh:
+            assert await fresh.leave([3]) == cluster_pb2.ChangeResponse()
+    assert cluster.leader is leader
 
 
 async def test_no_endpoints(cluster: FakeCluster) -> None:

@@ -222,6 +222,15 @@ def test_a_learner_may_stay_one(ctl: Ctl, at: str, cluster: FakeCluster) -> None
     assert cluster.asked[0].no_promote
 
 
+def test_one_that_was_removed_is_told_how_to_come_back(ctl: Ctl, cluster: FakeCluster) -> None:
+    first, _, third = cluster.found(3)
+    del cluster.members[3]
+    cluster.daemons[2].removed = True
+    ran = ctl("join", third, "--via", first)
+    assert (ran.code, "was removed from cluster orders for good\nnext: " in ran.err) == (5, True)
+    assert "empty its data directory" in ran.err
+
+
 def test_a_join_that_does_not_come_about_in_time_says_how_far_it_is(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
     (new,) = cluster.grow(1)
     cluster.seat(cluster.daemons[3], pb.LEARNER)
