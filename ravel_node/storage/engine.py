@@ -106,6 +106,7 @@ class Environment(Protocol):
 
         `job` calls its second argument often: that lets other threads run, and raises HashStoppedError once a write waits for
         the transaction to end (a map cannot grow while it is read through) or the environment is about to close.
+        Raises StoreError where no transaction can be begun.
         """
         ...
 

@@ -24,7 +24,7 @@ from typing import Final
 from ravel_node.machine.base import Database
 from ravel_node.raft.errors import InvariantError
 from ravel_node.raft.types import Index
-from ravel_node.storage.base import HashStoppedError, StateHash
+from ravel_node.storage.base import HashStoppedError, StateHash, StoreError
 from ravel_node.storage.engine import DATA_FILE, Environment, ReadTxn
 from ravel_node.storage.keys import STATE_NAMES
 from ravel_node.storage.state_store import StateReader
@@ -94,8 +94,12 @@ class Hashing:
         """The environment of this name now holds the state of this entry. To be called after each flush, before the next."""
         if self._wanted is None or self._running is not None or at < self._wanted:
             return
-        self._running = environment.inspect_from_here(lambda txn, pause: hash_state(txn, f"{name}/{DATA_FILE}", pause))
-        self._running.add_done_callback(self._ended)
+        try:
+            self._running = environment.inspect_from_here(lambda txn, pause: hash_state(txn, f"{name}/{DATA_FILE}", pause))
+        except StoreError as error:  # of the hash alone: flushes go on
+            self._answer(error)
+        else:
+            self._running.add_done_callback(self._ended)
 
     def give_up(self, why: str) -> None:
         """What was wanted will not come. A thread that is at work already ends by itself, when its environment closes."""

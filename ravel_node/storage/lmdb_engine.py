@@ -263,7 +263,14 @@ class LmdbEnvironment:
         return await self._on_file_thread(run)
 
     def inspect_from_here(self, job: Callable[[ReadTxn, Callable[[], None]], T]) -> asyncio.Future[T]:
-        txn = LmdbReadTxn(self._name, self._env.begin(), self._handles)  # LMDB lets a reader move to another thread (NOTLS)
+        if self._closed:
+            raise StoreError(f"{self._name}/ is closed")
+        try:
+            txn = LmdbReadTxn(
+                self._name, self._env.begin(), self._handles
+            )  # it may move to another thread: the binding says NOTLS
+        except lmdb.Error as error:
+            raise unreadable(self._name, error) from error
 
         def stand_aside() -> None:
             if self._full or self._closed:

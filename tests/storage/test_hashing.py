@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import ANY
 
+import lmdb
 import pytest
 
 from ravel_node.machine.base import Database
-from ravel_node.storage.base import HashStoppedError, StateHash
+from ravel_node.storage.base import HashStoppedError, StateHash, StoreError
 from ravel_node.storage.keys import STATE_NAMES, seal, seed_of
+from ravel_node.storage.lmdb_engine import LmdbReadTxn
 from ravel_node.storage.memory import open_memory_store
 from ravel_node.storage.store import DiskStore, StoreOptions, open_store
 from tests.storage.support import NEVER, append, at, bootstrap
@@ -161,3 +164,26 @@ async def test_a_store_that_closes_ends_the_hash(tmp_path: Path, monkeypatch: py
     await asyncio.wait_for(store.close(), 30)
     with pytest.raises(HashStoppedError):
         await hashing
+
+
+async def test_a_reader_table_without_room_fails_the_hash_and_no_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await open_store(tmp_path, DRAWN)
+    await bootstrap(store)
+    await append(store, 2, 30)
+    await fill(store, 2, 10)
+    real = LmdbReadTxn.__init__
+
+    def full(self: LmdbReadTxn, *arguments: Any) -> None:
+        if type(self) is LmdbReadTxn:  # not the writer's, nor the loop's
+            raise lmdb.ReadersFullError("no room")
+        real(self, *arguments)
+
+    monkeypatch.setattr(LmdbReadTxn, "__init__", full)
+    with pytest.raises(StoreError, match="no room"):
+        await of(store)
+    monkeypatch.setattr(LmdbReadTxn, "__init__", real)
+    await fill(store, 11, 20)
+    await asyncio.wait_for(store.flush(), 30)
+    assert store.flushed == at(20)
+    assert (await of(store)).at == at(20)
+    await store.close()
