@@ -129,7 +129,7 @@ def voters_cannot_elect(p: Picture) -> Iterator[Finding]:
             yield _leader_unheard(p, p.leader)
         return
     own = [status for member in p.answering if (status := p.own(member)) is not None]
-    since_s = min(status.candidacy.since_ms for status in own) / 1000
+    since_s = min(status.contact_age_ms if status.leader_id else status.candidacy.since_ms for status in own) / 1000
     patience_s = PATIENCE_TIMEOUTS * max(status.election_timeout_ms for status in own) / 1000
     lines = [*(_stand(p, status) for status in own), *_story(p)]
     if len({(status.config_index, _voter_ids(status)) for status in own}) > 1:
@@ -221,16 +221,22 @@ def unreachable_members(p: Picture) -> Iterator[Finding]:
             lines.append(last_contact(peer))
         if directory is not None:
             lines.append(standing(directory))
-        if p.heard(member):
-            why, do = (
-                "the leader hears it, so its daemon runs: this machine is cut off from it",
-                "run ravelctl where it is reachable",
-            )
-        elif directory is not None and directory.whole and not directory.owner:
-            why, do = "its daemon does not run", f"start it: `ravel_node start --data-dir {directory.path}` with the flags it had"
-        else:
-            why = do = ""
+        why, do = _why_unreachable(p, member, door, directory)
         yield finding("RV109", name, f"{name} cannot be reached: {door.address} {door.reach.value}", lines, why=why, do=do)
+
+
+def _why_unreachable(p: Picture, member: pb.Member, door: Door, directory: Directory | None) -> tuple[str, str]:
+    """Cause and next step, as far as there is more to say than the code's own."""
+    if directory is not None and directory.whole and not directory.owner:
+        return "its daemon does not run", f"start it: `ravel_node start --data-dir {directory.path}` with the flags it had"
+    if p.heard(member) and door.reach is not Reach.REFUSED:
+        return "the leader hears it, so its daemon runs: this machine is cut off from it", "run ravelctl where it is reachable"
+    if p.heard(member):
+        return (
+            "the leader has heard it within an election timeout: it died just now, or listens at another address",
+            "look again in a moment with `ravelctl doctor`; if it stays so, compare the address with the daemon's --advertise",
+        )
+    return "", ""
 
 
 def told_by(door: Door) -> str:

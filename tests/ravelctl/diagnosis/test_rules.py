@@ -555,6 +555,24 @@ def test_a_copied_identity_does_not_count_twice() -> None:
     assert {finding.code for finding in scene.judged().findings} == {"RV112", "RV410"}
 
 
+@pytest.mark.parametrize(
+    ("reach", "heard", "why"),
+    [
+        (Reach.SILENT, True, "this machine is cut off from it"),
+        (Reach.REFUSED, True, "it died just now, or listens at another address"),
+        (Reach.REFUSED, False, "it is down, its host is, or its address is not reachable from here"),
+    ],
+)
+def test_why_a_member_cannot_be_reached(reach: Reach, heard: bool, why: str) -> None:
+    scene = Scene.healthy()
+    scene.door(3, reach)
+    if not heard:
+        scene.unheard(3)
+    [found] = scene.judged().findings
+    assert found.code == "RV109"
+    assert why in found.why
+
+
 def test_if_all_clocks_differ_alike_it_is_this_machines() -> None:
     scene = Scene.healthy()
     for number, door in scene.doors.items():
