@@ -20,10 +20,9 @@ from ravel_node.machine.base import Database, StateMachine
 from ravel_node.machine.kv import read_revision
 from ravel_node.machine.members import read_cluster_name, read_conf_state
 from ravel_node.machine.refounding import FORGOTTEN, Founder, refound
-from ravel_node.raft.confchange import Changer, decode_conf_change
-from ravel_node.raft.errors import ConfChangeError, InvariantError
-from ravel_node.raft.tracker import Membership
-from ravel_node.raft.types import ConfState, Entry, EntryId, EntryType, HardState, Index, ReplicaId
+from ravel_node.raft.confchange import decode_conf_change
+from ravel_node.raft.errors import InvariantError
+from ravel_node.raft.types import Entry, EntryId, EntryType, HardState, Index, ReplicaId
 from ravel_node.storage import files
 from ravel_node.storage.base import DamagedError, Identity, SnapshotHeader, StoreError
 from ravel_node.storage.directory import Directory
@@ -33,6 +32,7 @@ from ravel_node.storage.lmdb_engine import LmdbEngine
 from ravel_node.storage.lmdb_reader import EnvironmentReader
 from ravel_node.storage.log_store import Birth, LogStore
 from ravel_node.storage.snapshots import describe_copy
+from ravel_node.storage.standing import changed
 from ravel_node.storage.state_store import StateStore, write_segment
 from ravel_node.storage.table import Table
 
@@ -207,19 +207,11 @@ async def _replay(state: StateStore, entries: Iterable[Entry], machine: StateMac
             machine.apply(entry.id, entry.data, table)
         else:
             change = decode_conf_change(entry)
-            machine.apply_membership(entry.id, _changed(read_conf_state(table.get), entry), change.context, table)
+            machine.apply_membership(entry.id, changed(read_conf_state(table.get), entry), change.context, table)
         if table.applied_to(entry.id):
             tell(f"applied entry {entry.index}")
             await _flush(state, table)
     await _flush(state, table)
-
-
-def _changed(conf_state: ConfState, entry: Entry) -> ConfState:
-    """The membership after a change. One that cannot be leaves it as it is, as in the core."""
-    try:
-        return Changer(Membership.from_conf_state(conf_state)).change(decode_conf_change(entry)).membership.conf_state()
-    except ConfChangeError:
-        return conf_state
 
 
 async def _flush(state: StateStore, table: Table) -> None:

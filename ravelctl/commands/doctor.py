@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from ravelctl.app import App
-from ravelctl.command import RavelCommand, Work, pass_app
+from ravelctl.command import ENDPOINT, RavelCommand, Work, pass_app
 from ravelctl.errors import usage_error
-from ravelctl.output import View, count_text
+from ravelctl.output import View, count_text, size_text
 
 if TYPE_CHECKING:
     from ravelctl.diagnose import Diagnosis
     from ravelctl.diagnosis.codes import Code
     from ravelctl.diagnosis.finding import Finding
-    from ravelctl.diagnosis.seen import Directory
+    from ravelctl.diagnosis.seen import Directory, Seen
 
 DIRECTORIES_MAX: Final = 64
 
@@ -26,9 +28,23 @@ DIRECTORIES_MAX: Final = 64
     "--data-dir", "data_dirs", type=click.Path(), multiple=True,
     help="Look at this data directory, whether or not its daemon runs. May be repeated.",
 )  # fmt: skip
+@click.option(
+    "--bundle", type=click.Path(dir_okay=False), metavar="FILE",
+    help="Also put all that is seen into this archive (.tar.gz), without secrets and without keys and values.",
+)  # fmt: skip
+@click.option("--with-keys", is_flag=True, help="Let the bundle's log entries name the keys that they are about.")
+@click.option("--metrics", type=ENDPOINT, multiple=True, help="Put what this daemon's --metrics-listen shows into the bundle.")
 @click.option("--explain", "explained", metavar="CODE", help="Tell what a code means, as `doctor CODE` does.")
 @pass_app
-def command(app: App, code: str | None, data_dirs: tuple[str, ...], explained: str | None) -> View | Work:
+def command(
+    app: App,
+    code: str | None,
+    data_dirs: tuple[str, ...],
+    bundle: str | None,
+    with_keys: bool,
+    metrics: tuple[str, ...],
+    explained: str | None,
+) -> View | Work:
     """Find out why there is no leader, why it is slow, and what is at risk.
 
     Asks all members, found from any endpoint, and looks at the directories that are given. With --data-dir it dials nobody unless
@@ -41,6 +57,7 @@ def command(app: App, code: str | None, data_dirs: tuple[str, ...], explained: s
         return _explained(named)
     if len(data_dirs) > DIRECTORIES_MAX:
         raise usage_error(f"{len(data_dirs)} directories were given, and doctor looks at {DIRECTORIES_MAX} at most")
+    wanted = _wanted_bundle(bundle, with_keys, metrics)
     directories: tuple[Directory, ...] = ()
     if data_dirs:
         from ravelctl.offline.doctor import look
@@ -51,12 +68,35 @@ def command(app: App, code: str | None, data_dirs: tuple[str, ...], explained: s
                 progress.update(path)
                 found.append(look(path))
             directories = tuple(found)
-    if data_dirs and not _dials(app):
+    if data_dirs and not _dials(app) and wanted is None:
         from ravelctl.diagnose import diagnose
         from ravelctl.diagnosis.seen import Seen
 
         return _view(diagnose(Seen(directories=directories)))
-    return _examined(app, directories)
+    return _examined(app, directories, wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An archive that is wanted."""
+
+    target: Path
+    with_keys: bool
+    metrics: tuple[str, ...]
+
+
+def _wanted_bundle(file: str | None, with_keys: bool, metrics: tuple[str, ...]) -> Bundle | None:
+    """Raises CommandError (2) for a file that cannot be written, before anything is asked."""
+    if file is None:
+        if with_keys or metrics:
+            raise usage_error("--with-keys and --metrics say what goes into a bundle", "give --bundle FILE too")
+        return None
+    from ravelctl.diagnosis.bundle import METRICS_MAX, require_target
+
+    if len(metrics) > METRICS_MAX:
+        raise usage_error(f"{len(metrics)} addresses of metrics were given, and {METRICS_MAX} are read at most")
+    require_target(Path(file))
+    return Bundle(Path(file), with_keys, metrics)
 
 
 def _dials(app: App) -> bool:
@@ -65,11 +105,29 @@ def _dials(app: App) -> bool:
     return any(app.origins.get(name, "").startswith("flag") for name in ("endpoints", "context"))
 
 
-async def _examined(app: App, directories: tuple[Directory, ...]) -> View:
+async def _examined(app: App, directories: tuple[Directory, ...], wanted: Bundle | None) -> View:
     from ravelctl.diagnose import diagnose
     from ravelctl.diagnosis.gather import gather
+    from ravelctl.diagnosis.seen import Seen
 
-    return _view(diagnose(await gather(app, app.settings.endpoints, directories)))
+    if directories and not _dials(app):
+        seen = Seen(directories=directories)
+    else:
+        seen = await gather(app, app.settings.endpoints, directories)
+    view = _view(diagnose(seen))
+    return view if wanted is None else await _bundled(app, wanted, seen, view)
+
+
+async def _bundled(app: App, wanted: Bundle, seen: Seen, view: View) -> View:
+    from ravelctl.diagnosis.bundle import collect, write
+
+    with app.progress("collecting from") as progress:
+        parts = await collect(app, seen, view.data, str(view.body) + "\n", wanted.metrics, progress, with_keys=wanted.with_keys)
+    size = write(wanted.target, parts)
+    note = f"{wanted.target}: {count_text(len(parts.made), 'part')}, {size_text(size)}"
+    if parts.left_out:
+        note += f"; {', '.join(parts.left_out)} did not fit"
+    return replace(view, notes=(*view.notes, note))
 
 
 # --- printing

@@ -23,6 +23,8 @@ from ravel_node.storage.checking import LogCheck, StateCheck
 from ravel_node.storage.engine import DATA_FILE
 from ravel_node.storage.log_pages import read_log_page
 from ravel_node.storage.snapshots import check_snapshots
+from ravel_node.storage.standing import Standing
+from ravel_node.storage.standing import standing as members_of
 from ravel_node.storage.survey import DirectoryReader
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
@@ -86,6 +88,13 @@ def commit_index(facts: DirectoryFacts) -> int:
     """The newest entry that this replica is known to have known as committed. A live one may be some entries further."""
     applied = facts.state.applied.index if facts.state is not None and facts.state.applied is not None else 0
     return max(applied, facts.log.hard_state.commit if facts.log.hard_state is not None else 0)
+
+
+def standing(path: Path, facts: DirectoryFacts) -> Standing:
+    """The newest membership that this directory knows to be committed, which may be newer than its state."""
+    found = reader(path)
+    with told():
+        return members_of(found, facts)
 
 
 def log_pages(path: Path, first: int = 0, end: int | None = None) -> Iterator[LogPage]:

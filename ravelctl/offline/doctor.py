@@ -14,7 +14,8 @@ from ravelctl.offline import directory
 from ravelctl.output import size_text
 
 if TYPE_CHECKING:
-    from ravel_node.storage.survey import DirectoryFacts, StateFacts
+    from ravel_node.storage.standing import Standing
+    from ravel_node.storage.survey import DirectoryFacts
 
 READ_THROUGH_BYTES_MAX: Final = 256 << 20
 """A directory whose files are larger is not read through: `store check` does that, with patience."""
@@ -74,6 +75,7 @@ def _damage_all_through(path: Path) -> Iterator[Damage]:
 
 def _directory(path: Path, facts: DirectoryFacts, damage: tuple[Damage, ...], unread: str) -> Directory:
     log, state, identity = facts.log, facts.state, facts.log.identity
+    standing = directory.standing(path, facts)
     state_env = facts.environments[1] if len(facts.environments) > 1 else None
     return Directory(
         path=str(path),
@@ -84,7 +86,7 @@ def _directory(path: Path, facts: DirectoryFacts, damage: tuple[Damage, ...], un
         cluster_name=(state.cluster_name if state else "") or (identity.cluster_name if identity else ""),
         replica_id=int(identity.replica_id) if identity else 0,
         server_id=identity.server_id if identity else "",
-        name=_name(facts, state),
+        name=_name(facts, standing),
         removed=identity.removed if identity else False,
         term=int(log.hard_state.term) if log.hard_state else 0,
         commit=int(log.hard_state.commit) if log.hard_state else 0,
@@ -92,10 +94,10 @@ def _directory(path: Path, facts: DirectoryFacts, damage: tuple[Damage, ...], un
         last_index=int(log.last_index),
         last_term=facts.last_term,
         applied=int(state.applied.index) if state and state.applied else 0,
-        config_index=int(state.config_index) if state else 0,
-        voters=_ids(state.conf_state.voters) if state else (),
-        outgoing=_ids(state.conf_state.voters_outgoing) if state else (),
-        members=tuple(_members(state)) if state else (),
+        config_index=int(standing.config_index),
+        voters=_ids(standing.conf_state.voters),
+        outgoing=_ids(standing.conf_state.voters_outgoing),
+        members=tuple(_members(standing)),
         state_bytes=state_env.used if state_env else 0,
         disk_free_bytes=facts.disk_free_bytes,
         mode=stat.S_IMODE(path.stat().st_mode),
@@ -103,21 +105,20 @@ def _directory(path: Path, facts: DirectoryFacts, damage: tuple[Damage, ...], un
     )
 
 
-def _name(facts: DirectoryFacts, state: StateFacts | None) -> str:
+def _name(facts: DirectoryFacts, standing: Standing) -> str:
     """By its member record, which is newer than what the directory was made with."""
     identity = facts.log.identity
     if identity is None:
         return ""
-    records = state.members if state is not None else ()
-    return next((record.name for record in records if record.server_id == identity.server_id), identity.name)
+    return next((record.name for record in standing.members if record.server_id == identity.server_id), identity.name)
 
 
 def _ids(replicas: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted(map(int, replicas)))
 
 
-def _members(state: StateFacts) -> Iterator[DirectoryMember]:
-    for record in state.members:
+def _members(standing: Standing) -> Iterator[DirectoryMember]:
+    for record in standing.members:
         yield DirectoryMember(
             replica_id=int(record.replica_id),
             server_id=record.server_id,

@@ -21,6 +21,7 @@ def survivor(path: Path) -> Survivor:
     """What a directory has to offer. Raises CommandError where it is none that can be read."""
     facts = directory.look(path)
     identity, state = facts.log.identity, facts.state
+    standing = directory.standing(path, facts)
     return Survivor(
         source=str(path),
         name=identity.name if identity else "",
@@ -31,9 +32,9 @@ def survivor(path: Path) -> Survivor:
         last_index=facts.log.last_index,
         commit_index=directory.commit_index(facts),
         applied_index=state.applied.index if state is not None and state.applied is not None else 0,
-        halves=(state.conf_state.voters, state.conf_state.voters_outgoing) if state is not None else (),
-        config_index=state.config_index if state is not None else 0,
-        names={member.replica_id: member.name for member in state.members} if state is not None else {},
+        halves=(standing.conf_state.voters, standing.conf_state.voters_outgoing),
+        config_index=standing.config_index,
+        names={member.replica_id: member.name for member in standing.members},
         running=bool(facts.owner),
         problems=(*facts.problems, *(("the cluster has removed it",) if identity is not None and identity.removed else ())),
     )
