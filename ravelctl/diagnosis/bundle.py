@@ -34,7 +34,8 @@ from ravelctl.client.errors import RavelError
 from ravelctl.commands.version import own_version
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
-from ravelctl.log_source import LiveLog, LogQuery, LogSource, directory_log
+from ravelctl.log_entries import LogQuery
+from ravelctl.log_source import LiveLog, LogSource, directory_log
 from ravelctl.output import plain_mapping, rfc3339
 
 if TYPE_CHECKING:
