@@ -22,7 +22,8 @@ def test_every_error_of_the_client_ends_a_command_by_its_reason(reason: Reason |
     told = command_error(kind("it went wrong", reason=reason, metadata={"limit": "3"}), App())
     assert told.code is exit_code(kind("it went wrong", reason=reason))
     assert told.code is not ExitCode.DONE
-    assert (told.message, told.reason, told.metadata["limit"]) == ("it went wrong", reason.value, "3")
+    assert told.message.startswith("it went wrong")
+    assert (told.reason, told.metadata["limit"]) == (reason.value, "3")
 
 
 def test_the_table_of_exit_codes_never_changes() -> None:
