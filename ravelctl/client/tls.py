@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 EXPLAIN_TIMEOUT_S: Final = 1.0
 """How long one look at an endpoint may wait for an answer."""
 
-_HTTP2_OPENING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
+HTTP2_OPENING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 """What an HTTP/2 client says first: with TLS 1.3 only the answer to it tells whether the server took our certificate."""
 
-_SETTINGS_FRAME_TYPE: Final = 4
+SETTINGS_FRAME_TYPE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +96,11 @@ def _why_tls_fails(endpoint: str, tls: TlsOptions) -> Explanation | None:
 
 def _why_not_taken(endpoint: str, tls: TlsOptions, connection: ssl.SSLSocket) -> Explanation | None:
     """The handshake is done on this side. None: on the other side too, so TLS was not the cause."""
-    connection.sendall(_HTTP2_OPENING)
+    connection.sendall(HTTP2_OPENING)
     head = connection.recv(9)
     if not head:
         return _refused(endpoint, tls)
-    if len(head) < 4 or head[3] != _SETTINGS_FRAME_TYPE:
+    if len(head) < 4 or head[3] != SETTINGS_FRAME_TYPE:
         return Explanation(f"what answers at {endpoint} speaks TLS but no HTTP/2", "check the address")
     return None
 

@@ -177,6 +177,13 @@ _OWN: Final = (
         evidence="messages in flight against their bound, at two looks in a row",
         cure="see its disk: `ravelctl top`, or fsync in `ravelctl status -o json` of that replica",
     ),
+    _code(
+        "RV209", Severity.WARNING, "writes are slow",
+        meaning="one write in a hundred takes a quarter of a second or longer until it is applied",
+        cause="a write waits for the saves of a quorum, the leader's own and those of the fastest followers, then for applying",
+        evidence="the leader's latencies of ten seconds: commit, its own saves, applying, each follower's acknowledgement",
+        cure="see to the slowest of what was seen: the disk of that replica, or the network to it",
+    ),
     # --- RV3xx: disk
     _code(
         "RV306", Severity.WARNING, "disk nearly full",
@@ -333,6 +340,13 @@ _OWN: Final = (
         cause="the member that was there has left or moved, or the address is wrong",
         evidence="what happens to a connection to it, and the members' addresses",
         cure="take it out of --endpoints, the variable or the context",
+    ),
+    _code(
+        "RV513", Severity.WARNING, "not a client address",
+        meaning="something else than a daemon's client port answers at an address",
+        cause="it is a peer address (the port after the client's, by default), another program's, or a proxy's",
+        evidence="the answer to a call, or to the opening of HTTP/2",
+        cure="name the client address, which `ravelctl member list` shows",
     ),
     # --- RV6xx: data
     _code(

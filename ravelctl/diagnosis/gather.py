@@ -13,8 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 from ravelctl import dial
 from ravelctl.client.certificates import leaf, validity
-from ravelctl.client.errors import DeadlineError, RavelError, StoppedError, UnreachableError, WrongServerError
-from ravelctl.client.tls import HandshakeError, TlsOptions, shown_until
+from ravelctl.client.errors import (
+    DeadlineError,
+    RavelError,
+    StoppedError,
+    UnreachableError,
+    UnsupportedVersionError,
+    WrongServerError,
+)
+from ravelctl.client.tls import HTTP2_OPENING, SETTINGS_FRAME_TYPE, HandshakeError, TlsOptions, shown_until
 from ravelctl.diagnosis.seen import Directory, Door, Happening, Picture, Reach, Seen
 from ravelctl.events import kinds_of
 from ravelctl.names import remember
@@ -128,12 +135,14 @@ async def _reach(address: str, error: RavelError) -> Reach:
         return Reach.OTHER_CLUSTER
     if isinstance(error, StoppedError):
         return Reach.STOPPED
+    if isinstance(error, UnsupportedVersionError):
+        return Reach.NOT_OURS  # such as a replica's peer port
     if not isinstance(error, (UnreachableError, DeadlineError)):
         return Reach.FAILS
     host, _, port = address.rpartition(":")
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     except TimeoutError:
         return Reach.SILENT
     except socket.gaierror:
@@ -142,8 +151,23 @@ async def _reach(address: str, error: RavelError) -> Reach:
         return Reach.REFUSED
     except OSError:
         return Reach.SILENT
-    writer.transport.abort()
-    return Reach.HANGS
+    try:
+        return Reach.HANGS if await _may_be_a_daemon(reader, writer) else Reach.NOT_OURS
+    finally:
+        writer.transport.abort()
+
+
+async def _may_be_a_daemon(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    """Whether the far end says nothing, as a process that hangs, or begins as HTTP/2 does."""
+    writer.write(HTTP2_OPENING)
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            head = await reader.readexactly(9)
+    except TimeoutError:
+        return True
+    except (asyncio.IncompleteReadError, OSError):
+        return False
+    return head[3] == SETTINGS_FRAME_TYPE
 
 
 def _own_certificate(tls: TlsOptions | None) -> float | None:

@@ -17,6 +17,10 @@ _SEVERITIES: Final = frozenset(map(int, Severity))
 LAG_S: Final = 2.0
 """As the replicas' own alarm RV202."""
 
+SLOW_COMMIT_US: Final = 250_000
+COMMITS_MIN: Final = 20
+"""Batches within ten seconds: of fewer, one alone would be the worst hundredth."""
+
 SNAPSHOT_ROOM_BYTES: Final = 64 << 20
 """Beside a copy of the state."""
 
@@ -123,6 +127,21 @@ def sending_waits(p: Picture) -> Iterator[Finding]:
             yield finding("RV208", name, sentence, [f"its log stood at {peer.match} at both looks", last_contact(peer)])
 
 
+def slow_writes(p: Picture) -> Iterator[Finding]:
+    """What a write waits for, from the leader's own measurements."""
+    leader = p.leader
+    if leader is None or leader.commit.count < COMMITS_MIN or leader.commit.p99_us < SLOW_COMMIT_US:
+        return
+    waits = [("its own saves", leader.fsync), ("applying", leader.apply)]
+    waits += [(f"acknowledgements of {p.name(peer.replica_id)}", peer.ack) for peer in leader.progress]
+    lines = [f"{what}: {_span(found)}" for what, found in waits if found.count]
+    yield finding("RV209", "", f"writes are slow on {leader.server.name}, the leader: {_span(leader.commit)}", lines)
+
+
+def _span(found: pb.LatencySummary) -> str:
+    return f"half within {found.p50_us / 1000:.1f}ms, the slowest hundredth {found.p99_us / 1000:.1f}ms or more"
+
+
 def little_room(p: Picture) -> Iterator[Finding]:
     for directory in p.seen.directories:
         need = directory.state_bytes + SNAPSHOT_ROOM_BYTES
@@ -132,4 +151,4 @@ def little_room(p: Picture) -> Iterator[Finding]:
             yield finding("RV306", directory.path, sentence, [f"the state has {size_text(directory.state_bytes)} in use"])
 
 
-RULES: Final = (alarms, not_heard, behind, sending_waits, little_room)
+RULES: Final = (alarms, not_heard, behind, sending_waits, slow_writes, little_room)

@@ -27,6 +27,7 @@ class Reach(StrEnum):
     OTHER_CLUSTER = "belongs to another cluster"  # than the context names
     STOPPED = "says that its replica has stopped"
     FAILS = "answers with an error"
+    NOT_OURS = "is no client address of a ravel daemon"
 
 
 DEAD: Final = frozenset({Reach.REFUSED, Reach.SILENT, Reach.UNKNOWN_HOST})

@@ -50,6 +50,14 @@ def tls(p: Picture) -> Iterator[Finding]:
             yield finding("RV502", name, door.said, [f"{door.address} takes connections"], do=door.next_step)
 
 
+def no_client_addresses(p: Picture) -> Iterator[Finding]:
+    for door in p.seen.doors:
+        if door.reach is Reach.NOT_OURS:
+            peer = next((m.server.name for m in p.members if m.server.addresses.peer == door.address), "")
+            lines = [door.said, *([f"it is the peer address of {peer}"] if peer else [])]
+            yield finding("RV513", door.address, f"{door.address} {door.reach.value}", lines)
+
+
 def certificates(p: Picture) -> Iterator[Finding]:
     ends = [(door.address, f"the certificate of {door.address}", door.certificate_ends_in_s) for door in p.seen.doors]
     ends.append(("--cert", "the certificate of --cert", p.seen.own_certificate_ends_in_s))
@@ -140,4 +148,4 @@ def endpoints(p: Picture) -> Iterator[Finding]:
             yield finding("RV512", door.address, sentence, [told_by(door), f"members are at {' '.join(sorted(addresses))}"])
 
 
-RULES: Final = (versions, tls, certificates, open_ports, timing, quotas, clocks, open_directories, endpoints)
+RULES: Final = (versions, tls, no_client_addresses, certificates, open_ports, timing, quotas, clocks, open_directories, endpoints)

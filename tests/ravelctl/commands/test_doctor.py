@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,30 @@ def test_a_code_that_is_none_gets_a_suggestion(ctl: Ctl) -> None:
     ran = ctl("doctor", "RV1O1")
     assert ran.code == 2
     assert ran.err.startswith("error: there is no code 'RV1O1'\nnext: did you mean `ravelctl doctor RV")
+
+
+def test_what_is_no_daemon_at_all(ctl: Ctl, cluster: FakeCluster) -> None:
+    """Something that takes a connection and says what no daemon says; and something that says nothing."""
+    first, *_ = cluster.found(1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+
+        def greet() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+                    connection.close()
+
+        thread = threading.Thread(target=greet, daemon=True)
+        thread.start()
+        told = ctl("doctor", "-e", f"{first},{address}", "-o", "name").out.splitlines()
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+    assert told == ["RV513", "RV402"]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert ctl("doctor", "-e", f"{first},{address}", "-o", "name").out.splitlines() == ["RV108", "RV402"]
 
 
 # --- directories

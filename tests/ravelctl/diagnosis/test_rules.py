@@ -211,6 +211,20 @@ def a_window_is_full_at_one_look(scene: Scene) -> None:
     scene.peer(3).paused, scene.peer(3).inflight = True, 256
 
 
+@case("RV209", ExitCode.DEGRADED)
+def writes_are_slow(scene: Scene) -> None:
+    leader = scene.status(1)
+    leader.commit.count, leader.commit.p50_us, leader.commit.p99_us = 200, 90_000, 400_000
+    ack = scene.peer(2).ack
+    ack.count, ack.p50_us, ack.p99_us = 200, 80_000, 390_000
+
+
+@case("", ExitCode.DONE)
+def one_slow_write_of_few(scene: Scene) -> None:
+    leader = scene.status(1)
+    leader.commit.count, leader.commit.p99_us = 3, 400_000
+
+
 @case("RV304", ExitCode.DEGRADED)
 def a_slow_disk(scene: Scene) -> None:
     own = scene.status(2)
@@ -401,6 +415,11 @@ def an_endpoint_of_another_cluster(scene: Scene) -> None:
 @case("RV512", ExitCode.DEGRADED)
 def a_dead_endpoint(scene: Scene) -> None:
     scene.doors[4] = Door("127.0.0.1:9999", Reach.REFUSED)
+
+
+@case("RV513", ExitCode.DEGRADED)
+def a_peer_address_was_named(scene: Scene) -> None:
+    scene.doors[4] = Door(server(2).addresses.peer, Reach.NOT_OURS, "it does not offer this call")
 
 
 # --- data
