@@ -116,6 +116,7 @@ def _replica_options(rng: Random) -> ReplicaOptions:
         committed_bytes_max=rng.choice((300, 4 << 20)),
         log_retain_entries=rng.choice((5, 50, 10_000)),
         log_retain_bytes_max=rng.choice((1, 1 << 30)),
+        checksum_interval_s=2.0,  # of world time: hashes of states are compared many times in each world
     )
 
 

@@ -256,6 +256,7 @@ class World:
             client.stopping = True
         self.until(self._all_idle, PATIENCE_S + bound, "every client has its answer")
         self.until(self._all_equal, bound, "all replicas have come to the same state")
+        self._no_hash_differs()
 
     async def _probe(self) -> None:
         """A write and a read of one more client, until they are answered."""
@@ -268,6 +269,14 @@ class World:
 
     def _all_idle(self) -> bool:
         return all(task.done() for task in self._tasks)
+
+    def _no_hash_differs(self) -> None:
+        """The replicas compare hashes of their states all the time, as daemons do every hour: no leader found a difference."""
+        for server in self.members():
+            if server.replica is not None:
+                for alarm in server.replica.status().alarms:
+                    if alarm.code == "RV602":
+                        raise ViolationError(f"G5: {alarm.message}")
 
     def _all_equal(self) -> bool:
         """Every member of the configuration has applied everything that any of them has in its log."""
