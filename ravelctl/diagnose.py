@@ -35,10 +35,11 @@ class Diagnosis:
     cluster_name: str
     findings: tuple[Finding, ...]  # the worst first
     checked: tuple[str, ...]  # what was looked at, in words
+    unanswered: bool = False  # daemons were asked, and none of them told how it does
 
     @property
     def exit(self) -> ExitCode:
-        ends = {finding.exit for finding in self.findings}
+        ends = {finding.exit for finding in self.findings} | ({ExitCode.UNREACHABLE} if self.unanswered else set())
         return next((code for code in _WORST_FIRST if code in ends), ExitCode.DONE)
 
 
@@ -53,6 +54,7 @@ def diagnose(seen: Seen) -> Diagnosis:
         cluster_name=_cluster_name(picture),
         findings=tuple(sorted(findings, key=lambda f: (-f.severity, f.code, f.subject))),
         checked=tuple(_checked(picture)),
+        unanswered=bool(seen.doors) and all(door.status is None for door in seen.doors),
     )
 
 

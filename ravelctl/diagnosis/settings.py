@@ -8,7 +8,7 @@ from typing import Final
 
 from ravelctl.diagnosis.finding import Finding, finding
 from ravelctl.diagnosis.leaderless import told_by, who_is_at
-from ravelctl.diagnosis.seen import DEAD, Picture, Reach
+from ravelctl.diagnosis.seen import DEAD, Door, Picture, Reach
 from ravelctl.output import age_text, size_text
 from ravelpb.v1 import cluster_pb2 as pb
 
@@ -143,9 +143,15 @@ def endpoints(p: Picture) -> Iterator[Finding]:
             yield finding("RV511", door.address, sentence)
         elif door.reach is Reach.OTHER_CLUSTER:
             yield finding("RV511", door.address, door.said)
-        elif door.reach in DEAD and p.chief is not None:
+        elif door.reach in DEAD and p.chief is not None and not _is_a_dead_members(p, door):
             sentence = f"{door.address} is no member's address, and {door.reach.value}"
             yield finding("RV512", door.address, sentence, [told_by(door), f"members are at {' '.join(sorted(addresses))}"])
+
+
+def _is_a_dead_members(p: Picture, door: Door) -> bool:
+    """Whether it may be another name for the address of a member that does not answer either: that one is told."""
+    silent = (member.server.addresses.listen for member in p.members if p.own(member) is None)
+    return door.address.rpartition(":")[2] in {address.rpartition(":")[2] for address in silent}
 
 
 RULES: Final = (versions, tls, no_client_addresses, certificates, open_ports, timing, quotas, clocks, open_directories, endpoints)

@@ -19,7 +19,7 @@ the events ([operations.md](operations.md#alarms)); doctor shows it with what el
 
 A *critical* finding asks to be looked at now, a *warning* when there is time; a *notice* says that something is as it is, and
 leaves the exit code alone. Of the exit codes of all findings the worst one counts: 8 damaged data, 4 no leader, 3 nobody answers,
-7 all else.
+7 all else. Where no daemon at all tells how it does, it is 8, 4 or 3.
 
 This page is made from the table in `ravelctl/diagnosis/codes.py`.
 """

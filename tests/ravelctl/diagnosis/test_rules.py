@@ -417,6 +417,24 @@ def a_dead_endpoint(scene: Scene) -> None:
     scene.doors[4] = Door("127.0.0.1:9999", Reach.REFUSED)
 
 
+@case("RV109", ExitCode.DEGRADED)
+def a_dead_members_address_under_another_name(scene: Scene) -> None:
+    scene.dies(3)
+    scene.doors[4] = Door("db3.example:7430", Reach.REFUSED)
+
+
+@case("RV502 RV502 RV502", ExitCode.UNREACHABLE)
+def tls_comes_about_with_nobody(scene: Scene) -> None:
+    for number in (1, 2, 3):
+        scene.door(number, Reach.TLS, "it speaks TLS and this client does not")
+
+
+@case("RV108 RV108 RV108", ExitCode.UNREACHABLE)
+def all_daemons_hang(scene: Scene) -> None:
+    for number in (1, 2, 3):
+        scene.door(number, Reach.HANGS)
+
+
 @case("RV513", ExitCode.DEGRADED)
 def a_peer_address_was_named(scene: Scene) -> None:
     scene.doors[4] = Door(server(2).addresses.peer, Reach.NOT_OURS, "it does not offer this call")
