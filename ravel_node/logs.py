@@ -180,10 +180,16 @@ class _Lines:
     debug = info = warning = error = critical = log = msg
 
 
+_ENDED_TWICE: Final = "ExecuteBatchError"
+"""What gRPC raises, and reports as an error of the server, when it ends a call whose caller has left at that moment."""
+
+
 class _FromLibraries(logging.Handler):
     """Gives the warnings of asyncio, gRPC and others the form of our own."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log: FilteringBoundLogger = structlog.get_logger()
         level = max(logging.DEBUG, min(logging.CRITICAL, record.levelno // 10 * 10))  # structlog has no levels between
+        if record.exc_info and record.exc_info[0] is not None and record.exc_info[0].__name__ == _ENDED_TWICE:
+            level = logging.DEBUG
         log.log(level, "library.logged", library=record.name, message=record.getMessage(), exc_info=record.exc_info or None)

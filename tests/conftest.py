@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A job that a shell started in the background ignores Ctrl-C, and so would all its children, whom some tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("ravel", deadline=None, print_blob=True)  # a deadline would fail on a machine that is busy
 settings.load_profile("ravel")

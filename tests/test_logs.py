@@ -162,6 +162,21 @@ def test_libraries_warn_in_the_same_form() -> None:
     assert (second["level"], second["message"]) == ("warning", "between levels")
 
 
+def test_a_call_that_grpc_ends_twice_is_no_error() -> None:
+    class ExecuteBatchError(Exception):
+        """As gRPC's own is named."""
+
+    def use(_: object) -> None:
+        for kind in (ExecuteBatchError, ValueError):
+            try:
+                raise kind("8")
+            except Exception:
+                logging.getLogger("grpc._cython.cygrpc").exception("raised in core by servicer method")
+
+    (told,) = _log(use).splitlines()
+    assert "ValueError" in told
+
+
 def test_a_line_that_cannot_be_written_is_dropped() -> None:
     class Full(io.StringIO):
         def write(self, _: str) -> int:

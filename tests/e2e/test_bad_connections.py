@@ -160,7 +160,8 @@ async def test_a_session_whose_answers_are_never_read(lone: tuple[Cluster, Serve
 
 async def test_logs_and_snapshots_that_nobody_reads(lone: tuple[Cluster, Server]) -> None:
     cluster, server = lone
-    async with unharmed(cluster, server, 100 * MIB) as watch, grpc.aio.insecure_channel(server.address) as channel:
+    # They ask for ten logs and ten snapshots of 48 MiB each.
+    async with unharmed(cluster, server, 200 * MIB) as watch, grpc.aio.insecure_channel(server.address) as channel:
         stub: Any = InspectStub(channel)
         saved = await stub.SaveSnapshot(inspect_pb2.SaveSnapshotRequest())
         name = saved.snapshot.name

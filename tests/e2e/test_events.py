@@ -18,7 +18,6 @@ import pytest
 from ravelctl.client import ClusterClient
 from ravelpb.v1 import cluster_pb2 as pb
 from tests.e2e.cluster import Cluster, Server, running_cluster, until
-from tests.interrupts import heed_interrupts
 
 pytestmark = pytest.mark.e2e
 
@@ -61,7 +60,7 @@ async def watching(client: ClusterClient, servers: list[Server]) -> AsyncIterato
 def start_following(cluster: Cluster, path: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "ravelctl", "events", "--follow", "-o", "json", "-e", ",".join(cluster.endpoints)]
     with path.open("wb") as out:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, preexec_fn=heed_interrupts)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out)
 
 
 @asynccontextmanager

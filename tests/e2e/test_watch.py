@@ -18,7 +18,6 @@ import pytest
 from ravelctl.client import CompactedError, OutcomeUnknownError, RavelClient, Watch, WatchEvent
 from ravelpb.v1 import kv_pb2, kv_pb2_grpc
 from tests.e2e.cluster import Cluster, Server, running_cluster, until
-from tests.interrupts import heed_interrupts
 
 pytestmark = pytest.mark.e2e
 
@@ -178,9 +177,7 @@ async def test_ctrl_c_ends_a_watch_with_130_and_says_where_to_go_on(tmp_path: Pa
         await client.put(b"a", b"1")
         await client.put(b"b", b"2")
         command = [sys.executable, "-m", "ravelctl", "kv", "watch", "--from", "1", "-e", ",".join(cluster.endpoints)]
-        child = await asyncio.create_subprocess_exec(
-            *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_interrupts
-        )
+        child = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert child.stdout is not None
         async with asyncio.timeout(60):
             assert [await child.stdout.readline() for _ in range(2)] == [b"1  put  a  1\n", b"2  put  b  2\n"]

@@ -127,16 +127,11 @@ def environment(home: Path) -> dict[str, str]:
     return {**os.environ, **places, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "protos")])}
 
 
-def heed_interrupts() -> None:
-    """As on a terminal: a job that a shell started in the background ignores SIGINT, and so would its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def interrupted(words: list[str], home: Path, when_said: str) -> subprocess.CompletedProcess[str]:
     """Run it, and press Ctrl-C once it has said this on stderr."""
     with subprocess.Popen(
         command(*words),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(home), preexec_fn=heed_interrupts,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(home),
     ) as child:  # fmt: skip
         assert child.stderr is not None
         said = ""
@@ -165,7 +160,7 @@ def test_ctrl_c_while_a_context_is_added_leaves_no_file(tmp_path: Path) -> None:
         address = f"127.0.0.1:{listening.getsockname()[1]}"
         with subprocess.Popen(
             command("context", "add", "prod", "-e", address, "--timeout", "30s"),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path), preexec_fn=heed_interrupts,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path),
         ) as child:  # fmt: skip
             listening.settimeout(DEADLINE_S)
             connection, _ = listening.accept()  # so it is under way
@@ -185,7 +180,6 @@ def test_a_question_on_a_terminal(cluster: FakeCluster, tmp_path: Path, answer: 
         import fcntl
         import termios
 
-        heed_interrupts()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     child = subprocess.Popen(
@@ -220,7 +214,7 @@ def test_an_error_of_a_watch_is_one_line_of_json_a_look(cluster: FakeCluster, tm
     cluster.leader = 0
     with subprocess.Popen(
         command("leader", "show", "--watch=100ms", "-e", first, "-o", "json"),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path), preexec_fn=heed_interrupts,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path),
     ) as child:  # fmt: skip
         assert child.stderr is not None
         errors = [json.loads(child.stderr.readline()) for _ in range(2)]

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.interrupts import heed_interrupts
 from tests.ravelctl.fake import FakeCluster
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +127,7 @@ def test_ctrl_c_exits_130_without_a_traceback(cluster: FakeCluster) -> None:
     (address,) = cluster.found(1)
     with subprocess.Popen(
         command("status", "--watch=100ms", "-e", address, "-o", "json"),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True, preexec_fn=heed_interrupts,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True,
     ) as child:  # fmt: skip
         assert child.stdout is not None
         assert child.stderr is not None
@@ -144,7 +143,7 @@ def test_a_watch_goes_on_when_a_look_fails(cluster: FakeCluster) -> None:
     (address,) = cluster.found(1)
     with subprocess.Popen(
         command("leader", "show", "--watch=100ms", "-e", address),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True, preexec_fn=heed_interrupts,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True,
     ) as child:  # fmt: skip
         assert child.stdout is not None
         assert child.stderr is not None
