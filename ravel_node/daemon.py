@@ -45,7 +45,7 @@ from ravel_node.server.limits import Limits
 from ravel_node.server.peer_certificates import PeerCertificates
 from ravel_node.server.status import server_to_proto
 from ravel_node.storage.base import Identity, Store, StoreError, StoreFailedError
-from ravel_node.storage.directory import EVENTS
+from ravel_node.storage.directory import EVENTS, Presence
 from ravel_node.storage.store import StoreOptions, open_store
 from ravel_node.transport.grpc_transport import GrpcTransport
 from ravelctl.client import ClusterClient, RavelError
@@ -55,6 +55,8 @@ BIRTH: Final = Snapshot(Index(1), Term(1), ConfState(voters=(ReplicaId(1),)))
 
 STOP_GRACE_S: Final = 1.0
 JOIN_RETRY_S: Final = 1.0
+DIRECTORY_EVERY_S: Final = 1.0
+"""Between two looks whether the data directory still is where it was."""
 
 log = structlog.get_logger("ravel_node")
 
@@ -136,6 +138,7 @@ class Daemon:
         self._store = await open_store(config.data_dir, _store_options(config, self._store_event))
         self._stack.push_async_callback(self._store.close)
         await self._open_events()
+        self._spawn(self._watch_directory())
         await self._serve()
         log.info(
             "daemon.started",
@@ -158,6 +161,20 @@ class Daemon:
                 "daemon.blank",
                 next_step=f"ravelctl bootstrap {config.advertise}, or ravelctl join {config.advertise} --via MEMBER",
             )
+
+    async def _watch_directory(self) -> None:
+        """Writes to files without a name succeed and are lost with this process: end before many are acknowledged so."""
+        presence = await asyncio.to_thread(Presence, self.config.data_dir)
+        missing = None
+        while missing is None:
+            await asyncio.sleep(DIRECTORY_EVERY_S)
+            missing = await asyncio.to_thread(presence.missing)
+        self._fatal(
+            StoreFailedError(
+                f"{missing} is not there any more, or is another file: the data directory was removed, moved or replaced "
+                "while it was open; move it back, or take this replica out and let a new one join"
+            )
+        )
 
     async def _open_events(self) -> None:
         """What happened in earlier boots, and from now on. The directory is ours: the store has locked it."""

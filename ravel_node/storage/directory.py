@@ -30,6 +30,8 @@ RAFT: Final = "raft"
 SNAPSHOTS: Final = "snapshots"
 INCOMING: Final = "incoming"
 EVENTS: Final = "events"
+LOG_FILE: Final = "data.mdb"
+"""LMDB's name for the file of an environment; in raft/ it is the log."""
 
 LOCK_TRIES: Final = 10
 LOCK_RETRY_S: Final = 0.02
@@ -179,6 +181,35 @@ class Directory:
     def make_folders(self) -> None:
         for path in (self.raft, self.snapshots, self.incoming):
             files.make_directory(path)
+
+
+class Presence:
+    """Whether an open data directory still is where it was. Every method blocks: call it on a file thread.
+
+    A file that has lost its name can be written and synced as before, and is gone when its last user is: what is acknowledged
+    from then on is not durable, and no write ever fails because of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """`path` is a whole directory that this process has opened. Raises OSError."""
+        self._files = {name: _identity(name) for name in (path / LOCK_FILE, path / RAFT / LOG_FILE)}
+
+    def missing(self) -> Path | None:
+        """The first file that is not there, or is another one under its name; None: all are there, or nobody can tell."""
+        for name, identity in self._files.items():
+            try:
+                if _identity(name) != identity:
+                    return name
+            except (FileNotFoundError, NotADirectoryError):
+                return name
+            except OSError:
+                continue
+        return None
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _holder(lock: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -138,3 +139,18 @@ async def test_a_damaged_directory_says_what_is_damaged_and_what_to_do(tmp_path:
         kept = await client.get(b"k199")
         assert kept is not None
         assert kept.value == b"v" * 300
+
+
+async def test_a_daemon_whose_directory_is_removed_ends_and_says_why(tmp_path: Path) -> None:
+    """Its writes and syncs would all succeed, into files that are gone once it ends."""
+    async with running_cluster(tmp_path) as cluster, cluster.client() as client:
+        await client.put(b"before", b"1")
+        leader = await cluster.leader()
+        shutil.rmtree(leader.data_dir)
+        assert await asyncio.to_thread(leader.wait, 30.0) == 1, leader.log
+        [line] = [line for line in leader.log.splitlines() if "daemon.stopped_itself" in line]
+        assert str(leader.data_dir / "LOCK") in line
+        assert "removed, moved or replaced" in line
+        assert "Traceback" not in leader.log
+        kept = await client.get(b"before")
+        assert kept is not None, "the others have it"

@@ -13,6 +13,7 @@ from typing import Final
 import pytest
 
 from ravel_node.storage.base import DamagedError, DirectoryInUseError, FormatError, Save, StoreError
+from ravel_node.storage.directory import Presence
 from ravel_node.storage.store import open_store
 from tests.storage.support import NEVER, append, apply, bootstrap, contents, entries, hard_state
 
@@ -170,3 +171,23 @@ async def test_an_old_log_beside_a_newer_state_is_refused(tmp_path: Path) -> Non
     await store.close()
     with pytest.raises(DamagedError, match="entry 6 of term 1, and in raft it is of term 2"):
         await open_store(path, NEVER)
+
+
+async def test_a_directory_that_is_taken_away_while_it_is_open_is_noticed(tmp_path: Path) -> None:
+    path, aside = tmp_path / "n1", tmp_path / "aside"
+    store = await open_store(path, NEVER)
+    try:
+        await bootstrap(store)
+        presence = Presence(path)
+        assert presence.missing() is None
+        path.rename(aside)
+        assert presence.missing() == path / "LOCK"
+        aside.rename(path)
+        assert presence.missing() is None, "it is back, and is the same"
+        shutil.copytree(path, aside)
+        shutil.rmtree(path / "raft")
+        assert presence.missing() == path / "raft" / "data.mdb"
+        shutil.copytree(aside / "raft", path / "raft")
+        assert presence.missing() == path / "raft" / "data.mdb", "a copy under the name is not what is open"
+    finally:
+        await store.close()
