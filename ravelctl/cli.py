@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.UsageError as error:
         return tell_error(_from_click(error), app, as_json=_wants_json(app, words))
     except (KeyboardInterrupt, click.Abort):
+        if arguments is None:
+            _end_at_the_next_interrupt()
         return tell_error(CommandError("interrupted", code=ExitCode.INTERRUPTED), app, as_json=_wants_json(app, words))
     except BrokenPipeError:
         # Whoever read the output has seen enough, as `| head` does.
@@ -84,6 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.DONE
     finally:
         app.close()
+
+
+def _end_at_the_next_interrupt() -> None:
+    """Whoever presses Ctrl-C again, while connections are closed, wants the program gone, and not its stack."""
+    import signal
+
+    signal.signal(signal.SIGINT, lambda *_: os._exit(ExitCode.INTERRUPTED))
 
 
 def _crashed(name: str, words: Sequence[str]) -> int:

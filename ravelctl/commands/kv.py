@@ -220,14 +220,26 @@ async def _cas(app: App, key: bytes, content: bytes, revision: int, form: ByteFo
 
 @command.command("list")
 @click.argument("prefix", type=KEY, required=False)
+@click.option("--prefix", "named", type=KEY, help="The same as PREFIX, as `del` and `watch` spell it.")
 @click.option("--start", type=KEY, help="First key, inclusive.")
 @click.option("--end", type=KEY, help="Last key, exclusive.")
 @click.option("--limit", type=click.IntRange(min=0), default=0, help="So many keys at most; 0: all.", show_default=True)
 @click.option("--keys-only", is_flag=True, help="Leave the values out.")
 @byte_form_options
 @pass_app
-def list_keys(app: App, prefix: bytes | None, start: bytes | None, end: bytes | None, limit: int, keys_only: bool) -> Work:
+def list_keys(
+    app: App,
+    prefix: bytes | None,
+    named: bytes | None,
+    start: bytes | None,
+    end: bytes | None,
+    limit: int,
+    keys_only: bool,
+) -> Work:
     """List keys in byte order: all, those that begin with PREFIX, or those from --start to --end."""
+    if prefix is not None and named is not None:
+        raise usage_error("a prefix is given twice, as an argument and with --prefix", "leave one of them out")
+    prefix = named if prefix is None else prefix
     if prefix is not None and (start is not None or end is not None):
         raise usage_error("a prefix and --start or --end exclude each other", "give one of them")
     form = chosen_form()

@@ -68,7 +68,7 @@ def command(app: App) -> None:
 @click.option("--detach/--attach", default=True, help="Leave the daemons running, or stop them with Ctrl-C.", show_default=True)
 @pass_app
 async def up(app: App, replicas: int | None, folder: str | None, detach: bool) -> View:
-    """Start a cluster, or what is down of it, and print where it is reached.
+    """Start a cluster, or what is down of it.
 
     It leaves a context named playground behind, which is the current one if there is no other; `down` takes it away.
     """
@@ -210,7 +210,10 @@ def _forget(ground: Playground) -> str:
 @_dir_option
 @pass_app
 async def kill(app: App, name: str, folder: str | None) -> View:
-    """Kill the daemon of NAME with SIGKILL; `leader` is whichever leads."""
+    """Crash the daemon of NAME, or of `leader`.
+
+    It gets SIGKILL. `leader` is whichever leads.
+    """
     from ravelctl import playground as grounds
 
     ground = grounds.require(_folder(folder))
@@ -246,7 +249,10 @@ def _planned(what: str, names: tuple[str, ...]) -> View:
 @_dir_option
 @pass_app
 async def pause(app: App, name: str, folder: str | None) -> View:
-    """Have the daemon of NAME hang, with SIGSTOP; `leader` is whichever leads. `start` and `heal` let it go on."""
+    """Have the daemon of NAME, or of `leader`, hang.
+
+    It gets SIGSTOP; `start` and `heal` let it go on. `leader` is whichever leads.
+    """
     from ravelctl import playground as grounds
 
     ground = grounds.require(_folder(folder))
@@ -325,7 +331,10 @@ def heal(app: App, folder: str | None) -> View:
 @_dir_option
 @pass_app
 async def start(app: App, name: str, folder: str | None) -> View:
-    """Start the daemon of NAME again, at the same ports, on the same data; one that is paused goes on."""
+    """Start the daemon of NAME again.
+
+    It has the same ports and the same data; one that is paused goes on.
+    """
     from ravelctl import dial
     from ravelctl import playground as grounds
 
@@ -344,6 +353,29 @@ async def start(app: App, name: str, folder: str | None) -> View:
         with app.progress("playground:") as progress:
             await _answering(client, ground.find(name), dial.Wait(app.settings.wait_timeout_s(), progress))
     return View(kind="PlaygroundStart", data=_replica_data(ground.find(name)), body=f"started {name}", names=(name,))
+
+
+@command.command("status")
+@_dir_option
+@pass_app
+def status(app: App, folder: str | None) -> View:
+    """Show its daemons: which run, hang or are down.
+
+    Nobody is asked: what the cluster says of itself is `ravelctl status`.
+    """
+    from ravelctl import playground as grounds
+
+    ground = grounds.require(_folder(folder))
+    states = ["paused" if replica.paused else "runs" if replica.alive else "down" for replica in ground.replicas]
+    rows = [{**_replica_data(replica), "state": state} for replica, state in zip(ground.replicas, states, strict=True)]
+    cells = tuple((row["name"], row["state"], str(row["pid"] or ABSENT), row["address"], row["data_dir"]) for row in rows)
+    cut = " | ".join(", ".join(names) for names in ground.groups)
+    return View(
+        kind="PlaygroundStatus",
+        data={"dir": str(ground.folder), "replicas": rows, "groups": [list(names) for names in ground.groups]},
+        body=Table(columns=columns("NAME", "STATE", "PID", "ADDRESS", "DATA"), rows=cells, below=(f"cut {cut}",) if cut else ()),
+        names=tuple(replica.name for replica in ground.replicas),
+    )
 
 
 @command.command("down", effect=Effect.PLANS)

@@ -38,7 +38,7 @@ def test_the_tree_is_what_the_issue_asks_for() -> None:
         "context", "context add", "context use", "context remove", "context list", "context show",
         "config", "config show", "config check",
         "playground", "playground up", "playground kill", "playground start", "playground down",
-        "playground pause", "playground partition", "playground heal",
+        "playground pause", "playground partition", "playground heal", "playground status",
     }  # fmt: skip
 
 

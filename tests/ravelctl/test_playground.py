@@ -133,6 +133,22 @@ def _until(holds: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def test_status_tells_which_run_hang_or_are_down(ground: grounds.Playground, ctl: Ctl) -> None:
+    replica = grounds.start(ground.replicas[0])
+    grounds.save(ground.with_replica(replica))
+    _wait_for_log(replica, "started")
+    assert [r["state"] for r in ctl("playground", "status", "--dir", ground.folder, "-o", "json").json["replicas"]] == [
+        "runs",
+        "down",
+    ]
+    grounds.pause(replica)
+    _until(lambda: replica.paused)
+    grounds.save(replace(ground.with_replica(replica), groups=(("n1",), ("n2",))))
+    out = ctl("playground", "status", "--dir", ground.folder).out
+    assert out.splitlines()[1].split()[:2] == ["n1", "paused"]
+    assert out.splitlines()[-1] == "cut n1 | n2"
+
+
 def test_who_hears_whom(ground: grounds.Playground) -> None:
     assert not ground.apart("n1", "n2")
     cut = replace(ground, groups=(("n1",), ("n2", "n3")))

@@ -76,6 +76,8 @@ def test_list(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
     )
     assert "y" * 100 in ctl("kv", "list", "-e", at, "-o", "wide").out
     assert ctl("kv", "list", "a/", "-e", at, "--keys-only").out == "KEY  REVISION\na/1  1\na/2  2\n"
+    assert ctl("kv", "list", "--prefix", "a/", "-e", at, "-o", "name").out == "a/1\na/2\n"
+    assert ctl("kv", "list", "a/", "--prefix", "a/", "-e", at).code == 2
     assert ctl("kv", "list", "-e", at, "--limit", 1, "-o", "name").out == "a/1\n"
     assert ctl("kv", "list", "--start", "a/2", "--end", "b", "-e", at, "-o", "name").out == "a/2\n"
     items = ctl("kv", "list", "-e", at, "-o", "json").json["items"]
