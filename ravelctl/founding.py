@@ -21,7 +21,7 @@ from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
 from ravelctl.membership import caught_up, cluster_status, distance, member_data, member_table, role_of, standing_of
 from ravelctl.output import ABSENT, U64, Table, View, columns, count_text
-from ravelctl.overview import handshake_step
+from ravelctl.overview import wrong_door_step
 from ravelctl.preflight import refusal, show_refused, verdict_text, verdict_view
 from ravelpb.errors import Reason
 from ravelpb.v1 import cluster_pb2 as pb
@@ -109,7 +109,7 @@ async def _ask_all(client: ClusterClient, addresses: Sequence[str]) -> Daemons:
         raise CommandError(
             f"{len(silent)} of {len(addresses)} daemons do not answer: {'; '.join(silent)}",
             code=ExitCode.UNREACHABLE,
-            next_step=handshake_step(found) or START_THEM,
+            next_step=wrong_door_step(found) or START_THEM,
             reason="UNREACHABLE",
         )
     if len(daemons) < len(addresses) or len({status.server.server_id for status in daemons.values()}) < len(addresses):

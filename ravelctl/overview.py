@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from ravelctl.client.errors import RavelError, WrongServerError
+from ravelctl.client.errors import RavelError, UnsupportedVersionError, WrongServerError
 from ravelctl.client.tls import HandshakeError
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
@@ -143,7 +143,7 @@ def require_answer(answers: Answers) -> None:
         raise CommandError(
             f"no daemon answers at {', '.join(answers)}: {'; '.join(sorted(told))}",
             code=ExitCode.UNREACHABLE,
-            next_step=handshake_step(answers.values()) or "check that the daemons run, or name others with --endpoints",
+            next_step=wrong_door_step(answers.values()) or "check that the daemons run, or name others with --endpoints",
             reason="UNREACHABLE",
         )
 
@@ -153,9 +153,9 @@ def why_silent(address: str, error: RavelError) -> str:
     return error.message.removeprefix(f"{address} cannot be reached: ").removeprefix(f"{address} ")
 
 
-def handshake_step(answers: Iterable[object]) -> str:
-    """What to do about the first daemon that was there but with which TLS did not come about; empty: there is none."""
-    return next((answer.next_step for answer in answers if isinstance(answer, HandshakeError)), "")
+def wrong_door_step(answers: Iterable[object]) -> str:
+    """What to do about the first place where something answers, but no TLS comes about or no such call is served; else empty."""
+    return next((answer.next_step for answer in answers if isinstance(answer, (HandshakeError, UnsupportedVersionError))), "")
 
 
 def chief(answers: Answers) -> pb.StatusResponse | None:

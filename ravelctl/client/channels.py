@@ -7,6 +7,7 @@ them learns about the leader serves all. Used on one event loop.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -238,6 +239,8 @@ class Channels:
         self._suspect(endpoint, self._retry.backoff_max_s)
         if failed and (told := await self._explain(endpoint, deadline)) is not None:
             raise HandshakeError(told.why, next_step=told.next_step)
+        if failed and (unknown := await _unresolved(endpoint, deadline)):
+            raise UnreachableError(f"{endpoint} cannot be reached: {unknown}", next_step="check the name, or give an IP address")
         raise UnreachableError(f"{endpoint} cannot be reached: {why}", next_step="check the address, and that its daemon runs")
 
     async def _check_cluster(self, endpoint: str, channel: aio.Channel) -> None:
@@ -290,6 +293,19 @@ class Channels:
     def _suspected(self, endpoint: str) -> bool:
         until = self._suspect_until.get(endpoint)
         return until is not None and asyncio.get_running_loop().time() < until
+
+
+async def _unresolved(endpoint: str, deadline: float) -> str:
+    """Why the endpoint's name stands for no address; empty: it does, or nobody can say in time."""
+    host, _, port = endpoint.rpartition(":")
+    try:
+        async with asyncio.timeout_at(deadline):
+            await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port)
+    except socket.gaierror as error:
+        return f"the name {host} does not resolve ({error.strerror})"
+    except TimeoutError:
+        pass
+    return ""
 
 
 class Obstacles:

@@ -33,8 +33,8 @@ async def measure(mib: int) -> None:
             leader.terminate()
             await fill(leader.data_dir, puts((mib << 20) // VALUE_BYTES, b"v" * VALUE_BYTES, a_payload=200))
             leader.start()
-            joiner.start()
             await cluster.leader()
+            joiner.start()
             await cluster.answering(joiner)
             await _join(cluster, leader, joiner)
         finally:
