@@ -93,8 +93,8 @@ class App:
             return
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise usage_error("this needs a yes, and there is no terminal to ask on", "repeat the command with --yes")
-        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
         with _interruptible():
+            print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
             answer = sys.stdin.readline()
         if answer.strip().lower() not in {"y", "yes"}:
             raise usage_error("not confirmed, nothing was changed")
