@@ -170,14 +170,14 @@ def test_a_client_that_shows_its_certificate_is_let_in(both: Server, certificate
 
 def test_a_client_without_a_certificate(both: Server, certificates: Certificates) -> None:
     told = status(both, *client_flags(certificates.clients))
-    assert f"{both.address} asks for a client certificate and was shown none" in told
+    assert f"{both.address}: asks for a client certificate and was shown none" in told
     assert "next: give one with --cert and --key" in told
     wait_for(both, "server.handshake_failed", '"port": "client"', '"caller": "127.0.0.1"', "it showed no certificate")
 
 
 def test_plain_text_on_a_tls_port(both: Server) -> None:
     told = status(both)
-    assert f"{both.address} speaks TLS and this client does not" in told
+    assert f"{both.address}: speaks TLS and this client does not" in told
     assert "next: give the file of its authority with --cacert" in told
     wait_for(both, "server.handshake_failed", '"port": "client"', "it speaks plain text")
 
@@ -185,7 +185,7 @@ def test_plain_text_on_a_tls_port(both: Server) -> None:
 def test_tls_on_a_plain_port(tmp_path: Path, certificates: Certificates) -> None:
     with daemon(tmp_path) as server:
         told = status(server, *client_flags(certificates.clients))
-    assert f"{server.address} speaks plain text and this client speaks TLS" in told
+    assert f"{server.address}: speaks plain text and this client speaks TLS" in told
     assert "leave out --cacert" in told
 
 
@@ -207,7 +207,7 @@ def test_a_client_whose_certificate_another_authority_signed(both: Server, certi
     authority: Authority = getattr(certificates, signed_by)
     shown = authority.issue(f"client-of-{signed_by}")
     told = status(both, *client_flags(certificates.clients, shown))
-    assert f"{both.address} does not accept the certificate in {shown.cert}" in told
+    assert f"{both.address}: does not accept the certificate in {shown.cert}" in told
     assert "--tls-client-ca" in told
     wait_for(both, "server.handshake_failed", '"port": "client"', "signed by an authority that this server does not trust")
 
@@ -233,12 +233,12 @@ def test_a_client_certificate_on_the_peer_port(both: Server, certificates: Certi
     )
     # And as somebody who trusts it, but has no certificate of a peer.
     told = ctl("status", "-e", both.peer_address, *client_flags(certificates.peers, certificates.operator), code=3)
-    assert f"{both.peer_address} does not accept the certificate in {certificates.operator.cert}" in told
+    assert f"{both.peer_address}: does not accept the certificate in {certificates.operator.cert}" in told
     wait_for(both, "server.handshake_failed", '"port": "peer"', "signed by an authority that this server does not trust")
 
 
 def test_plain_text_and_no_certificate_on_the_peer_port(both: Server, certificates: Certificates) -> None:
-    assert f"{both.peer_address} speaks TLS" in ctl("status", "-e", both.peer_address, code=3)
+    assert f"{both.peer_address}: speaks TLS" in ctl("status", "-e", both.peer_address, code=3)
     wait_for(both, "server.handshake_failed", '"port": "peer"', "it speaks plain text")
     told = ctl("status", "-e", both.peer_address, *client_flags(certificates.peers), code=3)
     assert "asks for a client certificate" in told

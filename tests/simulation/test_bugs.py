@@ -10,25 +10,18 @@ from tests.simulation.run import find
 QUICK = (
     "vote-not-stored",
     "vote-before-save",
-    "ack-before-save",
     "commit-of-an-old-term",
     "snapshot-without-membership",
-    "membership-not-stored",
     "applied-index-not-stored",
     "segment-out-of-order",
-    "segment-dropped-early",
-    "results-not-loaded",
+    "results-lost-in-a-snapshot",
     "retry-applied-twice",
     "lease-outlives-leadership",
     "lease-outlives-configuration",
     "lease-despite-transfer",
     "lease-from-the-answer",
-    "lease-without-margin",
     "lease-too-long",
-    "clock-stops-in-sleep",
     "clock-read-too-early",
-    "quorum-read-leased",
-    "promise-not-kept",
 )
 
 

@@ -13,7 +13,7 @@ from tests.simulation.run import run_seed
 from tests.simulation.world import World
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 24
+SEEDS = 16
 """About half a minute on one core."""
 
 

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,48 +13,14 @@ import aiohttp
 import pyte
 import pytest
 
-from tests.ravelctl.tui.terminal import ROOT
-from tests.ravelctl.tui.test_terminal import Scene
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-WAIT_S = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+from tests.ravelctl.tui.browser import CHROMIUM, WAIT_S, photograph, served
 
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[str]:
     """The address of a dashboard that is served."""
-    scene = Scene("split-view", 5)
-    port = free_port()
-    environ = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "protos")]), RAVELCTL_CONFIG=str(ROOT / "none"))
-    command = [sys.executable, "-m", "ravelctl", "top", "--web", "--port", str(port), "--endpoints", scene.addresses]
-    with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            _wait_for(port)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            scene.close()
-
-
-def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, "nothing listens"
-            time.sleep(0.05)
+    with served("split-view", 5) as address:
+        yield address
 
 
 async def test_the_page_and_what_it_draws(page: str) -> None:
@@ -100,41 +60,6 @@ def test_the_page_loads_nothing_from_elsewhere(page: str) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here: `top --web` in a browser is NOT tested")
 def test_a_browser_draws_it(page: str, tmp_path: Path) -> None:
-    """The page's script marks the body once the dashboard has drawn; its terminal is a canvas, whose text no DOM holds."""
-    command = [
-        str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
-        f"--user-data-dir={tmp_path}", "--window-size=1400,900", page,
-    ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
-        try:
-            asyncio.run(_drawn(_debug_port(tmp_path / "DevToolsActivePort"), page))
-        finally:
-            browser.terminate()
-
-
-def _debug_port(file: Path) -> int:
-    """Where the browser takes questions: it writes that down when it is ready."""
-    deadline = time.monotonic() + WAIT_S
-    while not file.exists() or not file.read_text():
-        assert time.monotonic() < deadline, "the browser did not start"
-        time.sleep(0.1)
-    return int(file.read_text().split()[0])
-
-
-async def _drawn(port: int, page: str) -> None:
-    """Ask the browser over its own debugging protocol until the page has drawn."""
-    async with asyncio.timeout(WAIT_S), aiohttp.ClientSession() as session:
-        places: list[str] = []
-        while not places:
-            async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                targets = await answer.json(content_type=None)
-            places = [t["webSocketDebuggerUrl"] for t in targets if t["type"] == "page" and t["url"].startswith(page)]
-            await asyncio.sleep(0.1)
-        async with session.ws_connect(places[0]) as socket_:
-            number, classes = 0, ""
-            while "-first-byte" not in classes:
-                number += 1
-                question = {"expression": "document.body ? document.body.className : ''"}
-                await socket_.send_json({"id": number, "method": "Runtime.evaluate", "params": question})
-                classes = (await socket_.receive_json())["result"]["result"]["value"]
-                await asyncio.sleep(0.2)
+    picture = photograph(page, tmp_path)
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 20_000, "the page is nearly empty"
