@@ -8,8 +8,8 @@ step: a crash, a full disk or Ctrl-C leaves nothing, or everything.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -104,7 +104,23 @@ def _require_free(target: Path) -> None:
 async def _fill(
     directory: Directory, source: Source, entries: Iterable[Entry], machine: StateMachine, new: NewCluster, tell: Tell
 ) -> Founded:
-    path = directory.state(1)
+    async with AsyncExitStack() as stack:
+        engine, env, state = await stack.enter_async_context(_brought_on(directory.state(1), source, entries, machine, tell))
+        at = state.applied()
+        replica_id = await _refound(env, state, at, new)
+        env_raft = await engine.open(directory.raft, RAFT_DATABASES, MAP_BYTES)
+        stack.push_async_callback(env_raft.close)
+        fresh = StateStore(env, directory.state(1).name)
+        identity = Identity(new.founder.server_id, new.cluster_id, read_cluster_name(fresh.get), replica_id, new.founder.name)
+        await LogStore.create(env_raft, Birth(identity, at, HardState(at.term, ReplicaId(0), at.index), 1))
+        return Founded(identity, at, read_revision(fresh.get), fresh.keys())
+
+
+@asynccontextmanager
+async def _brought_on(
+    path: Path, source: Source, entries: Iterable[Entry], machine: StateMachine, tell: Tell
+) -> AsyncIterator[tuple[LmdbEngine, Environment, StateStore]]:
+    """The state in `source`, copied to `path`, with `entries` applied: open, until the caller is done with it."""
     files.make_directory(path)
     tell("copying the state")
     source(path / DATA_FILE)
@@ -115,14 +131,7 @@ async def _fill(
         stack.push_async_callback(env.close)
         state = StateStore(env, path.name)
         await _replay(state, entries, machine, tell)
-        at = state.applied()
-        replica_id = await _refound(env, state, at, new)
-        env_raft = await engine.open(directory.raft, RAFT_DATABASES, MAP_BYTES)
-        stack.push_async_callback(env_raft.close)
-        fresh = StateStore(env, path.name)
-        identity = Identity(new.founder.server_id, new.cluster_id, read_cluster_name(fresh.get), replica_id, new.founder.name)
-        await LogStore.create(env_raft, Birth(identity, at, HardState(at.term, ReplicaId(0), at.index), 1))
-        return Founded(identity, at, read_revision(fresh.get), fresh.keys())
+        yield engine, env, state
 
 
 async def _refound(env: Environment, state: StateStore, at: EntryId, new: NewCluster) -> ReplicaId:
@@ -146,17 +155,8 @@ async def snapshot_at(
     folder: Path, source: Source, entries: Iterable[Entry], machine: StateMachine, identity: Identity, tell: Tell
 ) -> tuple[Path, SnapshotHeader]:
     """Make a snapshot of the state that `entries` make of the one in `source`: its data file, in `folder`, and its header."""
-    path = folder / "state"
-    files.make_directory(path)
-    tell("copying the state")
-    source(path / DATA_FILE)
     target = folder / "snapshot.mdb"
-    async with AsyncExitStack() as stack:
-        engine = LmdbEngine(_ignore)
-        stack.push_async_callback(engine.close)
-        env = await engine.open(path, STATE_DATABASES, MAP_BYTES)
-        stack.push_async_callback(env.close)
-        await _replay(StateStore(env, path.name), entries, machine, tell)
+    async with _brought_on(folder / "state", source, entries, machine, tell) as (engine, env, _):
         tell("writing the snapshot")
         await env.copy(target)
         header = await engine.run(lambda: describe_copy(engine, target, identity, int(time() * 1_000)))
@@ -168,15 +168,8 @@ async def state_at(
 ) -> EnvironmentReader:
     """Make, in `folder`, the state that `entries` make of the one in `source`."""
     path = folder / "state"
-    files.make_directory(path)
-    tell("copying the state")
-    source(path / DATA_FILE)
-    async with AsyncExitStack() as stack:
-        engine = LmdbEngine(_ignore)
-        stack.push_async_callback(engine.close)
-        env = await engine.open(path, STATE_DATABASES, MAP_BYTES)
-        stack.push_async_callback(env.close)
-        await _replay(StateStore(env, path.name), entries, machine, tell)
+    async with _brought_on(path, source, entries, machine, tell):
+        pass
     return EnvironmentReader(path, STATE_DATABASES, lambda: False)
 
 

@@ -32,8 +32,6 @@ APPLY_GAP_LEAST: Final = 100
 """Entries: a gap between commit and applied is one only above this, or every burst would be."""
 BREACHES_TO_RAISE: Final = 2
 CALM_S: Final = 10.0
-SERVER_CRITICAL: Final = frozenset({"RV305", "RV601"})
-"""Of the alarms that daemons raise themselves, those that cannot wait."""
 SEEN_HERE: Final = frozenset(f"RV{number}" for number in (103, 201, 202, 203, 204, 205, 207, 301, 302, 303, 304, 401))
 """Alarms of daemons whose rules are judged here, too: told twice they would hide others."""
 
@@ -224,7 +222,8 @@ def _slow(row: ReplicaView, view: ClusterView) -> Iterator[Breach]:
 
 
 def _servers_own(row: ReplicaView, alarm: pb.Alarm) -> Breach:
-    severity = Severity.CRIT if alarm.code in SERVER_CRITICAL else Severity.WARN
+    """As severe as the daemon says; of an older one, which does not say, the worst is believed."""
+    severity = Severity.WARN if alarm.severity in (pb.NOTICE, pb.WARNING) else Severity.CRIT
     return Breach(alarm.code, row.key, severity, f"{row.name} {alarm.code} {alarm.message}", f"{row.name} {alarm.code}")
 
 

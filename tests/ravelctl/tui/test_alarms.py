@@ -108,6 +108,14 @@ def of_the_server(cluster: Scripted) -> None:
     cluster.replicas[3].alarms.append(pb.Alarm(code="RV601", message="two leaders in term 42", replica_id=3))
 
 
+def diverged(cluster: Scripted) -> None:
+    cluster.replicas[3].alarms.append(pb.Alarm(code="RV602", message="the states differ", replica_id=3, severity=pb.CRITICAL))
+
+
+def only_a_warning(cluster: Scripted) -> None:
+    cluster.replicas[3].alarms.append(pb.Alarm(code="RV402", message="stands", replica_id=3, severity=pb.WARNING))
+
+
 @pytest.mark.parametrize(
     ("situation", "severity", "text"),
     [
@@ -123,6 +131,8 @@ def of_the_server(cluster: Scripted) -> None:
         (even, Severity.WARN, "6 voters: an even number"),
         (not_heard, Severity.CRIT, "the leader has not heard n3 for 9.0s"),
         (of_the_server, Severity.CRIT, "n3 RV601 two leaders in term 42"),
+        (diverged, Severity.CRIT, "n3 RV602 the states differ"),
+        (only_a_warning, Severity.WARN, "n3 RV402 stands"),
     ],
 )
 def test_what_each_rule_says(situation: Callable[[Scripted], None], severity: Severity, text: str) -> None:
