@@ -14,8 +14,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A job that a shell started in the background ignores Ctrl-C, and so would all its children, whom some tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-settings.register_profile("ravel", deadline=None, print_blob=True)  # a deadline would fail on a machine that is busy
-settings.load_profile("ravel")
+# A deadline would fail on a machine that is busy. Examples are the same in every run, so that a change is judged by what it
+# changed; HYPOTHESIS_PROFILE=explore draws new ones.
+settings.register_profile("ravel", deadline=None, print_blob=True, derandomize=True)
+settings.register_profile("explore", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ravel"))
 
 E2E = Path(__file__).parent / "e2e"
 FAULTS = Path(__file__).parent / "faults"

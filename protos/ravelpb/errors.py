@@ -34,6 +34,16 @@ class Reason(StrEnum):
     SHUTTING_DOWN = "SHUTTING_DOWN"
     UNSUPPORTED_VERSION = "UNSUPPORTED_VERSION"  # not every member knows this kind of command yet
 
+    # slots and the admin
+    WRONG_CLUSTER = "WRONG_CLUSTER"  # the key's slot belongs to another cluster: MAP_VERSION at least; nothing was done
+    SLOT_MOVING = "SLOT_MOVING"  # the key's slot is about to change its cluster; nothing was done, ask again in a moment
+    NOT_ADMIN = "NOT_ADMIN"  # this daemon is no admin server
+    ADDRESS_TAKEN = "ADDRESS_TAKEN"  # another server of the list has this address
+    STALE_REPORT = "STALE_REPORT"  # the list knows a later term or membership
+    LAST_REPLICA = "LAST_REPLICA"  # it is the last one of a cluster that owns slots; NEXT_STEP
+    CLUSTER_IN_USE = "CLUSTER_IN_USE"  # a cluster with servers or slots cannot be struck from the list; NEXT_STEP
+    MOVE_REFUSED = "MOVE_REFUSED"  # a step of a move that does not fit what the cluster or the directory knows of it
+
     # input
     INVALID_ARGUMENT = "INVALID_ARGUMENT"  # FIELD, VALUE
     KEY_EMPTY = "KEY_EMPTY"
@@ -71,3 +81,5 @@ class Field(StrEnum):
     FIRST_REVISION = "first_revision"
     NEXT_STEP = "next_step"
     RETRY_AFTER_MS = "retry_after_ms"
+    MAP_VERSION = "map_version"
+    SLOT = "slot"

@@ -29,6 +29,7 @@ class Database(IntEnum):
     MEMBERS = 5  # replica id -> member record (also of removed ones)
     OWNERSHIP = 6  # slots this cluster owns, imports, exports; empty: it owns all
     HISTORY = 7  # which commands of recent entries changed nothing, and revisions to count from (see machine.history)
+    DIRECTORY = 8  # of an admin group: servers, clusters, moves, the map of slots (see admin.directory)
 
 
 class Reader(Protocol):

@@ -17,6 +17,8 @@ them. All numbers are big-endian. The bodies are told with the functions that en
     ALLOCATE_REPLICA    revision: the replica id
     SET_MEMBER          OK or REFUSED
     CHECKSUM            revision: the index at which every replica hashes its state
+    SLOTS               see machine.ownership
+    DIRECTORY           value: the answer, as admin.commands tells with each command
 
 Two kinds of damage are told apart. Bytes that are not a payload, or an unknown kind, stop the replica: nobody can say what they
 mean. A body that breaks a bound (`CommandError`) is a command that every replica refuses alike; the entry's others still apply.
@@ -46,10 +48,12 @@ class Kind(IntEnum):
     ALLOCATE_REPLICA = 7
     SET_MEMBER = 8
     CHECKSUM = 9
+    SLOTS = 10
+    DIRECTORY = 11
 
 
-FORMAT: Final = 2
-"""The newest set of kinds that this build applies. It stands in every member's record. 2: CHECKSUM."""
+FORMAT: Final = 3
+"""The newest set of kinds that this build applies. It stands in every member's record. 2: CHECKSUM. 3: SLOTS, DIRECTORY."""
 
 PAYLOAD_FORMAT: Final = 1
 """The first byte of every payload: the layout above."""
@@ -117,7 +121,7 @@ def required_format(kind: Kind) -> int:
     return _FORMAT_OF[kind]
 
 
-_FORMAT_OF: Final[dict[Kind, int]] = {**dict.fromkeys(Kind, 1), Kind.CHECKSUM: 2}
+_FORMAT_OF: Final[dict[Kind, int]] = {**dict.fromkeys(Kind, 1), Kind.CHECKSUM: 2, Kind.SLOTS: 3, Kind.DIRECTORY: 3}
 
 _KNOWN_KINDS: Final = frozenset(int(kind) for kind, since in _FORMAT_OF.items() if since <= FORMAT)
 """What this build applies. A member record among them may still be one of a later form."""
@@ -184,6 +188,16 @@ def set_member(record: MemberRecord) -> bytes:
 def checksum() -> bytes:
     """Body: empty. Only once every member knows the kind (see `required_format`), and in a group without `Once`."""
     return _command(Kind.CHECKSUM, b"")
+
+
+def slots(body: bytes) -> bytes:
+    """One step of the ownership of slots, as machine.ownership writes it. See `checksum`."""
+    return _command(Kind.SLOTS, body)
+
+
+def directory(body: bytes) -> bytes:
+    """A command of the admin's directory, as admin.commands writes it. See `checksum`."""
+    return _command(Kind.DIRECTORY, body)
 
 
 def _command(kind: Kind, body: bytes) -> bytes:

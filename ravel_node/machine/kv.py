@@ -146,11 +146,15 @@ class KVMachine:
             Kind.ALLOCATE_REPLICA: self._allocate_replica,
             Kind.SET_MEMBER: self._set_member,
             Kind.CHECKSUM: self._checksum,
+            Kind.SLOTS: self._slots,
+            Kind.DIRECTORY: self._directory,
         }
         self._runs_once: Final[dict[int, _Run]] = {
             **self._runs,
             Kind.REGISTER_SESSION: _refuse_registration,
             Kind.CHECKSUM: _refuse_checksum,
+            Kind.SLOTS: _refuse_once,
+            Kind.DIRECTORY: _refuse_once,
         }
 
     def open(self, reader: Reader) -> None:
@@ -366,6 +370,12 @@ class KVMachine:
         self._checksum_index = Index(stamp >> 16)
         return Outcome(Status.OK, self._checksum_index)
 
+    def _slots(self, _stamp: int, _body: bytes, _txn: Txn) -> Outcome:
+        raise CommandError("this version moves no slots")
+
+    def _directory(self, _stamp: int, _body: bytes, _txn: Txn) -> Outcome:
+        raise CommandError("this cluster is no admin group: it keeps no directory")
+
     def _member_refusal(self, record: MemberRecord) -> str:
         """Why this record may not replace its member's; empty if it may."""
         known = self._members.get(record.replica_id)
@@ -431,3 +441,8 @@ def _refuse_registration(_stamp: int, _body: bytes, _txn: Txn) -> Outcome:
 def _refuse_checksum(_stamp: int, _body: bytes, _txn: Txn) -> Outcome:
     """Only a leader asks for one, and never twice for the same."""
     return _refused("a checksum is not one of a session's writes: leave `once` out")
+
+
+def _refuse_once(_stamp: int, _body: bytes, _txn: Txn) -> Outcome:
+    """Servers change slots and the directory, by commands that may be repeated."""
+    return _refused("slots and the directory are changed by commands of their own: leave `once` out")

@@ -125,6 +125,15 @@ def _checksum(_body: bytes) -> str:
     return "every replica hashes its state here"
 
 
+def _slots(body: bytes) -> str:
+    return f"a step of {len(body)} bytes"
+
+
+def _directory(body: bytes) -> str:
+    """It is JSON already."""
+    return body.decode(errors="backslashreplace")
+
+
 def _no_keys(_body: bytes) -> tuple[bytes, ...]:
     return ()
 
@@ -139,4 +148,6 @@ _WORDS: Final[dict[int, tuple[str, Callable[[bytes], str], Callable[[bytes], tup
     Kind.ALLOCATE_REPLICA: ("allocate", _allocate_replica, _no_keys),
     Kind.SET_MEMBER: ("config", _set_member, _no_keys),
     Kind.CHECKSUM: ("checksum", _checksum, _no_keys),
+    Kind.SLOTS: ("slots", _slots, _no_keys),
+    Kind.DIRECTORY: ("directory", _directory, _no_keys),
 }

@@ -36,6 +36,7 @@ STATE_NAMES: Final[Mapping[Database, str]] = {
     Database.MEMBERS: "members",
     Database.OWNERSHIP: "ownership",
     Database.HISTORY: "history",
+    Database.DIRECTORY: "directory",
 }
 STATE_DATABASES: Final[Mapping[str, bool]] = {
     STORE: False,

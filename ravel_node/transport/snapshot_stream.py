@@ -94,7 +94,11 @@ class SnapshotSender:
         self._rng = rng
 
     async def run(self) -> None:
-        """Returns once the peer has verified and taken the file. Raises TransferFailedError."""
+        """Returns once the peer has verified and taken the file. Raises TransferFailedError.
+
+        A refusal ends it at once, unless a chunk was being written when it came: grpc.aio then puts a failed write where the
+        peer's reason was. The next attempts meet the same refusal.
+        """
         failures = 0
         while True:
             before = self._stats.snapshot_sent_bytes

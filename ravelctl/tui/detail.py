@@ -118,9 +118,9 @@ def _strip(low: int, high: int, applied: int, commit: int, last: int, room: int)
 
 
 def _views(view: ClusterView, row: ReplicaView, columns: int) -> list[Line]:
-    left = _leaders_view(view, row) if row.role is not Role.LEADER else _leading(row)
-    right = _own_view(view, row)
     half = columns // 2
+    left = _leaders_view(view, row, half - 1) if row.role is not Role.LEADER else _leading(row)
+    right = _own_view(view, row)
     lines = []
     for number in range(max(len(left), len(right))):
         one = left[number] if number < len(left) else BLANK
@@ -143,7 +143,7 @@ def _leading(row: ReplicaView) -> list[Line]:
     return lines
 
 
-def _leaders_view(view: ClusterView, row: ReplicaView) -> list[Line]:
+def _leaders_view(view: ClusterView, row: ReplicaView, columns: int) -> list[Line]:
     if view.leader is None:
         return [line(Span(" LEADER'S VIEW", Tone.TITLE), Span("  there is none", Tone.DIM))]
     lag_bytes = UNKNOWN if row.lag_bytes is None else size(row.lag_bytes) + (LAST_KNOWN if row.lag_bytes_is_least else "")
@@ -156,7 +156,7 @@ def _leaders_view(view: ClusterView, row: ReplicaView) -> list[Line]:
     return [
         line(Span(" LEADER'S VIEW", Tone.TITLE), f" ({view.leader.name})"),
         line(f"  {progress}"),
-        line(f"  match {_index(row.match)}  next {_index(row.next)}"),
+        _indexes(row, columns),
         line(f"  lag {UNKNOWN if row.lag is None else count(row.lag, 13)} / {lag_bytes} / {lag_s}"),
         line(f"  ack RTT {rtt}"),
         line(f"  last contact {contact}"),
@@ -172,8 +172,8 @@ def _own_view(view: ClusterView, row: ReplicaView) -> list[Line]:
     led = f"{member_name(told.members, told.leader_id)}@{told.header.term}" if told.leader_id else "none known"
     voted = member_name(told.members, told.vote_id) if told.vote_id else "nobody"
     top = view.leader.last if view.leader is not None else None
-    commit = count(told.commit_index, 11) if top is None else difference(told.commit_index - top, 11)
-    applied = count(told.applied_index, 11) if top is None else difference(told.applied_index - top, 11)
+    commit = count(told.commit_index, 10) if top is None else difference(told.commit_index - top, 10)
+    applied = count(told.applied_index, 10) if top is None else difference(told.applied_index - top, 10)
     queue = max(0, told.commit_index - told.applied_index)
     contact = "it leads" if row.role is Role.LEADER else f"last contact {span(told.contact_age_ms / 1000)}"
     share = f" {told.db_used_bytes / told.db_size_max_bytes:.0%}" if told.db_size_max_bytes else ""
@@ -190,8 +190,14 @@ def _own_view(view: ClusterView, row: ReplicaView) -> list[Line]:
     return lines
 
 
-def _index(value: int | None) -> str:
-    return UNKNOWN if value is None else count(value, 13)
+def _indexes(row: ReplicaView, columns: int) -> Line:
+    """The two indexes that the leader holds of a peer: in full where both fit, else rounded. A number is never cut."""
+    for digits in (13, 9):
+        match, following = (UNKNOWN if value is None else count(value, digits) for value in (row.match, row.next))
+        shown = line(f"  match {match}  next {following}")
+        if width(shown) <= columns:
+            break
+    return shown
 
 
 def _summary(told: pb.StatusResponse, field: str) -> str:

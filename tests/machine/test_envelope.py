@@ -102,12 +102,14 @@ def test_bytes_are_fixed() -> None:
         "ALLOCATE_REPLICA": 7,
         "SET_MEMBER": 8,
         "CHECKSUM": 9,
+        "SLOTS": 10,
+        "DIRECTORY": 11,
     }
 
 
 def test_every_kind_is_of_a_known_format() -> None:
     assert {envelope.required_format(kind) for kind in Kind} <= set(range(1, envelope.FORMAT + 1))
-    assert [kind for kind in Kind if envelope.required_format(kind) > 1] == [Kind.CHECKSUM]
+    assert [kind for kind in Kind if envelope.required_format(kind) > 1] == [Kind.CHECKSUM, Kind.SLOTS, Kind.DIRECTORY]
 
 
 def test_an_older_version_stops_at_a_kind_that_came_after_it(monkeypatch: pytest.MonkeyPatch) -> None:

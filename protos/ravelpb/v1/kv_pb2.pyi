@@ -556,10 +556,13 @@ class ScanResponse(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     HEADER_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """the cluster's revision that this page shows"""
     more: _builtins.bool
     """a further page follows on this stream"""
+    slots: _builtins.bytes
+    """the slots whose keys this page shows, as Slots.Ownership has them; empty: all"""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyValue]: ...
     @_builtins.property
@@ -571,10 +574,11 @@ class ScanResponse(_message.Message):
         items: _abc.Iterable[Global___KeyValue] | None = ...,
         more: _builtins.bool = ...,
         header: _common_pb2.ResponseHeader | None = ...,
+        slots: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "items", b"items", "more", b"more", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "items", b"items", "more", b"more", "revision", b"revision", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

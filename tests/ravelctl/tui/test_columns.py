@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ravelctl.tui.columns import COLUMNS, ORDERS, arranged, layout, row_line, title_line, wanted
@@ -129,7 +129,9 @@ def test_orders_are_stable_and_put_what_is_unknown_last() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(U64, U64, U64, st.sampled_from([80, 120]))
+@given(U64 | st.integers(0, 10**13), U64 | st.integers(0, 10**13), U64, st.sampled_from([80, 120]))
+@example(0, 10**12, 0, 80)
+@example(10**10, 10**12, 0, 80)
 def test_no_number_is_cropped_on_the_screen_of_a_replica(last: int, match: int, lag_ms: int, width: int) -> None:
     cluster = made(3)
     for status in cluster.replicas.values():

@@ -1,0 +1,110 @@
+"""What the directory holds: servers, clusters, moves of slots, and the map of slots to clusters. Frozen values; no decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, NewType
+
+ClusterNumber = NewType("ClusterNumber", int)
+"""1, 2, 3, ... from the directory's own counter; never used twice. 0 stands for no cluster."""
+
+MoveId = NewType("MoveId", int)
+"""Log index of the entry that planned the move, << 16, and its place among the moves of that entry: ids ascend."""
+
+NOBODY: Final = ClusterNumber(0)
+
+REPLICAS_WANTED: Final = 3
+"""Of a cluster of which nothing else was said."""
+
+
+class Seat(StrEnum):
+    """Where a server stands with its cluster, as the cluster's leader last reported."""
+
+    ASSIGNED = "assigned"  # was told its cluster; no report has it yet
+    LEARNER = "learner"
+    VOTER = "voter"
+
+
+class Phase(StrEnum):
+    """How far a move is, as far as the directory decides it."""
+
+    PLANNED = "planned"  # waits for its turn
+    COPYING = "copying"
+    COMMITTED = "committed"  # the map says so; the clusters are being told
+    ABORTED = "aborted"  # it is called off; the clusters are being told
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEntry:
+    """A daemon with one data directory."""
+
+    server_id: str  # 32 lower-case hex digits
+    name: str  # unique among the servers of its cluster
+    version: str
+    format: int
+    listen: str  # what clients dial; no two servers share one
+    peer: str
+    cluster: ClusterNumber
+    seat: Seat = Seat.ASSIGNED
+    replica_id: int = 0  # 0: no report has it yet
+    leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterEntry:
+    """A Raft cluster, founded or still to be."""
+
+    number: ClusterNumber
+    name: str  # unique
+    cluster_id: str  # 32 lower-case hex digits; a new one when a lost founder is replaced before it reported
+    replicas_wanted: int = REPLICAS_WANTED
+    founder_id: str = ""  # server id; empty: nobody was assigned yet
+    founded: bool = False  # a leader has reported
+    leader_id: str = ""  # server id
+    term: int = 0  # of that leader: reports of earlier terms are refused
+    config_index: int = 0  # of the membership as reported: earlier ones are refused
+    emptying: bool = False  # it is to own no slots, and gets no servers
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Slots on their way from one cluster to another. One move at a time is beyond PLANNED for a cluster."""
+
+    move_id: MoveId
+    slots: tuple[int, ...]  # ascending
+    source: ClusterNumber
+    destination: ClusterNumber
+    phase: Phase = Phase.PLANNED
+
+
+@dataclass(frozen=True, slots=True)
+class SlotMap:
+    """Which cluster owns which slot. `owners[slot]` is NOBODY only before the first cluster is there."""
+
+    version: int
+    owners: tuple[ClusterNumber, ...]  # SLOT_COUNT of them
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """All of it at one log index. Replaced, never changed, when something changes."""
+
+    slot_map: SlotMap
+    servers: Mapping[str, ServerEntry] = field(default_factory=dict)  # by server id
+    clusters: Mapping[ClusterNumber, ClusterEntry] = field(default_factory=dict)
+    moves: Mapping[MoveId, Move] = field(default_factory=dict)  # unfinished ones, oldest first
+
+    def cluster_named(self, name: str) -> ClusterEntry | None:
+        return next((cluster for cluster in self.clusters.values() if cluster.name == name), None)
+
+    def cluster_of_id(self, cluster_id: str) -> ClusterEntry | None:
+        return next((cluster for cluster in self.clusters.values() if cluster.cluster_id == cluster_id), None)
+
+    def servers_of(self, number: ClusterNumber) -> list[ServerEntry]:
+        """By id."""
+        return [self.servers[server_id] for server_id in sorted(self.servers) if self.servers[server_id].cluster == number]
+
+    def slots_of(self, number: ClusterNumber) -> tuple[int, ...]:
+        return tuple(slot for slot, owner in enumerate(self.slot_map.owners) if owner == number)
