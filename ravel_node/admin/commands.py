@@ -108,7 +108,7 @@ class PlannedMove:
 @dataclass(frozen=True, slots=True)
 class PlanMoves:
     """Moves wait for their turn. Refused: STALE_VIEW where the map is not of `map_version`, MOVE_REFUSED where slots do not
-    belong to the source, or move already, or a cluster is not founded. Move ids are log index << 16 | place, so that they ascend."""
+    belong to the source, or move already, or a cluster is not founded. Move ids are log index << 16 | place: they ascend."""
 
     kind: ClassVar[str] = "plan"
     map_version: int
