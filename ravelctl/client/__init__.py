@@ -27,6 +27,7 @@ from ravelctl.client.errors import (
     InvalidArgumentError,
     LocalReason,
     NoLeaderError,
+    NotAdminError,
     NotFoundError,
     NotLeaderError,
     OutcomeUnknownError,
@@ -35,9 +36,11 @@ from ravelctl.client.errors import (
     RefusedError,
     RemovedError,
     SessionExpiredError,
+    SlotMovingError,
     StoppedError,
     UnreachableError,
     UnsupportedVersionError,
+    WrongClusterError,
     WrongServerError,
 )
 from ravelctl.client.retry import RetryPolicy
@@ -58,6 +61,7 @@ from ravelctl.client.types import (
 from ravelpb.errors import Reason
 
 if TYPE_CHECKING:
+    from ravelctl.client.admin import AdminClient
     from ravelctl.client.blocking import BlockingClient, BlockingWatch, connect
     from ravelctl.client.client import RavelClient
     from ravelctl.client.cluster import ClusterClient
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
     from ravelctl.client.watch import Watch
 
 __all__ = [
+    "AdminClient",
     "AlreadyMemberError",
     "BlankError",
     "BlockingClient",
@@ -85,6 +90,7 @@ __all__ = [
     "KeyValue",
     "LocalReason",
     "NoLeaderError",
+    "NotAdminError",
     "NotFoundError",
     "NotLeaderError",
     "Operation",
@@ -99,6 +105,7 @@ __all__ = [
     "RemovedError",
     "RetryPolicy",
     "SessionExpiredError",
+    "SlotMovingError",
     "StoppedError",
     "SwapResult",
     "TlsOptions",
@@ -107,11 +114,13 @@ __all__ = [
     "Watch",
     "WatchEvent",
     "WriteResult",
+    "WrongClusterError",
     "WrongServerError",
     "connect",
 ]
 
 _LOADED_ON_USE: Final = {
+    "AdminClient": "ravelctl.client.admin",
     "RavelClient": "ravelctl.client.client",
     "BlockingClient": "ravelctl.client.blocking",
     "BlockingWatch": "ravelctl.client.blocking",

@@ -151,7 +151,8 @@ class CompactedError(RavelError):
 
 
 class RefusedError(RavelError):
-    """A change of membership or leadership that a safety check refused; nothing changed. `reason` tells which check."""
+    """A change of membership, leadership, slots or the admin's list that a check refused; nothing changed. `reason` tells
+    which check."""
 
     default_reason = Reason.UNSAFE_CHANGE
 
@@ -212,6 +213,29 @@ class ClosedError(RavelError):
     default_reason = LocalReason.CLOSED
 
 
+class WrongClusterError(RavelError):
+    """The key's slot belongs to another cluster. Nothing was done."""
+
+    default_reason = Reason.WRONG_CLUSTER
+
+    @property
+    def map_version(self) -> int:
+        """The version of the map of slots that says so, or a later one; 0: the server did not say."""
+        return _number(self.metadata.get(Field.MAP_VERSION))
+
+
+class SlotMovingError(RavelError):
+    """The key's slot is about to change its cluster. Nothing was done; in a moment a cluster takes it."""
+
+    default_reason = Reason.SLOT_MOVING
+
+
+class NotAdminError(RavelError):
+    """The asked daemon is no admin server. Nothing was done."""
+
+    default_reason = Reason.NOT_ADMIN
+
+
 class InternalError(RavelError):
     """A fault of the server, or an answer that this client does not understand."""
 
@@ -234,6 +258,14 @@ CLASS_OF: Final[Mapping[Reason, type[RavelError]]] = {
     Reason.QUOTA_EXCEEDED: QuotaExceededError,
     Reason.SHUTTING_DOWN: StoppedError,
     Reason.UNSUPPORTED_VERSION: UnsupportedVersionError,
+    Reason.WRONG_CLUSTER: WrongClusterError,
+    Reason.SLOT_MOVING: SlotMovingError,
+    Reason.NOT_ADMIN: NotAdminError,
+    Reason.ADDRESS_TAKEN: RefusedError,
+    Reason.STALE_REPORT: RefusedError,
+    Reason.LAST_REPLICA: RefusedError,
+    Reason.CLUSTER_IN_USE: RefusedError,
+    Reason.MOVE_REFUSED: RefusedError,
     Reason.INVALID_ARGUMENT: InvalidArgumentError,
     Reason.KEY_EMPTY: InvalidArgumentError,
     Reason.KEY_TOO_LARGE: InvalidArgumentError,
@@ -264,6 +296,9 @@ NOTHING_DONE: Final = frozenset(
         Reason.BUSY,
         Reason.QUOTA_EXCEEDED,
         Reason.UNSUPPORTED_VERSION,
+        Reason.WRONG_CLUSTER,
+        Reason.SLOT_MOVING,
+        Reason.NOT_ADMIN,
         *(reason for reason, kind in CLASS_OF.items() if kind in (InvalidArgumentError, RefusedError, WrongServerError)),
     }
     - {Reason.TRANSFER_FAILED}

@@ -20,7 +20,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc import aio
 
 from ravelpb.errors import DOMAIN, Field, Reason
-from ravelpb.v1 import cluster_pb2, common_pb2, inspect_pb2, kv_pb2
+from ravelpb.v1 import admin_pb2, cluster_pb2, common_pb2, inspect_pb2, kv_pb2
 
 WINDOW_MAX = 1024
 """What the design lets a session have out at once."""
@@ -189,6 +189,7 @@ class FakeReplica:
         self.replica_id = replica_id
         self.server_id = f"{replica_id:032x}"
         self.address = ""
+        self.is_admin = False  # as of the next start
         self.hangs = False
         self.refusal: status_pb2.Status | None = None  # ends every Session stream, refuses every other call
         self.scans_break_after: deque[int] = deque()  # pages after which the next scans break
@@ -208,7 +209,8 @@ class FakeReplica:
                 ("grpc.max_send_message_length", -1),
             ]
         )
-        server.add_generic_rpc_handlers((self._kv(), self._cluster(), self._inspect()))
+        admin = (self._admin(),) if self.is_admin else ()
+        server.add_generic_rpc_handlers((self._kv(), self._cluster(), self._inspect(), *admin))
         port = server.add_insecure_port(f"127.0.0.1:{port}")
         self.address = f"127.0.0.1:{port}"
         await server.start()
@@ -399,6 +401,16 @@ class FakeReplica:
         handlers |= {name: self._streaming(inspect_pb2, methods[name]) for name in ("ReadLog", "FetchSnapshot")}
         return grpc.method_handlers_generic_handler("ravel.v1.Inspect", handlers)
 
+    def _admin(self) -> grpc.GenericRpcHandler:
+        methods = admin_pb2.DESCRIPTOR.services_by_name["Admin"].methods
+        handlers = {
+            method.name: self._streaming(admin_pb2, method)
+            if method.server_streaming
+            else self._unary(admin_pb2, method, leader_only=True)
+            for method in methods
+        }
+        return grpc.method_handlers_generic_handler("ravel.v1.Admin", handlers)
+
     def _unary(self, module: Any, method: Any, *, leader_only: bool = False) -> grpc.RpcMethodHandler[Any, Any]:
         async def handle(request: Any, context: Any) -> Any:
             self.calls[method.name] += 1
@@ -449,11 +461,12 @@ async def _pour(requests: AsyncIterator[kv_pb2.SessionRequest], queue: asyncio.Q
 
 
 @asynccontextmanager
-async def fake_cluster(replicas: int = 1) -> AsyncIterator[FakeCluster]:
-    """A running cluster whose first replica leads."""
+async def fake_cluster(replicas: int = 1, *, admin: bool = False) -> AsyncIterator[FakeCluster]:
+    """A running cluster whose first replica leads; with `admin` all of them serve Admin too."""
     cluster = FakeCluster()
     cluster.replicas = [FakeReplica(cluster, i + 1) for i in range(replicas)]
     for replica in cluster.replicas:
+        replica.is_admin = admin
         await replica.start()
     cluster.leader = cluster.replicas[0]
     try:

@@ -1,0 +1,216 @@
+"""AdminClient: what daemons and operators ask of an admin group. Answers are the protobuf messages of admin.proto."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+import grpc
+from grpc import aio
+
+from ravelctl.client.channels import ChannelFactory, Channels
+from ravelctl.client.errors import NotAdminError
+from ravelctl.client.following import ask_leader, stream_from
+from ravelctl.client.retry import RetryPolicy
+from ravelctl.client.tls import TlsOptions
+from ravelpb.v1.admin_pb2 import (
+    DirectoryRequest,
+    DirectoryResponse,
+    ForgetRequest,
+    ForgetResponse,
+    LeaderReport,
+    MarkLeavingRequest,
+    MarkLeavingResponse,
+    PlanRebalanceRequest,
+    PlanRebalanceResponse,
+    RebalanceRequest,
+    RebalanceResponse,
+    RegisterRequest,
+    RegisterResponse,
+    RemoveClusterRequest,
+    RemoveClusterResponse,
+    ReportRequest,
+    ReportResponse,
+    SetClusterRequest,
+    SetClusterResponse,
+    SlotMapRequest,
+    SlotMapResponse,
+    StopRebalanceRequest,
+    StopRebalanceResponse,
+)
+from ravelpb.v1.admin_pb2_grpc import AdminStub
+from ravelpb.v1.common_pb2 import ServerRef
+
+if TYPE_CHECKING:
+    from ravelpb.v1.admin_pb2_grpc import AdminAsyncStub
+
+T = TypeVar("T")
+
+REBALANCE_SILENCE_S: Final = 15.0
+"""So long may nothing be told of a rebalance that is under way: the admin tells how it gets on every second."""
+
+
+class AdminClient:
+    """One method for each call of the Admin service. Each follows the leader of the admin group from any endpoint.
+
+    Every call takes `timeout_s`, or the client's own if it is None. All errors are RavelError: RefusedError where the admin
+    refuses (`reason` tells why, and nothing changed), NotAdminError where a daemon answers that is none. Every command to the
+    directory can be repeated, so a call is repeated until it is answered or the time is up.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        timeout_s: float = 5.0,
+        retry: RetryPolicy | None = None,
+        tls: TlsOptions | None = None,
+        cluster_id: str = "",
+        channel_factory: ChannelFactory | None = None,
+    ) -> None:
+        """`endpoints` are client addresses ("host:port") of some admins; the others are learned. Nothing is dialled yet.
+
+        The rest is as for ClusterClient; `cluster_id` is the admin group's own.
+        """
+        self._timeout_s = timeout_s
+        self._retry = retry or RetryPolicy()
+        self._channels = Channels(endpoints, retry=self._retry, factory=channel_factory, tls=tls, cluster_id=cluster_id)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    # --- what daemons say
+
+    async def register(
+        self,
+        server: ServerRef,
+        *,
+        cluster_id: str = "",
+        replica_id: int = 0,
+        new_cluster: str = "",
+        timeout_s: float | None = None,
+    ) -> RegisterResponse:
+        """Say who this daemon is, and be told its cluster. `cluster_id` and `replica_id` are those of one that has an identity;
+        a blank one may name the cluster to be in with `new_cluster`, which is made if there is none.
+
+        RefusedError: NAME_TAKEN, ADDRESS_TAKEN, CLUSTER_IN_USE. WrongServerError: another's identity, or an unknown cluster.
+        """
+        request = RegisterRequest(server=server, cluster_id=cluster_id, replica_id=replica_id, new_cluster=new_cluster)
+        return await self._ask(lambda stub: stub.Register(request), timeout_s)
+
+    async def report(
+        self,
+        server: ServerRef,
+        *,
+        cluster_id: str,
+        replica_id: int,
+        leader: LeaderReport | None = None,
+        timeout_s: float | None = None,
+    ) -> ReportResponse:
+        """Say that this daemon lives, and with `leader` how its cluster stands. Answered once what is news is in the log.
+
+        Raises RefusedError with STALE_REPORT where the admin knows a later term or membership, NotFoundError for a server that is
+        not in the list (any more).
+        """
+        request = ReportRequest(server=server, cluster_id=cluster_id, replica_id=replica_id, leader=leader)
+        return await self._ask(lambda stub: stub.Report(request), timeout_s)
+
+    # --- what operators ask
+
+    async def mark_leaving(self, server: str, *, dry_run: bool = False, timeout_s: float | None = None) -> MarkLeavingResponse:
+        """Mark the server of this id or name as leaving, and be told where its cluster is reached.
+
+        RefusedError with LAST_REPLICA for the last one of a cluster that owns slots; NotFoundError.
+        """
+        request = MarkLeavingRequest(server=server, dry_run=dry_run)
+        return await self._ask(lambda stub: stub.MarkLeaving(request), timeout_s)
+
+    async def forget(self, server: str, *, timeout_s: float | None = None) -> ForgetResponse:
+        """Strike the server of this id or name, gone for good, from the list. RefusedError where it still is a member."""
+        return await self._ask(lambda stub: stub.Forget(ForgetRequest(server=server)), timeout_s)
+
+    async def set_cluster(
+        self, name: str, *, replicas_wanted: int = 0, emptying: bool = False, timeout_s: float | None = None
+    ) -> SetClusterResponse:
+        """Make a cluster in the list, or change what is wanted of it; `replicas_wanted` 0: as it is."""
+        request = SetClusterRequest(name=name, replicas_wanted=replicas_wanted, emptying=emptying)
+        return await self._ask(lambda stub: stub.SetCluster(request), timeout_s)
+
+    async def remove_cluster(self, name: str, *, timeout_s: float | None = None) -> RemoveClusterResponse:
+        """Strike a cluster without servers and slots from the list. RefusedError with CLUSTER_IN_USE."""
+        return await self._ask(lambda stub: stub.RemoveCluster(RemoveClusterRequest(name=name)), timeout_s)
+
+    async def directory(self, *, timeout_s: float | None = None) -> DirectoryResponse:
+        """All clusters, servers and moves."""
+        return await self._ask(lambda stub: stub.Directory(DirectoryRequest()), timeout_s)
+
+    async def slot_map(self, known_version: int = 0, *, timeout_s: float | None = None) -> SlotMapResponse:
+        """Which cluster owns which slot, and where clusters are reached. `owners` is empty where `known_version` is the map's."""
+        request = SlotMapRequest(known_version=known_version)
+        return await self._ask(lambda stub: stub.SlotMap(request), timeout_s)
+
+    async def plan_rebalance(
+        self, empty_clusters: Iterable[str] = (), *, timeout_s: float | None = None
+    ) -> PlanRebalanceResponse:
+        """What would move so that every cluster bears its share, those named none. Changes nothing."""
+        request = PlanRebalanceRequest(empty_clusters=empty_clusters)
+        return await self._ask(lambda stub: stub.PlanRebalance(request), timeout_s)
+
+    async def rebalance(
+        self,
+        empty_clusters: Iterable[str] = (),
+        *,
+        map_version: int = 0,
+        watch_only: bool = False,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[RebalanceResponse, None]:
+        """Begin the moves of a plan, and tell how they get on until all have ended. With `watch_only` nothing is begun.
+
+        Whoever stops listening stops nothing: after an error, which may come at any time (another admin leads now, say), go on
+        with `watch_only`. `timeout_s` is for finding the leader.
+        """
+        request = RebalanceRequest(empty_clusters=empty_clusters, map_version=map_version, watch_only=watch_only)
+        await self.slot_map(timeout_s=timeout_s)  # whoever answers this one leads
+        messages = stream_from(
+            self._channels,
+            self._channels.choose(),
+            lambda channel: AdminStub(channel).Rebalance(request),
+            timeout_s=REBALANCE_SILENCE_S,
+        )
+        async with aclosing(messages):
+            async for message in messages:
+                yield message
+
+    async def stop_rebalance(self, *, timeout_s: float | None = None) -> StopRebalanceResponse:
+        """Call off the move that is not committed yet, and all that wait."""
+        return await self._ask(lambda stub: stub.StopRebalance(StopRebalanceRequest()), timeout_s)
+
+    async def close(self) -> None:
+        """Close the connections; calls under way end in UnreachableError."""
+        await self._channels.close()
+
+    async def _ask(self, call: Callable[[AdminAsyncStub], Awaitable[T]], timeout_s: float | None) -> T:
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        return await ask_leader(self._channels, self._retry, _with_stub(call), timeout_s=limit_s, repeatable=True)
+
+
+def _with_stub(call: Callable[[AdminAsyncStub], Awaitable[T]]) -> Callable[[aio.Channel], Awaitable[T]]:
+    """The call, with a word of its own for a daemon that does not offer it."""
+
+    async def called(channel: aio.Channel) -> T:
+        try:
+            return await call(AdminStub(channel))
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise
+        raise NotAdminError(
+            "the asked daemon is no admin server",
+            next_step="give the addresses of daemons that were started with `ravel_node admin`",
+        )
+
+    return called
