@@ -33,6 +33,8 @@ class LiveLog:
     def __init__(self, name: str, address: str, client: InspectClient) -> None:
         self.name = name
         self.address = address
+        self.replica_id = 0
+        """Told by the first page."""
         self._client = client
 
     async def parts(self, query: LogQuery) -> AsyncIterator[LogPart]:
@@ -48,6 +50,7 @@ class LiveLog:
             with_digest=query.digests,
         )
         async for page in pages:
+            self.replica_id = page.header.replica_id
             yield LogPart(
                 tuple(LogEntry(e.index, e.term, e.type, e.bytes, tuple(e.summary), e.digest) for e in page.entries),
                 page.next_index,

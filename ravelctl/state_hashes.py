@@ -22,17 +22,24 @@ SHOWN_DIGITS: Final = 16
 
 async def compare_replicas(app: App) -> View:
     """Have the leader compare, and show what each replica holds. Exit code 8 where two differ."""
+    return _view_of_replicas(await ask_leader(app))
+
+
+async def ask_leader(app: App, endpoints: Sequence[str] = ()) -> StateHashResponse:
+    """The leader's comparison, of the cluster at `endpoints` (by default those of the settings), made now.
+
+    Raises CommandError: 3 nobody answers, 4 no leader; RavelError: a member's version does not know how.
+    """
     from ravelctl import dial
     from ravelctl.membership import cluster_status
 
     async with dial.cluster(app) as client:
-        leader = (await cluster_status(app, client, need_leader=True)).server
+        leader = (await cluster_status(app, client, endpoints, need_leader=True)).server
     with app.progress("hashing:") as progress:
         progress.update(f"asked {leader.name}, which leads")
         async with dial.inspect(app) as inspect:
             timeout_s = app.settings.wait_timeout_s(HASH_TIMEOUT_S)
-            found = await inspect.state_hash(leader.addresses.listen, timeout_s=timeout_s)
-    return _view_of_replicas(found)
+            return await inspect.state_hash(leader.addresses.listen, timeout_s=timeout_s)
 
 
 def _view_of_replicas(found: StateHashResponse) -> View:

@@ -188,30 +188,38 @@ async def _follow(app: App, query: LogQuery, limit: int, replica: str | None, da
 @click.argument("b")
 @click.option("--from", "from_index", type=_index, help="First index. [default: the first that both have]")
 @click.option("--to", "to_index", type=_index, help="Last index. [default: the last that both have]")
-@click.option("--state", is_flag=True, help="Of two directories: compare what they have applied too. Copies both to TMPDIR.")
+@click.option(
+    "--state/--no-state",
+    default=None,
+    help="Compare what was applied too, where the entries are the same. Of two directories that copies both to TMPDIR; of two "
+    "replicas their leader has all hash their states. [default: of two replicas]",
+)
 @pass_app
-def diff(app: App, a: str, b: str, from_index: int | None, to_index: int | None, state: bool) -> View | Work:
-    """Find the first entry in which two logs differ. A and B are replicas, addresses or data directories (with a slash).
+def diff(app: App, a: str, b: str, from_index: int | None, to_index: int | None, state: bool | None) -> View | Work:
+    """Find where two logs, or what was made of them, first differ. A and B are replicas, addresses or directories (with a slash).
 
     Exits 8 where the difference is damage, 1 where it is an entry that was not committed and that a leader will replace.
     """
     from ravelctl.log_source import is_directory
 
-    if not state:
-        return _diff(app, a, b, from_index or 0, to_index or 0)
-    if not (is_directory(a) and is_directory(b)):
-        raise usage_error("--state compares two data directories", "name two, each with a slash")
-    return _diff_states(app, a, b, from_index or 0, to_index or 0)
+    directories = is_directory(a) + is_directory(b)
+    if not state or not directories:
+        return _diff(app, a, b, from_index or 0, to_index or 0, state)
+    if directories == 1:
+        raise usage_error(
+            "the state of a directory is not compared with that of a daemon", "name two directories, or two replicas"
+        )
+    return _diff_directories(app, a, b, from_index or 0, to_index or 0)
 
 
-def _diff_states(app: App, a: str, b: str, from_index: int, to_index: int) -> View:
+def _diff_directories(app: App, a: str, b: str, from_index: int, to_index: int) -> View:
     import asyncio
     from dataclasses import replace
     from pathlib import Path
 
     from ravelctl.offline.snapshots import compare_states
 
-    view = asyncio.run(_diff(app, a, b, from_index, to_index))
+    view = asyncio.run(_diff(app, a, b, from_index, to_index, False))
     if view.code != ExitCode.DONE or not isinstance(view.body, str):
         return view
     found = compare_states(app, Path(a), Path(b))
@@ -228,7 +236,8 @@ def _diff_states(app: App, a: str, b: str, from_index: int, to_index: int) -> Vi
     )
 
 
-async def _diff(app: App, a: str, b: str, from_index: int, to_index: int) -> View:
+async def _diff(app: App, a: str, b: str, from_index: int, to_index: int, state: bool | None) -> View:
+    """`state` None: of live replicas the states are compared too, if that can be done."""
     from contextlib import AsyncExitStack
 
     from ravelctl.log_diff import compare
@@ -242,7 +251,31 @@ async def _diff(app: App, a: str, b: str, from_index: int, to_index: int) -> Vie
 
         client = await stack.enter_async_context(dial.inspect(app))
         sides = await log_side(app, client, a), await log_side(app, client, b)
-        return _compared(await compare(*sides, from_index, to_index), sides)
+        view = _compared(await compare(*sides, from_index, to_index), sides)
+    if state is False or view.code != ExitCode.DONE:
+        return view
+    return await _with_states(app, view, sides, required=bool(state))
+
+
+async def _with_states(app: App, view: View, sides: tuple[LogSource, LogSource], *, required: bool) -> View:
+    from dataclasses import replace
+
+    from ravelctl.log_source import LiveLog
+    from ravelctl.log_states import live_states
+
+    a, b = sides
+    if not (isinstance(a, LiveLog) and isinstance(b, LiveLog) and isinstance(view.body, str)) or a.replica_id == b.replica_id:
+        return view
+    found = await live_states(app, a, b, required=required)
+    differ = bool(found.index) and not found.same
+    code = ExitCode.FAILED if required and not found.index else ExitCode.DONE
+    return replace(
+        view,
+        data={**view.data, "same": not differ, "state": found.data},
+        body=f"{view.body}\n{found.told((a.name, b.name))}",
+        names=(str(found.differed_index),) if differ else (),
+        code=ExitCode.DAMAGED if differ else code,
+    )
 
 
 def _compared(found: Compared, sides: tuple[LogSource, LogSource]) -> View:

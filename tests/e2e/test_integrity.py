@@ -57,7 +57,10 @@ async def test_a_forged_value_on_one_replica_is_found_named_and_cleared(tmp_path
         told = json.loads(out)
         assert told["equal"]
         assert len({one["sha256"] for one in told["replicas"]}) == 1
-        agreed = told["index"]
+        other = (await cluster.followers())[1].name
+        code, out, err = await ctl("log", "diff", "n1", other if other != "n1" else "n2", "-e", endpoints, "-o", "json")
+        assert (code, json.loads(out)["state"]["same"]) == (0, True), (out, err)
+        agreed = json.loads(out)["state"]["index"]
 
         wrong = (await cluster.followers())[0]
         assert wrong.terminate() == 0
@@ -71,9 +74,16 @@ async def test_a_forged_value_on_one_replica_is_found_named_and_cleared(tmp_path
         (one,) = [one for one in told["replicas"] if one["differs"]]
         assert one["name"] == wrong.name
         assert one["agreed_index"] == agreed
+        differed = one["differed_index"]
         code, out, err = await ctl("store", "hash", "-e", endpoints)
         assert code == 8
         assert f"{wrong.name} went astray" in out
+        # The entries are the same, and what was made of them is not: the range is told by replicas that live.
+        code, out, err = await ctl("log", "diff", other, wrong.name, "-e", endpoints)
+        assert code == 8, (out, err)
+        assert "are the same on" in out
+        assert f"they were the same at entry {agreed} and no more at entry {differed}" in out
+        assert (await ctl("log", "diff", wrong.name, other, "-e", endpoints, "--no-state"))[0] == 0
         assert (await ctl("store", "hash", "-e", endpoints, "-o", "name"))[:2] == (8, f"{wrong.name}\n")
         assert list(await alarms(cluster)) == [wrong.name]
         assert f"the state of {wrong.name} is not that of" in (await alarms(cluster))[wrong.name]

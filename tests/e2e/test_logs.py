@@ -62,6 +62,12 @@ async def test_logs_of_live_hung_and_dead_daemons(tmp_path: Path) -> None:
             assert await client.get(b"orders/7") is not None
             await client.put(b"orders/30", b"v")
 
+        # A byte that flips on the disk of one that lives.
+        flip_log_byte(follower.data_dir, index)
+        differs = await ravelctl(cluster, "log", "diff", other.name, follower.name, "-o", "json")
+        assert (differs.status, differs.json()["index"]) == (8, str(index)), differs.err
+        flip_log_byte(follower.data_dir, index)
+
         # A dead one, with a flipped byte and then with a forged entry: the first index that differs is named.
         follower.terminate()
         flip_log_byte(follower.data_dir, index)

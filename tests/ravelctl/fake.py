@@ -393,6 +393,7 @@ class FakeDaemon(ClusterServicer, InspectServicer, KVServicer):
             commit_index=self.cluster.commit,
             snapshot_index=48000,
             snapshot_term=7,
+            next_index=self.cluster.commit + 1,
         )
 
     @property
