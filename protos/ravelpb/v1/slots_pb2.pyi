@@ -212,7 +212,7 @@ class ChangeSlotsRequest(_message.Message):
     map_version: _builtins.int
     """CLAIM, RELEASE, ACTIVATE"""
     chunk: _builtins.int
-    """IMPORT_CHUNK: its number, from 1; one that was taken is not taken twice"""
+    """IMPORT_CHUNK: its number, from 1; refused unless it is `next_chunk`"""
     revision: _builtins.int
     """IMPORT, IMPORT_CHUNK: the source's revision, which the destination's will not be below; SETTLE"""
     limit: _builtins.int
@@ -223,7 +223,7 @@ class ChangeSlotsRequest(_message.Message):
 
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___MovedKey]:
-        """IMPORT_CHUNK: at most 1,024, and 1 MiB of keys and values"""
+        """IMPORT_CHUNK: at most 1,024, and 1 MiB of keys and values, or one key alone"""
 
     def __init__(
         self,

@@ -41,7 +41,14 @@ class SlotsStub:
       destination ACTIVATE   the slots are its own, with all keys at the revisions that they had
       source  PURGE      deletes the keys of the slots, some at a time
 
-    and after an abort: destination DROP (some keys at a time), source UNFREEZE.
+    and after an abort: source UNFREEZE, at once, since the destination may be away; then destination DROP (some keys at a time).
+
+    Requests may come late, again, or from two movers at once. A step that was done already is OK and changes nothing: EXPORT of a
+    frozen or released move does not go back, nor does FREEZE of a released one, and IMPORT goes on where it is. A step of a move that
+    has ended here is OK or MOVE_REFUSED, and changes nothing. UNFREEZE and DROP of a move that never began here end it all the same:
+    `last_move` becomes its id, so that an EXPORT or IMPORT that comes late is refused. A chunk whose number is not `next_chunk` is
+    refused (MOVE_REFUSED), also one that was taken before: OK means that the keys of this very request were taken. That is what keeps
+    the chunks of two movers apart.
     """
 
     @_typing.overload
@@ -69,7 +76,14 @@ class SlotsAsyncStub(SlotsStub):
       destination ACTIVATE   the slots are its own, with all keys at the revisions that they had
       source  PURGE      deletes the keys of the slots, some at a time
 
-    and after an abort: destination DROP (some keys at a time), source UNFREEZE.
+    and after an abort: source UNFREEZE, at once, since the destination may be away; then destination DROP (some keys at a time).
+
+    Requests may come late, again, or from two movers at once. A step that was done already is OK and changes nothing: EXPORT of a
+    frozen or released move does not go back, nor does FREEZE of a released one, and IMPORT goes on where it is. A step of a move that
+    has ended here is OK or MOVE_REFUSED, and changes nothing. UNFREEZE and DROP of a move that never began here end it all the same:
+    `last_move` becomes its id, so that an EXPORT or IMPORT that comes late is refused. A chunk whose number is not `next_chunk` is
+    refused (MOVE_REFUSED), also one that was taken before: OK means that the keys of this very request were taken. That is what keeps
+    the chunks of two movers apart.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -93,7 +107,14 @@ class SlotsServicer(metaclass=_abc_1.ABCMeta):
       destination ACTIVATE   the slots are its own, with all keys at the revisions that they had
       source  PURGE      deletes the keys of the slots, some at a time
 
-    and after an abort: destination DROP (some keys at a time), source UNFREEZE.
+    and after an abort: source UNFREEZE, at once, since the destination may be away; then destination DROP (some keys at a time).
+
+    Requests may come late, again, or from two movers at once. A step that was done already is OK and changes nothing: EXPORT of a
+    frozen or released move does not go back, nor does FREEZE of a released one, and IMPORT goes on where it is. A step of a move that
+    has ended here is OK or MOVE_REFUSED, and changes nothing. UNFREEZE and DROP of a move that never began here end it all the same:
+    `last_move` becomes its id, so that an EXPORT or IMPORT that comes late is refused. A chunk whose number is not `next_chunk` is
+    refused (MOVE_REFUSED), also one that was taken before: OK means that the keys of this very request were taken. That is what keeps
+    the chunks of two movers apart.
     """
 
     @_abc_1.abstractmethod
