@@ -37,6 +37,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "recover": ("ravelctl.commands.recover", "Make a new cluster of what a lost quorum left."),
     "verify": ("ravelctl.commands.verify", "Test whether a live cluster is linearizable."),
     "kv": ("ravelctl.commands.kv", "Get, put, delete, swap, list and watch keys."),
+    "admin": ("ravelctl.commands.admin", "List clusters, servers and slots; move slots."),
     "playground": ("ravelctl.commands.playground", "Run a real cluster on this machine."),
     "bench": ("ravelctl.commands.bench", "Put load on a live cluster and measure it."),
     "context": ("ravelctl.commands.context", "Keep clusters under names, and choose among them."),

@@ -19,12 +19,15 @@ from ravelctl.reasons import EXIT_OF
 from ravelpb.errors import Reason
 
 if TYPE_CHECKING:
-    from ravelctl.client import ClusterClient, InspectClient, RavelClient
+    from ravelctl.client import AdminClient, ClusterClient, InspectClient, RavelClient
 
 T = TypeVar("T")
 
 POLL_EVERY_S: Final = 0.1
 """Between two looks at a cluster that is waited for."""
+
+_ABOUT_WHERE: Final = frozenset({Reason.TIMEOUT, Reason.NOT_ADMIN})
+"""What an operator can judge only who sees which daemons were asked."""
 
 _LOCAL_EXIT: Final = {LocalReason.UNREACHABLE: ExitCode.UNREACHABLE, LocalReason.CLOSED: ExitCode.FAILED}
 
@@ -69,6 +72,14 @@ def cluster(app: App, endpoints: tuple[str, ...] | None = None) -> ClusterClient
     )
 
 
+def admin(app: App) -> AdminClient:
+    """The client for the admin group."""
+    from ravelctl.client import AdminClient
+
+    settings = app.settings
+    return AdminClient(settings.endpoints, timeout_s=settings.call_timeout_s, tls=tls(app), cluster_id=settings.cluster_id)
+
+
 def inspect(app: App) -> InspectClient:
     from ravelctl.client import InspectClient
 
@@ -89,7 +100,7 @@ def command_error(error: RavelError, app: App) -> CommandError:
     """The same sentence, with the exit code of its reason and a next step where the server gave none."""
     message = error.message
     asked = app.settings.endpoints
-    if error.reason is Reason.TIMEOUT and not any(address in message for address in asked):
+    if error.reason in _ABOUT_WHERE and not any(address in message for address in asked):
         message += f" at {', '.join(asked)}"  # whoever named several clusters today wants to know which it was
     return CommandError(
         message,
@@ -123,6 +134,10 @@ def _next_step(error: RavelError, app: App) -> str:
         Reason.UNKNOWN_MEMBER: "see `ravelctl member list`",
         Reason.REQUEST_TOO_LARGE: "send less at once",
         Reason.NOT_FOUND: "see `ravelctl snapshot list`",
+        Reason.WRONG_CLUSTER: "`ravelctl admin slots KEY`, asked of the admin group, tells the cluster of a key",
+        Reason.SLOT_MOVING: "try again in a moment",
+        Reason.NOT_ADMIN: "name servers of the admin group with --endpoints, or a context that does",
+        Reason.MOVE_REFUSED: "see `ravelctl admin slots`",
     }
     return steps.get(error.reason, "")
 
