@@ -1,13 +1,17 @@
 """The commands of the directory, as they stand in the admin group's log: canonical JSON, so that `log show` can be read as it is.
 
-A command is one frozen value; its name in the log is `kind`. Answers are JSON too (`Outcome.value`): a refused one carries
-a reason of ravelpb.errors and a sentence. Chance is never drawn inside apply: ids that may be needed come with the command.
+A command is one frozen value; its name in the log is `kind`. How they are written and read is told in codec.py, what they are
+answered in answers.py, what they do in decisions.py. Chance is never drawn inside apply: ids that may be needed come with the
+command.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar, Final
+
+DEFAULT_CLUSTER: Final = "default"
+"""Name of the cluster that the first server founds where nobody named another."""
 
 
 class CommandFormError(ValueError):
@@ -18,12 +22,19 @@ class CommandFormError(ValueError):
 class RegisterServer:
     """A server says who it is. Answer: {"cluster": number}. Repeated, the same; addresses, version and name are recorded anew.
 
-    A server without a seat is put into the cluster named `new_cluster` (made, if there is none, with `fresh_id`), else into the
-    one that placement chooses (where there is none at all: a new one, "default"). The first of a cluster founds it. Where its
-    founder was struck from the list before it reported, the next one founds it under `fresh_id`. A server that brings an identity
-    (`cluster_id`, `replica_id`) stays what it is; a cluster that the directory does not know is refused.
+    A server that is new is put into the cluster named `new_cluster` (made, if there is none, with `fresh_id`), else into the
+    one that placement chooses (where there is none at all: a new one, "default"). It stays there, whatever it asks for later:
+    one that has no seat yet and names another cluster is refused, so that a request that was late cannot move it while it founds.
 
-    Refused: WRONG_IDENTITY, NAME_TAKEN, ADDRESS_TAKEN, WRONG_CLUSTER_ID, CLUSTER_IN_USE (emptying).
+    The first of a cluster founds it: the cluster's id is drawn anew (`fresh_id`) whenever it gets a founder. Where that one was
+    struck from the list before a leader reported, the next one to ask founds it, also one that is in the cluster already and
+    waits. The first founder of all gets all slots for its cluster, and the map version 1.
+
+    A server that brings an identity (`cluster_id`, `replica_id`) stays what it is: also one that the directory meets for the
+    first time, or had put elsewhere and no report has seated there. A cluster that the directory does not know is refused.
+
+    Refused: WRONG_IDENTITY, NAME_TAKEN, ADDRESS_TAKEN, WRONG_CLUSTER_ID, CLUSTER_IN_USE (emptying), INVALID_ARGUMENT (a bound of
+    the directory; a `fresh_id` that a cluster has already).
     """
 
     kind: ClassVar[str] = "register"
@@ -50,8 +61,15 @@ class Seated:
 
 @dataclass(frozen=True, slots=True)
 class ReportMembership:
-    """What the leader of a cluster says of it. Refused as STALE_REPORT where the directory knows a later term, or a later
-    configuration. Members get their seats; a leaving server that the membership no longer has is struck from the list."""
+    """What the leader of a cluster says of it. Answer: {}.
+
+    Members get their seats. One that never registered is recorded without name and addresses; one that the directory has in
+    another cluster is left there, until it registers with its identity itself. A server that had a seat, or is leaving, and that
+    the membership no longer has, is struck from the list; one that was only assigned still waits for its turn.
+
+    Refused: WRONG_CLUSTER_ID, STALE_REPORT where the directory knows a later term, another leader of the term, or a later
+    configuration.
+    """
 
     kind: ClassVar[str] = "membership"
     cluster_id: str
@@ -63,8 +81,13 @@ class ReportMembership:
 
 @dataclass(frozen=True, slots=True)
 class MarkLeaving:
-    """A server is to leave. Refused: NOT_FOUND, LAST_REPLICA (of a cluster that owns slots). The last one of a cluster without
-    slots takes the cluster with it: both are struck. Answer: {"struck": bool}."""
+    """A server is to leave. Answer: {"struck": bool}. Repeated, the same, or it is struck meanwhile.
+
+    The only server of a cluster without slots and moves takes the cluster with it: both are struck. One that waits for a cluster
+    that nobody founded is struck at once, since no report will ever come of it.
+
+    Refused: NOT_FOUND, LAST_REPLICA: no other member of its cluster stays, and the cluster owns slots or has moves under way.
+    """
 
     kind: ClassVar[str] = "leaving"
     server_id: str
@@ -72,7 +95,8 @@ class MarkLeaving:
 
 @dataclass(frozen=True, slots=True)
 class ForgetServer:
-    """A server that no reported membership has is struck from the list. Refused: NOT_FOUND, UNSAFE_CHANGE (it is a member)."""
+    """A server that no reported membership has is struck from the list, or a leaving one of a cluster without slots and moves,
+    which may be dead as a whole. Answer: {}. Refused: NOT_FOUND, UNSAFE_CHANGE (it is a member)."""
 
     kind: ClassVar[str] = "forget"
     server_id: str
@@ -81,7 +105,8 @@ class ForgetServer:
 @dataclass(frozen=True, slots=True)
 class SetCluster:
     """A cluster is made, or what is wanted of it changed. `replicas_wanted` 0: as it is, or REPLICAS_WANTED.
-    Answer: {"cluster": number}."""
+    Answer: {"cluster": number}. Refused: CLUSTER_IN_USE (it is to be emptied, owns slots, and no other could take them),
+    INVALID_ARGUMENT (see RegisterServer)."""
 
     kind: ClassVar[str] = "cluster"
     name: str
@@ -92,7 +117,9 @@ class SetCluster:
 
 @dataclass(frozen=True, slots=True)
 class RemoveCluster:
-    """A cluster without servers and slots is struck from the list. Refused: NOT_FOUND, CLUSTER_IN_USE."""
+    """A cluster without servers, slots and moves is struck from the list. Answer: {}. Refused: NOT_FOUND, CLUSTER_IN_USE.
+
+    The only cluster of all goes also where it owns all slots but nobody founded it: the next founder gets them."""
 
     kind: ClassVar[str] = "remove-cluster"
     name: str
@@ -117,7 +144,8 @@ class PlanMoves:
 
 @dataclass(frozen=True, slots=True)
 class BeginMove:
-    """PLANNED -> COPYING. Answer: {"map_version": n}. Repeated, the same. Refused: NOT_FOUND, MOVE_REFUSED."""
+    """PLANNED -> COPYING. Answer: {"map_version": n}, that of now. Repeated, the same. Refused: NOT_FOUND, MOVE_REFUSED (it is
+    decided, or another move of one of its clusters is beyond PLANNED)."""
 
     kind: ClassVar[str] = "begin"
     move_id: int
@@ -126,7 +154,8 @@ class BeginMove:
 @dataclass(frozen=True, slots=True)
 class DecideMove:
     """COPYING -> COMMITTED, and with it the map's next version; or PLANNED or COPYING -> ABORTED. The one place where a move is
-    decided: the second decision is refused (MOVE_REFUSED) unless it is the same. Answer: {"map_version": n}."""
+    decided: the second decision is refused (MOVE_REFUSED) unless it is the same. Answer: {"map_version": n}, that of now, which
+    may be later than that of the decision where it is repeated. Refused: NOT_FOUND, MOVE_REFUSED."""
 
     kind: ClassVar[str] = "decide"
     move_id: int
@@ -135,7 +164,7 @@ class DecideMove:
 
 @dataclass(frozen=True, slots=True)
 class FinishMove:
-    """The clusters know; the move is struck. Repeated, the same."""
+    """The clusters know; the move is struck. Answer: {}. Repeated, the same. Refused: MOVE_REFUSED (it is not decided)."""
 
     kind: ClassVar[str] = "finish"
     move_id: int

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NewType
 
+from ravelpb.slots import SLOT_COUNT
+
 ClusterNumber = NewType("ClusterNumber", int)
 """1, 2, 3, ... from the directory's own counter; never used twice. 0 stands for no cluster."""
 
@@ -41,14 +43,14 @@ class ServerEntry:
     """A daemon with one data directory."""
 
     server_id: str  # 32 lower-case hex digits
-    name: str  # unique among the servers of its cluster
+    name: str  # unique among the servers of its cluster; empty: it never registered, a report alone tells of it
     version: str
     format: int
-    listen: str  # what clients dial; no two servers share one
+    listen: str  # what clients dial; no two servers share an address; empty as the name is
     peer: str
     cluster: ClusterNumber
     seat: Seat = Seat.ASSIGNED
-    replica_id: int = 0  # 0: no report has it yet
+    replica_id: int = 0  # 0: neither a report nor the server itself has told it yet
     leaving: bool = False
 
 
@@ -58,9 +60,9 @@ class ClusterEntry:
 
     number: ClusterNumber
     name: str  # unique
-    cluster_id: str  # 32 lower-case hex digits; a new one when a lost founder is replaced before it reported
+    cluster_id: str  # 32 lower-case hex digits; a new one whenever it is given a founder, until a leader has reported
     replicas_wanted: int = REPLICAS_WANTED
-    founder_id: str = ""  # server id; empty: nobody was assigned yet
+    founder_id: str = ""  # server id; empty: nobody was assigned yet, or who was is struck and nobody else has asked
     founded: bool = False  # a leader has reported
     leader_id: str = ""  # server id
     term: int = 0  # of that leader: reports of earlier terms are refused
@@ -87,14 +89,20 @@ class SlotMap:
     owners: tuple[ClusterNumber, ...]  # SLOT_COUNT of them
 
 
+NO_MAP: Final = SlotMap(0, (NOBODY,) * SLOT_COUNT)
+"""Before the first cluster has a founder."""
+
+
 @dataclass(frozen=True, slots=True)
 class Directory:
     """All of it at one log index. Replaced, never changed, when something changes."""
 
-    slot_map: SlotMap
+    slot_map: SlotMap = NO_MAP
     servers: Mapping[str, ServerEntry] = field(default_factory=dict)  # by server id
     clusters: Mapping[ClusterNumber, ClusterEntry] = field(default_factory=dict)
     moves: Mapping[MoveId, Move] = field(default_factory=dict)  # unfinished ones, oldest first
+    last_cluster: ClusterNumber = NOBODY  # the newest number given out
+    last_move: MoveId = MoveId(0)  # the newest id given out
 
     def cluster_named(self, name: str) -> ClusterEntry | None:
         return next((cluster for cluster in self.clusters.values() if cluster.name == name), None)
@@ -105,6 +113,19 @@ class Directory:
     def servers_of(self, number: ClusterNumber) -> list[ServerEntry]:
         """By id."""
         return [self.servers[server_id] for server_id in sorted(self.servers) if self.servers[server_id].cluster == number]
+
+    def addresses_of(self, number: ClusterNumber) -> list[str]:
+        """Where clients reach the members of a cluster: its leader first, then voters, then learners. Servers that were only
+        assigned, and those whose address is not known, are left out."""
+        cluster = self.clusters.get(number)
+        seated = [server for server in self.servers_of(number) if server.listen and server.seat is not Seat.ASSIGNED]
+        leader_id = cluster.leader_id if cluster is not None else ""
+        seated.sort(key=lambda server: (server.server_id != leader_id, server.seat is Seat.LEARNER))
+        return [server.listen for server in seated]
+
+    def moves_of(self, number: ClusterNumber) -> list[Move]:
+        """Unfinished ones, from it or to it."""
+        return [move for move in self.moves.values() if number in (move.source, move.destination)]
 
     def slots_of(self, number: ClusterNumber) -> tuple[int, ...]:
         return tuple(slot for slot, owner in enumerate(self.slot_map.owners) if owner == number)

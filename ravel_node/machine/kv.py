@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from ravel_node.machine.base import Database, MemberRecord, Outcome, Reader, Status, Txn
 from ravel_node.machine.envelope import (
@@ -27,11 +27,13 @@ from ravel_node.machine.envelope import (
 from ravel_node.machine.history import History
 from ravel_node.machine.limits import ENTRY_COMMANDS_MAX
 from ravel_node.machine.members import (
+    KEY_VALUE,
     LAST_REPLICA_ID,
     Getter,
     MemberRecordError,
     MemberVersionError,
     all_replicas,
+    check_machine,
     decode_context,
     decode_member,
     read_allocated,
@@ -126,6 +128,9 @@ def read_revision(read: Getter) -> int:
 class KVMachine:
     """The StateMachine of a cluster. Everything it keeps in memory is a copy of the state, loaded by `open`."""
 
+    machine: ClassVar[bytes] = KEY_VALUE
+    """What the state says of itself (see members.MACHINE)."""
+
     def __init__(self) -> None:
         self._sessions = Sessions()
         self._history = History()
@@ -158,7 +163,8 @@ class KVMachine:
         }
 
     def open(self, reader: Reader) -> None:
-        """See StateMachine. Raises MemberVersionError where a later version wrote the state."""
+        """See StateMachine. Raises MemberVersionError where a later version wrote the state, WrongMachineError for another's."""
+        check_machine(reader.get, self.machine)
         self._sessions = Sessions()
         self._sessions.open(reader)
         self._history = History()

@@ -31,7 +31,13 @@ CONFIG_INDEX: Final = b"config_index"
 CONF_STATE: Final = b"conf_state"
 LAST_REPLICA_ID: Final = b"last_replica_id"
 ALLOCATED_PREFIX: Final = b"allocated/"
-"""Keys of Database.META. `last_replica_id` is the newest id given out; `allocated/` + server id holds that server's."""
+MACHINE: Final = b"machine"
+"""Keys of Database.META. `last_replica_id` is the newest id given out; `allocated/` + server id holds that server's. `machine` is
+there in a state that is not only keys and values: which machine it is of, written when the cluster is born."""
+
+KEY_VALUE: Final = b""
+DIRECTORY: Final = b"directory"
+"""What `machine` says: of keys and values alone (it is not there), of an admin group."""
 
 _RECORD: Final = struct.Struct(">BBQH")
 _CONTEXT: Final = struct.Struct(">BH")
@@ -59,6 +65,20 @@ class MemberVersionError(Exception):
     def __init__(self, what: str, version: int, known: int) -> None:
         self.what = f"a {what} of version {version}"
         super().__init__(f"{self.what}, where this build knows {known}: upgrade this server")
+
+
+class WrongMachineError(Exception):
+    """A state of another machine than the one that was to open it; nothing was changed. The message says which to start."""
+
+    def __init__(self, stored: bytes) -> None:
+        started, wanted = _STARTED.get(stored, ("a machine of a later version", "a later version"))
+        super().__init__(f"this is the state of {started}: start it with {wanted}")
+
+
+_STARTED: Final = {
+    KEY_VALUE: ("a replica of a cluster of keys and values, not of an admin group", "`ravel_node start`"),
+    DIRECTORY: ("an admin server", "`ravel_node admin`"),
+}
 
 
 def is_server_id(text: str) -> bool:
@@ -243,6 +263,13 @@ def read_cluster_name(get: Getter) -> str:
     return (get(Database.META, CLUSTER_NAME) or b"").decode()
 
 
+def check_machine(get: Getter, wanted: bytes) -> None:
+    """Raise WrongMachineError for a state of another machine. One that nothing was applied to may become any."""
+    stored = get(Database.META, MACHINE) or KEY_VALUE
+    if stored != wanted and get(Database.META, CLUSTER_NAME) is not None:
+        raise WrongMachineError(stored)
+
+
 def read_number(get: Getter, key: bytes) -> int:
     """A number of Database.META; 0 where it is not set."""
     data = get(Database.META, key)
@@ -274,11 +301,19 @@ def write_allocated(txn: Txn, server_id: str, replica_id: ReplicaId) -> None:
     write_number(txn, LAST_REPLICA_ID, replica_id)
 
 
-def bootstrap_state(txn: Txn, *, cluster_name: str, member: MemberRecord, conf_state: ConfState, config_index: Index) -> None:
+def bootstrap_state(
+    txn: Txn,
+    *,
+    cluster_name: str,
+    member: MemberRecord,
+    conf_state: ConfState,
+    config_index: Index,
+    machine: bytes = KEY_VALUE,
+) -> None:
     """Write what the state of a new cluster begins with: name, first member, and the counter of replica ids at that member.
 
-    `conf_state` and `config_index` are those of the snapshot after which the first replica's log begins. Raises MemberRecordError
-    for a bad record or cluster name.
+    `machine` DIRECTORY makes it an admin group's. `conf_state` and `config_index` are those of the snapshot after which the first
+    replica's log begins. Raises MemberRecordError for a bad record or cluster name.
     """
     if not is_name(cluster_name):
         raise MemberRecordError(f"cluster name {cluster_name[:80]!r}: it must be {_NAME_RULE}")
@@ -286,3 +321,5 @@ def bootstrap_state(txn: Txn, *, cluster_name: str, member: MemberRecord, conf_s
     write_membership(txn, conf_state, config_index)
     write_member(txn, member)
     write_allocated(txn, member.server_id, member.replica_id)
+    if machine != KEY_VALUE:
+        txn.put(Database.META, MACHINE, machine)

@@ -1,0 +1,113 @@
+"""The steps of a move of slots, as the directory decides them: planned, begun, committed or called off, finished. Pure.
+
+    PLANNED -> COPYING -> COMMITTED -> struck
+       |          |
+       +----------+-----> ABORTED --> struck
+
+Nothing else can be planned for the slots of an unfinished move, so its source owns them until it is committed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ravel_node.admin.answers import RefusedError
+from ravel_node.admin.commands import PlanMoves, PlannedMove
+from ravel_node.admin.model import ClusterNumber, Directory, Move, MoveId, Phase, SlotMap
+from ravel_node.raft.types import Index
+from ravelpb.errors import Reason
+
+
+def planned(directory: Directory, command: PlanMoves, index: Index) -> tuple[Directory, list[MoveId]]:
+    """The directory with these moves, and their ids. Raises RefusedError."""
+    if command.map_version != directory.slot_map.version:
+        raise RefusedError(
+            Reason.STALE_VIEW,
+            f"a plan for version {command.map_version} of the slot map, which is at {directory.slot_map.version} now: plan again",
+        )
+    busy = {slot for move in directory.moves.values() for slot in move.slots}
+    for wanted in command.moves:
+        _check_plan(directory, wanted, busy)
+    # Several plans of one entry count on; no id is ever below an earlier entry's.
+    first = max(directory.last_move + 1, index << 16)
+    moves = [
+        Move(MoveId(first + place), wanted.slots, ClusterNumber(wanted.source), ClusterNumber(wanted.destination))
+        for place, wanted in enumerate(command.moves)
+    ]
+    ids = [move.move_id for move in moves]
+    after = {**directory.moves, **{move.move_id: move for move in moves}}
+    return replace(directory, moves=after, last_move=ids[-1]), ids
+
+
+def _check_plan(directory: Directory, wanted: PlannedMove, busy: set[int]) -> None:
+    for number in (wanted.source, wanted.destination):
+        cluster = directory.clusters.get(ClusterNumber(number))
+        if cluster is None or not cluster.founded:
+            what = "not in the list" if cluster is None else f"{cluster.name}, which nobody has founded yet"
+            raise RefusedError(
+                Reason.MOVE_REFUSED, f"a move from cluster {wanted.source} to {wanted.destination}: {number} is {what}"
+            )
+    destination = directory.clusters[ClusterNumber(wanted.destination)]
+    if destination.emptying:
+        raise RefusedError(Reason.MOVE_REFUSED, f"a move to cluster {destination.name}, which is being emptied")
+    for slot in wanted.slots:
+        if slot in busy:
+            raise RefusedError(Reason.MOVE_REFUSED, f"slot {slot} is part of a move that has not ended")
+        if directory.slot_map.owners[slot] != wanted.source:
+            owner = directory.slot_map.owners[slot]
+            raise RefusedError(Reason.MOVE_REFUSED, f"slot {slot} belongs to cluster {owner}, not to {wanted.source}")
+
+
+def begun(directory: Directory, move_id: int) -> Directory:
+    """The directory in which this move is being copied. Raises RefusedError."""
+    move = _move(directory, move_id)
+    if move.phase is Phase.COPYING:
+        return directory
+    if move.phase is not Phase.PLANNED:
+        raise RefusedError(Reason.MOVE_REFUSED, f"move {move_id} is {move.phase.value} already")
+    for other in directory.moves.values():
+        shared = {other.source, other.destination} & {move.source, move.destination}
+        if other.phase is not Phase.PLANNED and shared:
+            raise RefusedError(
+                Reason.MOVE_REFUSED,
+                f"move {move_id} must wait until move {other.move_id} has ended: both have to do with cluster {min(shared)}",
+            )
+    return _with(directory, replace(move, phase=Phase.COPYING))
+
+
+def decided(directory: Directory, move_id: int, *, commit: bool) -> Directory:
+    """The directory in which this move is committed, and with it the map's next version, or called off. Raises RefusedError."""
+    move = _move(directory, move_id)
+    wanted = Phase.COMMITTED if commit else Phase.ABORTED
+    if move.phase is wanted:
+        return directory
+    if move.phase is not Phase.COPYING and (commit or move.phase is not Phase.PLANNED):
+        raise RefusedError(Reason.MOVE_REFUSED, f"move {move_id} is {move.phase.value}: it cannot be {wanted.value}")
+    directory = _with(directory, replace(move, phase=wanted))
+    if not commit:
+        return directory
+    owners = list(directory.slot_map.owners)
+    for slot in move.slots:
+        owners[slot] = move.destination
+    return replace(directory, slot_map=SlotMap(directory.slot_map.version + 1, tuple(owners)))
+
+
+def finished(directory: Directory, move_id: int) -> Directory:
+    """The directory without this move; it may be gone already. Raises RefusedError."""
+    move = directory.moves.get(MoveId(move_id))
+    if move is None:
+        return directory
+    if move.phase not in (Phase.COMMITTED, Phase.ABORTED):
+        raise RefusedError(Reason.MOVE_REFUSED, f"move {move_id} is {move.phase.value}: it is not decided yet")
+    return replace(directory, moves={other: entry for other, entry in directory.moves.items() if other != move.move_id})
+
+
+def _move(directory: Directory, move_id: int) -> Move:
+    move = directory.moves.get(MoveId(move_id))
+    if move is None:
+        raise RefusedError(Reason.NOT_FOUND, f"there is no move {move_id}: it has ended, or never was")
+    return move
+
+
+def _with(directory: Directory, move: Move) -> Directory:
+    return replace(directory, moves={**directory.moves, move.move_id: move})
