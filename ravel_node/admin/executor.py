@@ -1,0 +1,242 @@
+"""The mover: carries out the moves that the directory holds, step by step, while its server leads the admin group.
+
+It keeps nothing that is needed: the directory says what was decided, the clusters say how far they are, and every step can be
+repeated. A new leader's mover goes on where the old one stopped.
+
+Two movers at work at once do no harm. Each acts upon a decision only after the directory's log has it, in which there is one
+decision of a move; before it, nothing that a mover asks for loses or shows anything (EXPORT notes, IMPORT is invisible, FREEZE
+refuses writes for a while, chunks are kept apart as `copying` tells). After it all movers ask for the same steps, which may be
+repeated. The one claim that a mover makes is DecideMove(commit): "the destination has every key as it stays at the source". It
+makes it only after a full pass of its own, begun while the source took notes, and a last pass over the notes while the source was
+frozen. From then on the claim stays true until the move is decided, since only an abort unfreezes, and after an abort a commit is
+refused.
+
+Moves of one cluster are carried out one after the other, oldest first: a cluster takes no move older than one that it has ended.
+The source's keys are purged before the move is struck, so that no move ever brings a slot back to where its old keys still lie.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from ravel_node.admin.answers import RefusedError
+from ravel_node.admin.commands import BeginMove, DecideMove, FinishMove
+from ravel_node.admin.copying import ChunkLostError, Copier
+from ravel_node.admin.model import ClusterNumber, Move, MoveId, Phase
+from ravel_node.admin.ports import ClusterAwayError, ClusterPort, DirectoryAwayError, DirectoryPort, StepRefusedError
+from ravelpb.v1.slots_pb2 import (
+    ACTIVATE,
+    DROP,
+    EXPORT,
+    FREEZE,
+    FROZEN,
+    PURGE,
+    RELEASE,
+    UNFREEZE,
+    ChangeSlotsRequest,
+    ChangeSlotsResponse,
+    SlotsStep,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MoverOptions:
+    """How the mover goes about it."""
+
+    moves_at_once: int = 4
+    poll_s: float = 0.1  # how often it looks for new moves
+    retry_s: float = 0.2  # before it asks again where nobody answered
+    frozen_s_max: float = 2.0  # writes to the slots are refused for so long, then the move is called off
+    freeze_below_keys: int = 256  # noted by the last pass: so little is copied while writes are refused
+    freeze_below_bytes: int = 256 << 10
+    passes_max: int = 20  # over the notes; then it freezes, even if more is written than that
+
+
+@dataclass(slots=True)
+class Progress:
+    """How one move gets on, as far as this mover carried it."""
+
+    keys_copied: int = 0
+    obstacle: str = ""  # what keeps it from getting on; empty: nothing
+
+
+@dataclass(slots=True)
+class Totals:
+    """What this mover has done since it began."""
+
+    slots_moved: int = 0
+    keys_copied: int = 0
+    called_off: int = 0  # moves
+    why_called_off: str = ""  # the last of them
+
+
+class Mover:
+    """Runs where its server leads the admin group. `run` is a task that ends when it is cancelled; whoever starts it ends it."""
+
+    def __init__(self, clusters: ClusterPort, directory: DirectoryPort, options: MoverOptions | None = None) -> None:
+        self.totals = Totals()
+        self._clusters = clusters
+        self._directory = directory
+        self._options = options or MoverOptions()
+        self._under_way: dict[MoveId, _Carrier] = {}
+
+    def progress(self, move_id: MoveId) -> Progress:
+        """Of a move that it carries; of another one, an empty one."""
+        carrier = self._under_way.get(move_id)
+        return Progress() if carrier is None else carrier.progress
+
+    async def run(self) -> None:
+        """Carry out whatever moves there are, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                for move in self._whose_turn_it_is():
+                    if move.move_id not in self._under_way and len(self._under_way) < self._options.moves_at_once:
+                        carrier = _Carrier(self._clusters, self._directory, self._options, self.totals, move.move_id)
+                        self._under_way[move.move_id] = carrier
+                        group.create_task(self._carry(carrier), name=f"move {move.move_id}")
+                await asyncio.sleep(self._options.poll_s)
+
+    def _whose_turn_it_is(self) -> Iterator[Move]:
+        """The oldest move of both its clusters, for each pair."""
+        busy: set[ClusterNumber] = set()
+        for move in self._directory.view().moves.values():
+            ends = {move.source, move.destination}
+            if not ends & busy:
+                yield move
+            busy |= ends
+
+    async def _carry(self, carrier: _Carrier) -> None:
+        try:
+            await carrier.run()
+        finally:
+            del self._under_way[carrier.move_id]
+
+
+class _Carrier:
+    """Carries out one move."""
+
+    def __init__(
+        self, clusters: ClusterPort, directory: DirectoryPort, options: MoverOptions, totals: Totals, move_id: MoveId
+    ) -> None:
+        self.move_id = move_id
+        self.progress = Progress()
+        self._clusters = clusters
+        self._directory = directory
+        self._options = options
+        self._totals = totals
+        self._copier: Copier | None = None
+        self._compared = False
+        self._frozen_until: float | None = None  # by the loop's clock; None: this mover knows of no freeze
+        self._phases: Final[dict[Phase, Callable[[Move], Awaitable[None]]]] = {
+            Phase.PLANNED: self._begin,
+            Phase.COPYING: self._copy,
+            Phase.COMMITTED: self._hand_over,
+            Phase.ABORTED: self._take_back,
+        }
+
+    async def run(self) -> None:
+        """From wherever the move is until it is struck. An obstacle is told, and tried again after a while."""
+        while (move := self._directory.view().moves.get(self.move_id)) is not None:
+            try:
+                await self._phases[move.phase](move)
+            except (ClusterAwayError, StepRefusedError, DirectoryAwayError, RefusedError, ChunkLostError) as error:
+                self.progress.obstacle = str(error)
+                await asyncio.sleep(self._options.retry_s)
+            else:
+                self.progress.obstacle = ""
+
+    async def _begin(self, move: Move) -> None:
+        """Nothing is begun while one of its clusters is away: until then it costs nothing to call it off."""
+        await self._clusters.ownership(move.source)
+        await self._clusters.ownership(move.destination)
+        await self._directory.propose(BeginMove(move.move_id))
+
+    # --- copying
+
+    async def _copy(self, move: Move) -> None:
+        now = asyncio.get_running_loop().time()
+        try:
+            if self._frozen_until is not None and self._frozen_until <= now:
+                raise TimeoutError
+            async with asyncio.timeout_at(self._frozen_until) as bound:
+                await self._copy_all(move, bound)
+        except TimeoutError:
+            obstacle = self.progress.obstacle or "the last keys took too long to copy"
+            seconds = self._options.frozen_s_max
+            await self._call_off(f"writes were refused for {seconds:g} s, which is all that a move may take: {obstacle}")
+        except StepRefusedError as error:
+            await self._call_off(str(error))
+        else:
+            await self._directory.propose(DecideMove(move.move_id, commit=True))
+
+    async def _copy_all(self, move: Move, bound: asyncio.Timeout) -> None:
+        """Until the destination has everything, and the source is frozen."""
+        source = await self._clusters.ownership(move.source)
+        if any(there.move == move.move_id and there.side == FROZEN for there in source.moves):
+            self._freeze_is_bounded(bound)
+        exported = await self._step(move.source, EXPORT, slots=move.slots)
+        copier = self._copier = self._copier or Copier(self._clusters, move, self._count)
+        await copier.begin(exported.revision)
+        if not self._compared:
+            await copier.compare()
+            self._compared = True
+        for _ in range(self._options.passes_max):
+            found = await copier.follow(settle=True)
+            if found.keys <= self._options.freeze_below_keys and found.bytes <= self._options.freeze_below_bytes:
+                break
+        self._freeze_is_bounded(bound)
+        await self._step(move.source, FREEZE)
+        await copier.follow(settle=False)
+
+    def _freeze_is_bounded(self, bound: asyncio.Timeout) -> None:
+        """From the first sight of it, or the first attempt."""
+        if self._frozen_until is None:
+            self._frozen_until = asyncio.get_running_loop().time() + self._options.frozen_s_max
+            bound.reschedule(self._frozen_until)
+
+    def _count(self, keys: int) -> None:
+        self.progress.keys_copied += keys
+        self._totals.keys_copied += keys
+
+    async def _call_off(self, why: str) -> None:
+        await self._directory.propose(DecideMove(self.move_id, commit=False))
+        self._totals.called_off += 1
+        self._totals.why_called_off = why
+
+    # --- what follows from the decision
+
+    async def _hand_over(self, move: Move) -> None:
+        """First the source lets go, then the destination takes over, so that never two clusters take writes of one slot."""
+        map_version = self._directory.view().slot_map.version
+        await self._final_step(move.source, RELEASE, map_version=map_version)
+        await self._final_step(move.destination, ACTIVATE, map_version=map_version)
+        while (await self._final_step(move.source, PURGE)).more:
+            pass
+        await self._directory.propose(FinishMove(move.move_id))
+        self._totals.slots_moved += len(move.slots)
+
+    async def _take_back(self, move: Move) -> None:
+        """First the source takes writes again, for the destination may be away."""
+        await self._final_step(move.source, UNFREEZE)
+        while (await self._final_step(move.destination, DROP)).more:
+            pass
+        await self._directory.propose(FinishMove(move.move_id))
+
+    async def _final_step(self, cluster: ClusterNumber, step: SlotsStep.ValueType, map_version: int = 0) -> ChangeSlotsResponse:
+        """A step that follows from the decision. It is done where the cluster has ended the move: only the decision ends one."""
+        try:
+            return await self._step(cluster, step, map_version=map_version)
+        except StepRefusedError:
+            there = await self._clusters.ownership(cluster)
+            if there.last_move >= self.move_id and all(move.move != self.move_id for move in there.moves):
+                return ChangeSlotsResponse()
+            raise
+
+    async def _step(
+        self, cluster: ClusterNumber, step: SlotsStep.ValueType, *, slots: tuple[int, ...] = (), map_version: int = 0
+    ) -> ChangeSlotsResponse:
+        request = ChangeSlotsRequest(step=step, move=self.move_id, slots=slots, map_version=map_version)
+        return await self._clusters.change(cluster, request)
