@@ -363,7 +363,7 @@ class KVMachine:
             record = replace(decode_member(body), removed=False)
         except MemberRecordError as error:
             return _refused(str(error))
-        if refusal := self._member_refusal(record):
+        if refusal := self.member_refusal(record):
             return _refused(refusal)
         write_member(txn, record)
         self._take_members(self._members | {record.replica_id: record})
@@ -382,7 +382,7 @@ class KVMachine:
     def _directory(self, _stamp: int, _body: bytes, _txn: Txn) -> Outcome:
         raise CommandError("this cluster is no admin group: it keeps no directory")
 
-    def _member_refusal(self, record: MemberRecord) -> str:
+    def member_refusal(self, record: MemberRecord) -> str:
         """Why this record may not replace its member's; empty if it may."""
         known = self._members.get(record.replica_id)
         if known is None or known.removed:

@@ -7,8 +7,16 @@ would otherwise need one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ravel_node.raft import Index
+
+
+class Compaction(NamedTuple):
+    """What came of one that was asked for. `held_by`: why less was dropped than that; empty if it was not."""
+
+    first_index: Index
+    held_by: str
 
 
 def compact_to(

@@ -222,13 +222,17 @@ class Changes:
         demote = tuple(replica_id for replica_id in plan.demote if replica_id in state.voters)
         return Plan(promote=promote, demote=demote, remove=remove)
 
-    async def update_member(self, record: MemberRecord, *, expect: Expectation) -> Member:
-        """Replace a member's record: new addresses, name or version."""
+    async def update_member(self, record: MemberRecord, *, dry_run: bool = False, expect: Expectation) -> Member:
+        """Replace a member's record: new addresses, name or version. A dry run is refused for the same reasons."""
         self._check_view(expect)
         member = self._check_member(record.replica_id)
         kept = replace(record, auto_promote=member.record.auto_promote, removed=False)
         if kept == member.record:
             return member
+        if dry_run:
+            if refusal := self._replica.machine.member_refusal(kept):
+                raise MembershipError(f"the update would be refused: {refusal}")
+            return replace(member, record=kept)
         with self._alone(f"updating {_ids([record.replica_id])}"):  # a promotion would put back the record that it began with
             outcome = await self._run(envelope.set_member(kept))
         if outcome.status is not OutcomeStatus.OK:

@@ -30,7 +30,7 @@ from ravel_node.raft import (
     Term,
 )
 from ravel_node.replica.alarms import LOOK_S
-from ravel_node.replica.compaction import compact_to
+from ravel_node.replica.compaction import Compaction, compact_to
 from ravel_node.replica.driver import Driver
 from ravel_node.replica.errors import (
     NotLeaderError,
@@ -357,8 +357,8 @@ class Replica:
     async def remove(self, ids: Sequence[ReplicaId], *, dry_run: bool, expect: Expectation) -> Verdict:
         return await self._changes.remove(ids, dry_run=dry_run, expect=expect)
 
-    async def update_member(self, record: MemberRecord, *, expect: Expectation) -> Member:
-        return await self._changes.update_member(record, expect=expect)
+    async def update_member(self, record: MemberRecord, *, dry_run: bool = False, expect: Expectation) -> Member:
+        return await self._changes.update_member(record, dry_run=dry_run, expect=expect)
 
     async def change_members(self, plan: Plan, *, dry_run: bool, expect: Expectation) -> Verdict:
         return await self._changes.change(plan, dry_run=dry_run, expect=expect)
@@ -544,24 +544,29 @@ class Replica:
         if to is not None:
             await self._store.compact(to)
 
-    async def compact(self, keep: int) -> str:
-        """Flush, and drop the log up to `keep` entries before the last applied one; why less was dropped, empty if it was not.
+    async def compact(self, keep: int, *, dry_run: bool = False) -> Compaction:
+        """Flush, and drop the log up to `keep` entries before the last applied one.
 
         What followers that answer still need stays, and what a snapshot in transfer needs: this frees space, it never makes
-        anybody start over. Raises ReplicaStoppedError, StoreFailedError.
+        anybody start over. A dry run drops nothing. Raises ReplicaStoppedError, StoreFailedError.
         """
         self.check_open()
         await self._store.flush()
         wanted = self._store.flushed.index - keep
         behind = {peer: p.match for peer, p in self._raw.status().progress.items() if peer in self._driver.live()}
         to = min([wanted, *behind.values()]) if self._raw.is_leader else wanted
-        await self._store.compact(Index(to))
-        if self._store.first_index() > wanted:
-            return ""
+        if dry_run:
+            first = Index(max(self._store.first_index(), self._store.compactable(Index(to)) + 1))
+        else:
+            await self._store.compact(Index(to))
+            first = self._store.first_index()
+        if first > wanted:
+            return Compaction(first, "")
         if to < wanted:
             slowest = min(behind, key=lambda peer: behind[peer])
-            return f"replica {slowest} has the log up to {behind[slowest]} and still needs what comes after it"
-        return "a snapshot is being sent, and its receiver will need the log after it"
+            why = f"replica {slowest} has the log up to {behind[slowest]} and still needs what comes after it"
+            return Compaction(first, why)
+        return Compaction(first, "a snapshot is being sent, and its receiver will need the log after it")
 
     async def _build_snapshots(self) -> None:
         """Build a newer snapshot when one is asked for; a disk that is full is tried again after a while."""

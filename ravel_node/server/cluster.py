@@ -120,7 +120,7 @@ class ClusterHandlers:
         (replica_id,) = _ids([request.replica_id])
         known = self._host.machine.members.get(replica_id)
         record = _record(request.server, replica_id, auto_promote=known is not None and known.auto_promote)
-        member = await replica.update_member(record, expect=_expectation(request.expect))
+        member = await replica.update_member(record, dry_run=request.dry_run, expect=_expectation(request.expect))
         return cluster_pb2.UpdateResponse(header=self._header(replica), member=member_to_proto(member))
 
     async def transfer_leader(self, request: cluster_pb2.TransferLeaderRequest) -> cluster_pb2.TransferLeaderResponse:

@@ -13,12 +13,13 @@ from ravel_node.machine.entries import DAMAGED, EntryFilter, digest
 from ravel_node.machine.envelope import FORMAT
 from ravel_node.machine.records import KV_RULES
 from ravel_node.raft.types import Index
+from ravel_node.replica.errors import StaleViewError
 from ravel_node.replica.events import EventKind
 from ravel_node.server.errors import LogCompactedError, NoSuchThingError
 from ravel_node.server.host import Host
 from ravel_node.server.limits import InputError
 from ravel_node.storage.base import LogRecord, SnapshotFile, Store
-from ravelpb.v1 import common_pb2, inspect_pb2
+from ravelpb.v1 import cluster_pb2, common_pb2, inspect_pb2
 
 LOG_ENTRIES_DEFAULT: Final = 1_000
 LOG_TAIL_FILTERED_MAX: Final = 1_000
@@ -93,6 +94,7 @@ class InspectHandlers:
 
     async def save_snapshot(self, request: inspect_pb2.SaveSnapshotRequest) -> inspect_pb2.SaveSnapshotResponse:
         self._header()  # refuses on a blank daemon, which has nothing to save
+        self._check_view(request.expect)
         store = self._host.store
         snapshots = store.snapshots()
         if snapshots and snapshots[0].header.index >= store.applied.index:
@@ -102,6 +104,14 @@ class InspectHandlers:
             text = f"snapshot {saved.header.index} was asked for by hand"
             self._host.events.record(EventKind.ACTION, "snapshot-asked", text, index=saved.header.index)
         return inspect_pb2.SaveSnapshotResponse(header=self._header(), snapshot=_snapshot_info(saved))
+
+    def _check_view(self, expect: cluster_pb2.Expectation) -> None:
+        """Raises StaleViewError where the caller decided on something else than this replica knows now."""
+        now = (self._host.replica.term, self._host.machine.config_index)
+        for what, expected, found in zip(("term", "configuration index"), (expect.term, expect.config_index), now, strict=True):
+            if expected and expected != found:
+                message = f"this was decided at {what} {expected}, and here it is {found} now"
+                raise StaleViewError(message, "look again: `ravelctl status`")
 
     async def fetch_snapshot(self, request: inspect_pb2.FetchSnapshotRequest) -> AsyncIterator[inspect_pb2.FetchSnapshotResponse]:
         """The file from `offset` on. It stays readable while it is open, even if a newer one pushes it out meanwhile."""
@@ -153,17 +163,18 @@ class InspectHandlers:
     async def compact(self, request: inspect_pb2.CompactRequest) -> inspect_pb2.CompactResponse:
         replica, store = self._host.replica, self._host.store
         first, used = store.first_index(), store.log_used_bytes
-        held_by = await replica.compact(request.keep)
-        text = f"the log was compacted by hand: it began at {first} and begins at {store.first_index()}"
-        self._host.events.record(EventKind.ACTION, "log-compacted", text, {"keep": request.keep}, term=replica.term)
+        done = await replica.compact(request.keep, dry_run=request.dry_run)
+        if not request.dry_run:
+            text = f"the log was compacted by hand: it began at {first} and begins at {done.first_index}"
+            self._host.events.record(EventKind.ACTION, "log-compacted", text, {"keep": request.keep}, term=replica.term)
         return inspect_pb2.CompactResponse(
             header=self._header(),
             first_index_before=first,
-            first_index=store.first_index(),
+            first_index=done.first_index,
             last_index=store.last_index(),
             log_used_bytes_before=used,
             log_used_bytes=store.log_used_bytes,
-            held_by=held_by,
+            held_by=done.held_by,
         )
 
     async def store_stats(self, request: inspect_pb2.StoreStatsRequest) -> inspect_pb2.StoreStatsResponse:

@@ -217,6 +217,10 @@ class Store(Storage, Protocol):
         """
         ...
 
+    def compactable(self, to: Index) -> Index:
+        """How far `compact` would go now."""
+        ...
+
     # --- the applied state
 
     @property

@@ -272,12 +272,12 @@ class DiskStore:
         try:
             more = True
             while more and not self._replacing:
-                more = await self._log.compact_step(self._compactable(to))
+                more = await self._log.compact_step(self.compactable(to))
         except StoreFailedError as error:
             self._fail(error)
             raise
 
-    def _compactable(self, to: Index) -> Index:
+    def compactable(self, to: Index) -> Index:
         """How far the log may be compacted now: to what is flushed, and to a snapshot in transfer while the log is small."""
         to = min(to, self.flushed.index)
         if self._held and self.log_used_bytes <= self._options.log_retain_bytes_max:

@@ -231,11 +231,17 @@ class ClusterClient:
         return await self._ask_leader(lambda stub: stub.Change(request), timeout_s, repeatable=dry_run)
 
     async def update_member(
-        self, replica_id: int, server: ServerRef, *, expect: Expectation | None = None, timeout_s: float | None = None
+        self,
+        replica_id: int,
+        server: ServerRef,
+        *,
+        dry_run: bool = False,
+        expect: Expectation | None = None,
+        timeout_s: float | None = None,
     ) -> UpdateResponse:
         """Replace a member's record: addresses, name, version; `server.server_id` must be its own."""
-        request = UpdateRequest(replica_id=replica_id, server=server, expect=expect)
-        return await self._ask_leader(lambda stub: stub.Update(request), timeout_s, repeatable=False)
+        request = UpdateRequest(replica_id=replica_id, server=server, dry_run=dry_run, expect=expect)
+        return await self._ask_leader(lambda stub: stub.Update(request), timeout_s, repeatable=dry_run)
 
     async def transfer_leader(
         self,

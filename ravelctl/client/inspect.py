@@ -13,6 +13,7 @@ from ravelctl.client.channels import ChannelFactory, Channels
 from ravelctl.client.following import ask_one, stream_from
 from ravelctl.client.retry import RetryPolicy
 from ravelctl.client.tls import TlsOptions
+from ravelpb.v1.cluster_pb2 import Expectation
 from ravelpb.v1.inspect_pb2 import (
     CheckStoreRequest,
     CheckStoreResponse,
@@ -102,9 +103,14 @@ class InspectClient:
         """The snapshot files of this replica, newest first."""
         return await self._ask(endpoint, lambda stub: stub.ListSnapshots(ListSnapshotsRequest()))
 
-    async def save_snapshot(self, endpoint: str, *, timeout_s: float = 600.0) -> SaveSnapshotResponse:
-        """Build a snapshot file of what is applied now, unless the newest one is as new, and wait until it is verified."""
-        return await self._ask(endpoint, lambda stub: stub.SaveSnapshot(SaveSnapshotRequest()), timeout_s)
+    async def save_snapshot(
+        self, endpoint: str, *, expect: Expectation | None = None, timeout_s: float = 600.0
+    ) -> SaveSnapshotResponse:
+        """Build a snapshot file of what is applied now, unless the newest one is as new, and wait until it is verified.
+
+        Raises StaleViewError where the replica's term and configuration are not those of `expect`.
+        """
+        return await self._ask(endpoint, lambda stub: stub.SaveSnapshot(SaveSnapshotRequest(expect=expect)), timeout_s)
 
     async def fetch_snapshot(self, endpoint: str, name: str, offset: int = 0) -> AsyncGenerator[FetchSnapshotResponse, None]:
         """The bytes of one snapshot file from `offset` on; header and size are in the first message. Raises NotFoundError."""
@@ -129,9 +135,9 @@ class InspectClient:
             async for message in messages:
                 yield message
 
-    async def compact(self, endpoint: str, *, keep: int = 0, timeout_s: float = 600.0) -> CompactResponse:
-        """Have the replica flush, and drop its log up to `keep` entries before the last applied one."""
-        return await self._ask(endpoint, lambda stub: stub.Compact(CompactRequest(keep=keep)), timeout_s)
+    async def compact(self, endpoint: str, *, keep: int = 0, dry_run: bool = False, timeout_s: float = 600.0) -> CompactResponse:
+        """Have the replica flush, and drop its log up to `keep` entries before the last applied one; `dry_run`: tell how far."""
+        return await self._ask(endpoint, lambda stub: stub.Compact(CompactRequest(keep=keep, dry_run=dry_run)), timeout_s)
 
     async def state_hash(self, endpoint: str, *, timeout_s: float = 900.0) -> StateHashResponse:
         """Have every replica hash its state at one entry of the log, and compare. `endpoint` must be the leader's.

@@ -113,9 +113,8 @@ async def _update(app: App, replica: str, listen: str | None, peer: str | None, 
         after.server.addresses.listen = listen or before.server.addresses.listen
         after.server.addresses.peer = peer or before.server.addresses.peer
         dry = app.settings.dry_run
-        if not dry:
-            expect = pb.Expectation(term=status.header.term, config_index=status.config_index)
-            after = (await client.update_member(before.replica_id, after.server, expect=expect)).member
+        expect = pb.Expectation(term=status.header.term, config_index=status.config_index)
+        after = (await client.update_member(before.replica_id, after.server, dry_run=dry, expect=expect)).member
     return View(
         kind="MemberUpdate",
         data={"before": member_data(before), "after": member_data(after), "changed": not dry},

@@ -34,21 +34,62 @@ def command() -> None:
     """Save, list, inspect, verify and restore snapshots."""
 
 
-@command.command("save", effect=Effect.CHANGES)
-@click.option("-f", "--file", "file", required=True, type=click.Path(dir_okay=False), help="Where to; replaced if it is there.")
+_file_option = click.option("-f", "--file", "file", required=True, type=click.Path(dir_okay=False), help="Where to.")
+_overwrite_option = click.option("--overwrite", is_flag=True, help="Replace FILE, if it is there, once the new one is whole.")
+
+
+@command.command("save", effect=Effect.PLANS)
+@_file_option
+@_overwrite_option
 @_replica_option
 @pass_app
-def save(app: App, file: str, replica: str | None) -> Work:
+def save(app: App, file: str, overwrite: bool, replica: str | None) -> Work:
     """Save the state of the store into FILE, verified.
 
     The data comes from any replica that answers. A download that breaks off leaves FILE.part; the next one goes on from there.
     """
+    _check_target(file, overwrite)
+    return _plan_save(app, file, replica) if app.settings.dry_run else _save(app, file, replica)
+
+
+def _check_target(file: str, overwrite: bool) -> None:
+    """Raises CommandError (2) where FILE cannot be made, or is there and was not said to be replaced."""
     from pathlib import Path
 
     folder = Path(file).absolute().parent
     if not folder.is_dir():
         raise usage_error(f"there is no folder {folder}", "make it, or name another with --file")
-    return _save(app, file, replica)
+    if not overwrite and Path(file).exists():
+        raise usage_error(f"{file} is there already", "name another file, or have it replaced with --overwrite")
+
+
+async def _plan_save(app: App, file: str, replica: str | None) -> View:
+    """Whose state would be saved, how much there is of it, and how much room."""
+    import os
+    import shutil
+
+    from ravelctl import dial
+    from ravelctl.sources import source
+
+    chosen = await source(app, replica)
+    async with dial.inspect(app) as client:
+        stats = await client.store_stats(chosen.address)
+    size = sum(env.used_bytes for env in stats.environments if env.name.startswith("state"))
+    free = shutil.disk_usage(os.path.dirname(file) or ".").free
+    data = {
+        "file": file, "source": chosen.name, "index": U64(stats.header.index), "size_bytes_about": U64(size),
+        "free_bytes": U64(free), "saved": False,
+    }  # fmt: skip
+    what = f"the state of {chosen.name} at index {stats.header.index} or later, about {size_text(size)}"
+    room = f"{size_text(free)} are free there" + (": too little" if free < size else "")
+    return View(
+        kind="SnapshotSave",
+        data=data,
+        body=f"would save {what}, to {file}; {room}",
+        names=(file,),
+        code=ExitCode.REFUSED if free < size else ExitCode.DONE,
+        notes=("dry run: nothing was changed",),
+    )
 
 
 async def _save(app: App, file: str, replica: str | None) -> View:
@@ -304,9 +345,10 @@ def restore(app: App, file: str, target: str, name: str, cluster_name: str) -> V
 @click.option("--index", required=True, type=click.IntRange(min=1), help="The last entry whose effects it is to have.")
 @click.option("--data-dir", required=True, type=click.Path(), help="Whose log, and whose state or snapshots.")
 @click.option("--from", "start", type=click.Path(dir_okay=False), help="Begin with this snapshot file instead of one there.")
-@click.option("-f", "--file", "file", required=True, type=click.Path(dir_okay=False), help="Where to; replaced if it is there.")
+@_file_option
+@_overwrite_option
 @pass_app
-def at(app: App, index: int, data_dir: str, start: str | None, file: str) -> View:
+def at(app: App, index: int, data_dir: str, start: str | None, file: str, overwrite: bool) -> View:
     """Make a snapshot FILE of the state as it was right after entry N: from an older state, and the log after that.
 
     How far back that goes depends on the oldest snapshot that is kept and on how much of the log is.
@@ -315,6 +357,7 @@ def at(app: App, index: int, data_dir: str, start: str | None, file: str) -> Vie
 
     from ravelctl.offline.snapshots import at as make
 
+    _check_target(file, overwrite)
     header, made_of, committed = make(app, Path(data_dir), index, _file(start) if start else None, Path(file))
     note = () if committed else (f"entry {index} is not known to be committed there: the cluster may have another in its place",)
     keys, size = count_text(header.keys, "key"), size_text(header.size_bytes)

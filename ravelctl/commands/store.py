@@ -112,7 +112,7 @@ def check(app: App, replica: str | None, data_dir: str | None) -> View | Work:
 # --- compact
 
 
-@command.command("compact", effect=Effect.CHANGES)
+@command.command("compact", effect=Effect.PLANS)
 @click.option(
     "--keep", type=click.IntRange(min=0), default=KEEP, show_default=True,
     help="Log entries to leave, for followers that were away for a moment.",
@@ -129,9 +129,11 @@ def compact(app: App, keep: int, replica: str | None, data_dir: str | None) -> V
     """
     _exclusive(data_dir, replica)
     if data_dir is not None:
-        from ravelctl.offline.store import compact_directory
+        from ravelctl.offline.store import compact_directory, compactable
 
-        return _compacted_directory(data_dir, compact_directory(app, data_dir))
+        if app.settings.dry_run:
+            return _compacted_directory(data_dir, compactable(data_dir), dry=True)
+        return _compacted_directory(data_dir, compact_directory(app, data_dir), dry=False)
     return _compact(app, keep, replica)
 
 
@@ -141,8 +143,9 @@ async def _compact(app: App, keep: int, replica: str | None) -> View:
     from ravelctl.sources import source
 
     chosen = await source(app, replica)
+    dry, timeout_s = app.settings.dry_run, app.settings.wait_timeout_s(TRANSFER_TIMEOUT_S)
     async with dial.inspect(app) as client:
-        done = await client.compact(chosen.address, keep=keep, timeout_s=app.settings.wait_timeout_s(TRANSFER_TIMEOUT_S))
+        done = await client.compact(chosen.address, keep=keep, dry_run=dry, timeout_s=timeout_s)
     dropped = done.first_index - done.first_index_before
     data: dict[str, Any] = {
         "source": chosen.name,
@@ -152,24 +155,36 @@ async def _compact(app: App, keep: int, replica: str | None) -> View:
         "log_used_bytes_before": U64(done.log_used_bytes_before),
         "log_used_bytes": U64(done.log_used_bytes),
         "held_by": done.held_by,
+        "dry_run": dry,
     }
-    sizes = f"{size_text(done.log_used_bytes_before)} to {size_text(done.log_used_bytes)}"
-    body = f"{chosen.name}: {count_text(dropped, 'entry', 'entries')} dropped, first {done.first_index}, log {sizes}"
-    return View(kind="StoreCompact", data=data, body=f"{body}\n{done.held_by}".rstrip(), names=(chosen.name,))
+    entries, sizes = count_text(dropped, "entry", "entries"), size_text(done.log_used_bytes_before)
+    if dry:
+        body = f"{chosen.name}: {entries} would be dropped, first {done.first_index} then, log {sizes} now"
+    else:
+        body = f"{chosen.name}: {entries} dropped, first {done.first_index}, log {sizes} to {size_text(done.log_used_bytes)}"
+    return View(
+        kind="StoreCompact",
+        data=data,
+        body=f"{body}\n{done.held_by}".rstrip(),
+        names=(chosen.name,),
+        notes=("dry run: nothing was changed",) if dry else (),
+    )
 
 
-def _compacted_directory(data_dir: str, sizes: dict[str, tuple[int, int]]) -> View:
+def _compacted_directory(data_dir: str, sizes: dict[str, tuple[int, int]], *, dry: bool) -> View:
     return View(
         kind="StoreCompact",
         data={
             "source": data_dir,
             "environments": [{"name": n, "bytes_before": U64(old), "bytes": U64(new)} for n, (old, new) in sizes.items()],
+            "dry_run": dry,
         },
         body=Table(
-            columns=columns("ENVIRONMENT", "BEFORE", "AFTER"),
+            columns=columns("ENVIRONMENT", "NOW" if dry else "BEFORE", "THEN" if dry else "AFTER"),
             rows=tuple((name, size_text(old), size_text(new)) for name, (old, new) in sizes.items()),
         ),
         names=tuple(sizes),
+        notes=("dry run: nothing was changed",) if dry else (),
     )
 
 

@@ -44,16 +44,26 @@ def directory_stats(data_dir: str) -> StoreStats:
     return StoreStats(data_dir, rows, numbers, facts.owner, (note, *facts.problems))
 
 
-def compact_directory(app: App, data_dir: str) -> dict[str, tuple[int, int]]:
-    """Rewrite log and state without free pages; bytes of each before and after. Raises CommandError."""
+def compactable(data_dir: str) -> dict[str, tuple[int, int]]:
+    """What `compact_directory` would make of it: bytes of log and state now, and without free pages. Raises CommandError."""
     path = Path(data_dir)
-    found = directory.reader(path)
-    if owner := found.owner:
+    _require_stopped(directory.reader(path).owner, data_dir)
+    return {env.name: (env.used + env.free, env.used) for env in directory.look(path).environments}
+
+
+def _require_stopped(owner: str, data_dir: str) -> None:
+    if owner:
         raise CommandError(
             f"process {owner} has {data_dir} open: its files cannot be replaced now",
             code=ExitCode.REFUSED,
             next_step="stop that daemon first, or have it drop log entries with `ravelctl store compact --replica NAME`",
         )
+
+
+def compact_directory(app: App, data_dir: str) -> dict[str, tuple[int, int]]:
+    """Rewrite log and state without free pages; bytes of each before and after. Raises CommandError."""
+    path = Path(data_dir)
+    _require_stopped(directory.reader(path).owner, data_dir)
     with directory.told(), app.progress(f"rewriting {data_dir}:") as progress:
         try:
             return rewrite_directory(path, progress.update)

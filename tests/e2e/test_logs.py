@@ -54,9 +54,14 @@ async def test_logs_of_live_hung_and_dead_daemons(tmp_path: Path) -> None:
 
         # Compaction by hand, which leaves what followers need; nothing is lost, and a follower goes on.
         leader = await cluster.leader()
-        done = await ravelctl(cluster, "store", "compact", "--keep", "3", "--replica", leader.name, "-o", "json")
+        words = ["store", "compact", "--keep", "3", "--replica", leader.name, "-o", "json"]
+        planned = await ravelctl(cluster, *words, "--dry-run")
+        assert int(planned.json()["dropped"]) > 0
+        assert (await ravelctl(cluster, *words, "--dry-run")).json() == planned.json()
+        done = await ravelctl(cluster, *words)
         assert done.status == 0, done.err
         assert int(done.json()["dropped"]) > 0
+        assert done.json()["first_index"] == planned.json()["first_index"]
         assert (await ravelctl(cluster, "log", "verify", "--replica", leader.name)).status == 0
         async with cluster.client() as client:
             assert await client.get(b"orders/7") is not None

@@ -284,6 +284,8 @@ class FakeDaemon(ClusterServicer, InspectServicer, KVServicer):
 
     def Update(self, request: pb.UpdateRequest, context: grpc.ServicerContext) -> pb.UpdateResponse:
         self._must_lead(context)
+        if request.dry_run:
+            return pb.UpdateResponse(header=self.header, member=pb.Member(replica_id=request.replica_id, server=request.server))
         self.cluster.asked.append(request)
         member = self.cluster.members[request.replica_id]
         member.server.CopyFrom(request.server)
@@ -438,6 +440,18 @@ class FakeDaemon(ClusterServicer, InspectServicer, KVServicer):
         if self.cluster.state_hash is None:
             refuse(context, Reason.UNSUPPORTED_VERSION, "checksum entries need format 2, which is not known to n3")
         return self.cluster.state_hash or ins.StateHashResponse()
+
+    def StoreStats(self, request: ins.StoreStatsRequest, context: grpc.ServicerContext) -> ins.StoreStatsResponse:
+        environments = [ins.EnvironmentStats(name=name, used_bytes=MIB) for name in ("raft", "state-1")]
+        return ins.StoreStatsResponse(header=self.header, environments=environments)
+
+    def Compact(self, request: ins.CompactRequest, context: grpc.ServicerContext) -> ins.CompactResponse:
+        if not request.dry_run:
+            self.cluster.asked.append(request)
+        return ins.CompactResponse(
+            header=self.header, first_index_before=46001, first_index=46011, last_index=self.cluster.commit,
+            log_used_bytes_before=MIB, log_used_bytes=MIB if request.dry_run else MIB // 2,
+        )  # fmt: skip
 
     def ListSnapshots(self, request: ins.ListSnapshotsRequest, context: grpc.ServicerContext) -> ins.ListSnapshotsResponse:
         return ins.ListSnapshotsResponse(header=self.header, snapshots=[self.snapshot_info])

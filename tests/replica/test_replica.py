@@ -16,6 +16,7 @@ from ravel_node.raft import Index, Message, MessageType, ReplicaId, Term
 from ravel_node.replica.errors import (
     ChangeInProgressError,
     LeadershipLostError,
+    MembershipError,
     NameTakenError,
     NotCaughtUpError,
     NotLeaderError,
@@ -739,6 +740,10 @@ class TestMembership:
             learner = await cluster.join(2, auto_promote=False)
             await until("it has caught up", lambda: learner.id in leader.replica.health().caught_up)
             moved = replace(learner.record, listen="client-elsewhere")
+            tried = await leader.replica.update_member(moved, dry_run=True, expect=ANY)
+            assert (tried.record.listen, leader.machine.members[learner.id]) == (moved.listen, learner.record)
+            with pytest.raises(MembershipError, match="choose another name"):
+                await leader.replica.update_member(replace(moved, name=leader.record.name), dry_run=True, expect=ANY)
             answers = await asyncio.gather(
                 outcome_of(leader.replica.update_member(moved, expect=ANY)),
                 outcome_of(leader.replica.promote([learner.id], dry_run=False, expect=ANY)),

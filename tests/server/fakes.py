@@ -19,6 +19,7 @@ from ravel_node.machine.base import MemberRecord, Outcome, Rules
 from ravel_node.machine.kv import KVMachine
 from ravel_node.machine.members import bootstrap_state
 from ravel_node.raft.types import ConfState, Entry, EntryId, Index, Message, ReplicaId, Role, Snapshot, Term
+from ravel_node.replica.compaction import Compaction
 from ravel_node.replica.errors import BlankError
 from ravel_node.replica.events import EventLog
 from ravel_node.replica.histogram import LatencySummary
@@ -209,12 +210,13 @@ class FakeReplica:
         self.hashes: tuple[HashAt, ...] = ()
         self.comparison = Comparison(EntryId(Term(3), Index(9)), ())
 
-    async def compact(self, keep: int) -> str:
+    async def compact(self, keep: int, *, dry_run: bool = False) -> Compaction:
         self.changes.append(("compact", keep))
         if self.change_failure is not None:
             raise self.change_failure
-        self.store.first, self.store.log_used_bytes = 8, 1024
-        return "replica 2 still needs it"
+        if not dry_run:
+            self.store.first, self.store.log_used_bytes = 8, 1024
+        return Compaction(Index(8), "replica 2 still needs it")
 
     async def propose(self, group: bytes, count: int, *, grows: bool) -> Sequence[Outcome]:
         self.proposals.append(Proposal(group, count, grows))
@@ -297,8 +299,8 @@ class FakeReplica:
         await self._change("step down", dry_run, expect)
         return VERDICT
 
-    async def update_member(self, record: MemberRecord, *, expect: Expectation) -> Member:
-        await self._change("update", record, expect)
+    async def update_member(self, record: MemberRecord, *, dry_run: bool = False, expect: Expectation) -> Member:
+        await self._change("update", record, *([dry_run] if dry_run else []), expect)
         return Member(record, MemberRole.VOTER)
 
     async def transfer_leader(self, target: ReplicaId, *, dry_run: bool, expect: Expectation) -> Verdict:

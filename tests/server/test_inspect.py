@@ -28,7 +28,7 @@ from ravel_node.replica.errors import NotLeaderError, ReplicaStoppedError, Unsup
 from ravel_node.replica.integrity import Comparison, ReplicaHash
 from ravel_node.server.inspect import FETCH_CHUNK_BYTES
 from ravel_node.storage.base import CheckStep, StoreError
-from ravelpb.v1 import inspect_pb2
+from ravelpb.v1 import cluster_pb2, inspect_pb2
 from ravelpb.v1.inspect_pb2_grpc import InspectStub
 from tests.server.fakes import CLUSTER, FakeHost, info_of, record, serving, snapshot_file
 
@@ -180,6 +180,8 @@ async def test_a_check_tells_each_step(inspect: Any, host: FakeHost) -> None:
 
 async def test_compaction_by_hand(inspect: Any, host: FakeHost) -> None:
     host.store.log = [entry(1 + i) for i in range(9)]
+    dry = await inspect.Compact(inspect_pb2.CompactRequest(keep=2, dry_run=True))
+    assert (dry.first_index_before, dry.first_index, host.store.first) == (1, 8, 1)
     done = await inspect.Compact(inspect_pb2.CompactRequest(keep=2))
     assert (done.first_index_before, done.first_index, done.log_used_bytes_before, done.log_used_bytes) == (1, 8, 4096, 1024)
     assert done.held_by == "replica 2 still needs it"
@@ -297,6 +299,19 @@ async def test_a_comparison_that_cannot_be_made_says_why(inspect: Any, host: Fak
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await inspect.StateHash(inspect_pb2.StateHashRequest())
     assert info_of(caught.value).reason == reason
+
+
+async def test_a_snapshot_that_was_decided_on_an_older_view_is_not_taken(inspect: Any, host: FakeHost, tmp_path: Path) -> None:
+    host.store.built = snapshot_file(tmp_path / "9", b"state", 9)
+    now = cluster_pb2.Expectation(term=3, config_index=host.machine.config_index)
+    for stale in (
+        cluster_pb2.Expectation(term=2, config_index=now.config_index),
+        cluster_pb2.Expectation(term=3, config_index=now.config_index + 1),
+    ):
+        assert (await refused(inspect.SaveSnapshot(inspect_pb2.SaveSnapshotRequest(expect=stale))))[1] == "STALE_VIEW"
+    assert host.store.builds == 0
+    await inspect.SaveSnapshot(inspect_pb2.SaveSnapshotRequest(expect=now))
+    assert host.store.builds == 1
 
 
 async def test_a_blank_daemon_has_nothing_to_show() -> None:

@@ -567,7 +567,10 @@ class UpdateRequest(_message.Message):
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     SERVER_FIELD_NUMBER: _builtins.int
     EXPECT_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.int
+    dry_run: _builtins.bool
+    """answer what the record would be, or why it is refused"""
     @_builtins.property
     def server(self) -> _common_pb2.ServerRef:
         """replaces the record; server_id must be the member's own"""
@@ -580,10 +583,11 @@ class UpdateRequest(_message.Message):
         replica_id: _builtins.int = ...,
         server: _common_pb2.ServerRef | None = ...,
         expect: Global___Expectation | None = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect", "server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect", "replica_id", b"replica_id", "server", b"server"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "expect", b"expect", "replica_id", b"replica_id", "server", b"server"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from ravelpb.v1 import cluster_pb2 as _cluster_pb2
 from ravelpb.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -229,16 +230,20 @@ class CompactRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEEP_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     keep: _builtins.int
     """entries to leave before the last applied one, for followers that were away"""
+    dry_run: _builtins.bool
+    """drop nothing: tell how far it would go (what is applied is flushed all the same)"""
     def __init__(
         self,
         *,
         keep: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep", b"keep"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "keep", b"keep"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -392,12 +397,19 @@ Global___ListSnapshotsResponse: _TypeAlias = ListSnapshotsResponse  # noqa: Y015
 class SaveSnapshotRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    EXPECT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def expect(self) -> _cluster_pb2.Expectation:
+        """of the asked replica, leader or not"""
+
     def __init__(
         self,
+        *,
+        expect: _cluster_pb2.Expectation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

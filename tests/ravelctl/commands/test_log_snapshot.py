@@ -93,6 +93,14 @@ def test_a_snapshot_is_saved_and_inspected(ctl: Ctl, at: str, cluster: FakeClust
     )
 
 
+def test_a_dry_run_tells_what_would_be_saved(ctl: Ctl, at: str, tmp_path: Path) -> None:
+    ran = ctl("snapshot", "save", "-f", tmp_path / "s.rvsnap", "-e", at, "--dry-run")
+    assert ran.code == 0, ran.err
+    assert "would save the state of n2 at index 48210 or later, about 1MiB, to" in ran.out
+    assert ran.err == "dry run: nothing was changed\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_broken_download_goes_on_where_it_stopped(ctl: Ctl, at: str, cluster: FakeCluster, tmp_path: Path) -> None:
     cluster.break_after = 320
     target = tmp_path / "s.rvsnap"
@@ -130,7 +138,7 @@ def test_any_other_part_is_thrown_away(ctl: Ctl, at: str, cluster: FakeCluster, 
     }
     (tmp_path / "s.rvsnap.part").write_bytes(parts[kind])
     cluster.asked.clear()
-    assert ctl("snapshot", "save", "-f", target, "-e", at).code == 0
+    assert ctl("snapshot", "save", "-f", target, "--overwrite", "-e", at).code == 0
     assert [asked.offset for asked in cluster.asked] == [0]
     assert target.read_bytes() == whole
 
@@ -173,10 +181,12 @@ def test_a_full_disk_ends_a_save_and_the_next_one_goes_on(
 
     monkeypatch.setattr(PartFile, "append", full)
     ran = ctl("snapshot", "save", "-f", target, "-e", at)
+    assert (ran.code, "s.rvsnap is there already" in ran.err) == (2, True)
+    ran = ctl("snapshot", "save", "-f", target, "--overwrite", "-e", at)
     assert (ran.code, "No space left on device" in ran.err, "free some space" in ran.err) == (1, True, True)
     assert target.read_bytes() == b"an older one"
     monkeypatch.undo()
     cluster.asked.clear()
-    assert ctl("snapshot", "save", "-f", target, "-e", at).code == 0
+    assert ctl("snapshot", "save", "-f", target, "--overwrite", "-e", at).code == 0
     assert [asked.offset for asked in cluster.asked] == [256]
     assert sorted(tmp_path.iterdir()) == [target]

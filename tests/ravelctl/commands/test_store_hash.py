@@ -9,6 +9,7 @@ from ravel_node.storage.store import DiskStore, StoreOptions, open_store
 from ravelpb.v1 import inspect_pb2 as ins
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.fake import FakeCluster
+from tests.ravelctl.offline.support import make, puts
 from tests.storage.support import append, at, bootstrap
 
 SAME, OTHER = bytes(range(32)), bytes(range(32, 64))
@@ -26,6 +27,20 @@ def astray(number: int, agreed: int) -> ins.ReplicaStateHash:
     return ins.ReplicaStateHash(
         replica_id=number, name=f"n{number}", sha256=OTHER, differs=True, agreed_index=agreed, differed_index=800
     )
+
+
+def test_a_dry_run_of_compact_tells_what_would_go(ctl: Ctl, cluster: FakeCluster, tmp_path: Path) -> None:
+    endpoints = cluster.found(3)
+    dry = ctl("store", "compact", "-e", endpoints[0], "--dry-run")
+    assert dry.code == 0, dry.err
+    assert dry.out == "n1: 10 entries would be dropped, first 46011 then, log 1MiB now\n"
+    assert (dry.err, cluster.asked) == ("dry run: nothing was changed\n", [])
+    path = make(tmp_path / "n1", puts(1, 40))
+    before = {file: file.read_bytes() for file in path.rglob("data.mdb")}
+    told = ctl("store", "compact", "--data-dir", path, "--dry-run", "-o", "json").json
+    assert {one["name"] for one in told["environments"]} >= {"raft"}
+    assert all(int(one["bytes"]) <= int(one["bytes_before"]) for one in told["environments"])
+    assert {file: file.read_bytes() for file in path.rglob("data.mdb")} == before
 
 
 def test_all_hold_the_same(ctl: Ctl, cluster: FakeCluster) -> None:

@@ -158,7 +158,7 @@ def test_the_state_as_of_an_entry(ctl: Ctl, path: Path, tmp_path: Path) -> None:
     file = tmp_path / "at.rvsnap"
 
     def keys(index: int, *words: object) -> int:
-        ran = ctl("snapshot", "at", "--index", index, "--data-dir", path, "-f", file, *words)
+        ran = ctl("snapshot", "at", "--index", index, "--data-dir", path, "--overwrite", "-f", file, *words)
         assert ran.code == 0, ran.err
         assert ctl("snapshot", "verify", file).code == 0
         told = ctl("snapshot", "inspect", file, "-o", "json").json
@@ -170,14 +170,14 @@ def test_the_state_as_of_an_entry(ctl: Ctl, path: Path, tmp_path: Path) -> None:
     assert keys(12) == 7
     assert keys(37) == 32, "what the replica has applied"
     assert keys(42) == 37, "and what only its log has"
-    ran = ctl("snapshot", "at", "--index", 42, "--data-dir", path, "-f", file)
+    ran = ctl("snapshot", "at", "--index", 42, "--data-dir", path, "--overwrite", "-f", file)
     assert "is not known to be committed" in ran.err
-    assert ctl("snapshot", "at", "--index", 43, "--data-dir", path, "-f", file).code == 1
-    assert ctl("snapshot", "at", "--index", 7, "--data-dir", path, "-f", file).code == 1
+    assert ctl("snapshot", "at", "--index", 43, "--data-dir", path, "--overwrite", "-f", file).code == 1
+    assert ctl("snapshot", "at", "--index", 7, "--data-dir", path, "--overwrite", "-f", file).code == 1
     base = saved(path, tmp_path / "base.rvsnap")
     assert keys(12, "--from", base) == 7
     flip_log_byte(path, 20)
-    ran = ctl("snapshot", "at", "--index", 25, "--data-dir", path, "-f", file)
+    ran = ctl("snapshot", "at", "--index", 25, "--data-dir", path, "--overwrite", "-f", file)
     assert (ran.code, "entry 20 of the log" in ran.err, "--index 19" in ran.err) == (8, True, True)
     assert keys(38) == 33, "from the applied state, which lies behind the damage"
 
