@@ -49,19 +49,27 @@ HANDED_OVER_MAX: Final = 1_000
 
 
 def connect(
-    endpoints: str | Sequence[str],
+    endpoints: str | Sequence[str] = (),
     *,
+    admin: str | Sequence[str] = (),
     timeout_s: float = 5.0,
     exactly_once: bool = True,
     retry: RetryPolicy | None = None,
     tls: TlsOptions | None = None,
 ) -> BlockingClient:
-    """A client of the cluster at these endpoints: "host:port", several with commas between, or a sequence of them.
+    """A client of the cluster at these endpoints, or of all clusters of the admin group at `admin`: "host:port", several with
+    commas between, or a sequence of them.
 
     The rest is as for `RavelClient`. Nothing is dialled yet. Raises InvalidArgumentError.
     """
-    found = [part.strip() for part in endpoints.split(",")] if isinstance(endpoints, str) else list(endpoints)
-    return BlockingClient(lambda: RavelClient(found, timeout_s=timeout_s, exactly_once=exactly_once, retry=retry, tls=tls))
+    found, admins = _listed(endpoints), _listed(admin)
+    return BlockingClient(
+        lambda: RavelClient(found, admin=admins, timeout_s=timeout_s, exactly_once=exactly_once, retry=retry, tls=tls)
+    )
+
+
+def _listed(addresses: str | Sequence[str]) -> list[str]:
+    return [part.strip() for part in addresses.split(",")] if isinstance(addresses, str) else list(addresses)
 
 
 class BlockingClient:

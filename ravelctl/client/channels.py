@@ -112,9 +112,10 @@ class Channels:
         factory: ChannelFactory | None = None,
         tls: TlsOptions | None = None,
         cluster_id: str = "",
+        on_lost: Callable[[], None] | None = None,
     ) -> None:
         """Without `factory` the channels use `tls`, or plain text if that is None. With `cluster_id` nothing is asked of a daemon
-        of another cluster; blank ones are no cluster's.
+        of another cluster; blank ones are no cluster's. `on_lost` is called when none of them seems to be there.
 
         Raises InvalidArgumentError for an endpoint that is not "host:port", and for files of `tls` that cannot be used.
         """
@@ -127,6 +128,7 @@ class Channels:
         self._tls = tls
         self._explains = factory is None  # what a factory of others does cannot be looked at by hand
         self._cluster_id = cluster_id
+        self._on_lost = on_lost
         self._of_cluster: set[aio.Channel] = set()  # those at whose end is a daemon of `cluster_id`
         self._explained: dict[str, tuple[float, Explanation | None]] = {}
         self._channels: dict[str, aio.Channel] = {}
@@ -154,6 +156,8 @@ class Channels:
             self._turn += 1
             if not self._suspected(endpoint):
                 return endpoint
+        if self._on_lost is not None:
+            self._on_lost()
         return min(self._endpoints, key=lambda endpoint: self._suspect_until.get(endpoint, 0.0))
 
     def learn(self, endpoint: str) -> None:

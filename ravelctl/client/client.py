@@ -1,18 +1,18 @@
-"""RavelClient: the key-value store of one cluster, as a program sees it."""
+"""RavelClient: the key-value store of one cluster, or of all clusters of an admin group, as a program sees it."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Final, Self
-from weakref import WeakSet
 
-from ravelctl.client.channels import ChannelFactory, Channels, no_endpoints
-from ravelctl.client.lane import Lane, LaneKind
+from ravelctl.client.channels import ChannelFactory, no_endpoints
+from ravelctl.client.errors import InvalidArgumentError
 from ravelctl.client.retry import RetryPolicy
-from ravelctl.client.scan import Scanner, scan_request
+from ravelctl.client.routed import RoutedStore
+from ravelctl.client.scan import scan_request
+from ravelctl.client.store import ClusterStore, Dialling, Store
 from ravelctl.client.tls import TlsOptions
 from ravelctl.client.types import (
     Condition,
@@ -61,8 +61,9 @@ class RavelClient:
 
     def __init__(
         self,
-        endpoints: Sequence[str],
+        endpoints: Sequence[str] = (),
         *,
+        admin: Sequence[str] = (),
         timeout_s: float = 5.0,
         exactly_once: bool = True,
         retry: RetryPolicy | None = None,
@@ -70,22 +71,30 @@ class RavelClient:
         cluster_id: str = "",
         channel_factory: ChannelFactory | None = None,
     ) -> None:
-        """`endpoints` are client addresses ("host:port") of some members; more are learned. Nothing is dialled yet.
+        """`endpoints` are client addresses ("host:port") of some members of one cluster, or `admin` those of some servers of an
+        admin group; more are learned. Nothing is dialled yet.
+
+        With `admin` each key is read and written in the cluster that owns it. The admin is asked for the map of slots with the
+        first call, and again when a cluster says that the map has changed: while it is away, calls go on with the map there is.
 
         With `exactly_once` a write is repeated until it is answered or its time is up, and still happens once; without, a write
         that may have reached a server is not repeated. `tls` is how they are dialled; None: in plain text. A `channel_factory`
-        takes its place. With `cluster_id` nothing is asked of a daemon of another cluster: WrongServerError.
+        takes its place. With `cluster_id` (of one cluster, or of the admin group) nothing is asked of a daemon of another
+        cluster: WrongServerError.
         """
-        if not endpoints:
+        if not endpoints and not admin:
             raise no_endpoints()
+        if endpoints and admin:
+            raise InvalidArgumentError(
+                "a client is given the endpoints of one cluster or those of an admin group, not both",
+                next_step="leave one of them out: an admin group leads to all of its clusters",
+            )
         self._timeout_s = timeout_s
-        self._retry = retry or RetryPolicy()
-        self._channels = Channels(endpoints, retry=self._retry, factory=channel_factory, tls=tls, cluster_id=cluster_id)
-        self._watches: WeakSet[Watch] = WeakSet()
-        writes = LaneKind.WRITES_ONCE if exactly_once else LaneKind.WRITES
-        # Reads have streams of their own: a Session answers in the order of its requests, and a read need not wait for a disk.
-        self._reads, self._stale_reads, self._writes = (
-            Lane(kind, self._channels, self._retry) for kind in (LaneKind.READS, LaneKind.STALE_READS, writes)
+        dialling = Dialling(retry or RetryPolicy(), tls, channel_factory, exactly_once)
+        self._store: Store = (
+            RoutedStore(admin, dialling, timeout_s=timeout_s, admin_cluster_id=cluster_id)
+            if admin
+            else ClusterStore(endpoints, dialling, cluster_id=cluster_id)
         )
 
     async def __aenter__(self) -> Self:
@@ -97,8 +106,8 @@ class RavelClient:
     async def put(self, key: bytes, value: bytes, *, timeout_s: float | None = None) -> PutResult:
         """Set the key's value."""
         command = Command(put=PutRequest(key=key, value=value))
-        answer: PutResponse = await self._writes.submit(
-            command, len(key) + len(value) + FRAME_BYTES, timeout_s or self._timeout_s
+        answer: PutResponse = await self._store.write(
+            (key,), command, len(key) + len(value) + FRAME_BYTES, timeout_s or self._timeout_s
         )
         return PutResult(answer.revision)
 
@@ -106,21 +115,24 @@ class RavelClient:
         self, key: bytes, *, consistency: Consistency = Consistency.LINEARIZABLE, timeout_s: float | None = None
     ) -> KeyValue | None:
         """The key's value and revision; None: it is not there."""
-        lane = self._stale_reads if consistency is Consistency.STALE else self._reads
         command = Command(get=GetRequest(key=key, consistency=kv_pb2.Consistency.ValueType(consistency)))
-        answer: GetResponse = await lane.submit(command, len(key) + FRAME_BYTES, timeout_s or self._timeout_s)
+        answer: GetResponse = await self._store.read(
+            key, command, len(key) + FRAME_BYTES, timeout_s or self._timeout_s, stale=consistency is Consistency.STALE
+        )
         return KeyValue(key, answer.value, answer.revision) if answer.found else None
 
     async def delete(self, key: bytes, *, timeout_s: float | None = None) -> DeleteResult:
         """Remove the key. One that is not there is no error."""
         command = Command(delete=DeleteRequest(key=key))
-        answer: DeleteResponse = await self._writes.submit(command, len(key) + FRAME_BYTES, timeout_s or self._timeout_s)
+        answer: DeleteResponse = await self._store.write((key,), command, len(key) + FRAME_BYTES, timeout_s or self._timeout_s)
         return DeleteResult(answer.found, answer.revision)
 
     async def get_and_delete(self, key: bytes, *, timeout_s: float | None = None) -> KeyValue | None:
         """Remove the key and return what was there, in one step; None: nothing was."""
         command = Command(get_and_delete=GetAndDeleteRequest(key=key))
-        answer: GetAndDeleteResponse = await self._writes.submit(command, len(key) + FRAME_BYTES, timeout_s or self._timeout_s)
+        answer: GetAndDeleteResponse = await self._store.write(
+            (key,), command, len(key) + FRAME_BYTES, timeout_s or self._timeout_s
+        )
         return KeyValue(key, answer.value, answer.revision) if answer.found else None
 
     async def compare_and_swap(
@@ -129,21 +141,25 @@ class RavelClient:
         """Set the key's value if its revision is `expected_revision`; 0: if it is not there."""
         command = Command(compare_and_swap=CompareAndSwapRequest(key=key, expected_revision=expected_revision, value=value))
         size_bytes = len(key) + len(value) + FRAME_BYTES
-        answer: CompareAndSwapResponse = await self._writes.submit(command, size_bytes, timeout_s or self._timeout_s)
+        answer: CompareAndSwapResponse = await self._store.write((key,), command, size_bytes, timeout_s or self._timeout_s)
         actual = KeyValue(key, answer.value, answer.revision) if answer.found and not answer.swapped else None
         return SwapResult(answer.swapped, answer.revision, actual)
 
     async def write(
         self, operations: Sequence[Operation], *, conditions: Sequence[Condition] = (), timeout_s: float | None = None
     ) -> WriteResult:
-        """Do all operations, at one revision, if all conditions hold; else none. At most 1,024 of each, one a key."""
+        """Do all operations, at one revision, if all conditions hold; else none. At most 1,024 of each, one a key.
+
+        All keys must live in one cluster: InvalidArgumentError names two that do not.
+        """
         request = WriteRequest(
             conditions=[kv_pb2.Condition(key=condition.key, revision=condition.revision) for condition in conditions],
             operations=[_operation(operation) for operation in operations],
         )
         command = Command(write=request)
         size_bytes = command.ByteSize() + FRAME_BYTES
-        answer: WriteResponse = await self._writes.submit(command, size_bytes, timeout_s or self._timeout_s)
+        keys = [part.key for part in (*conditions, *operations)]
+        answer: WriteResponse = await self._store.write(keys, command, size_bytes, timeout_s or self._timeout_s)
         if answer.done:
             return WriteResult(True, answer.revision, None, None)
         failed = KeyValue(answer.failed_key, answer.value, answer.revision) if answer.found else None
@@ -165,6 +181,9 @@ class RavelClient:
 
         They come in pages of `page_keys_max`, each the state at one point in time; between pages the cluster goes on, and when
         the leader moves the scan goes on after the last key that was seen. `timeout_s` is the time for one page.
+
+        Over several clusters their pages are merged, each of them its cluster at one point in time. A key that is there all the
+        while comes exactly once, also while its slot moves; one that is written or deleted meanwhile comes at most once.
         """
         request = scan_request(
             prefix=prefix,
@@ -177,10 +196,10 @@ class RavelClient:
         )
         if request is None:
             return
-        pages = Scanner(request, self._channels, self._retry, timeout_s or self._timeout_s).pages()
-        async with aclosing(pages):
-            async for page in pages:
-                for item in page.items:
+        parts = self._store.scan(request, timeout_s or self._timeout_s)
+        async with aclosing(parts):
+            async for part in parts:
+                for item in part:
                     yield KeyValue(item.key, item.value, item.revision)
 
     def watch(
@@ -204,18 +223,16 @@ class RavelClient:
         is lost the watch goes on at another, without a gap and without an event twice. `timeout_s` is the time for the first
         answer; later the watch waits as long as it takes, or raises after `outage_max_s` without a replica. Raises
         InvalidArgumentError at once, the rest when it is iterated: CompactedError when the log of no replica reaches back so far.
+
+        Over several clusters a watch of one key follows it when its slot moves. A prefix, a range or all keys can be watched only
+        while one cluster owns all slots: revisions of several clusters have no common order.
         """
         request = watch_request(key=key, prefix=prefix, start=start, end=end, from_revision=from_revision)
-        watch = Watch(request, self._channels, self._retry, timeout_s or self._timeout_s, outage_max_s)
-        self._watches.add(watch)
-        return watch
+        return self._store.watch(request, timeout_s or self._timeout_s, outage_max_s)
 
     async def close(self) -> None:
         """End every call and close the connections. Calls under way raise ClosedError, or OutcomeUnknownError."""
-        for watch in self._watches:
-            watch.close()
-        await asyncio.gather(self._reads.close(), self._stale_reads.close(), self._writes.close())
-        await self._channels.close()
+        await self._store.close()
 
 
 def _operation(operation: Operation) -> kv_pb2.Operation:

@@ -13,7 +13,8 @@ and the cluster answers a number it has seen with the stored result. So the rule
   session is gone; then it is a new command.
 - A command whose caller has its answer, or has given up, is never sent again: dropping it raises `acked_below`, and a late copy
   of a number below that runs nowhere.
-- `uncertain` marks a batch of which an attempt ended without such a proof. From then on no refusal is told as "nothing was done".
+- `uncertain` marks a batch of which an attempt ended without such a proof. From then on no refusal is told as "nothing was done",
+  but for that of a key whose slot is elsewhere or on its way: it comes only after the session was looked at.
 
 Without a session, commands that are not `uncertain` are sent again, the others end in OutcomeUnknownError. Reads are sent again.
 """
@@ -80,6 +81,9 @@ BYTES_PER_S_MIN: Final = 1 << 20
 LAST_MOMENT_S: Final = 0.1
 """While something is in the way, a call is not sent any more so shortly before its deadline (or in the last quarter of its time,
 if that is shorter): a write that can hardly be answered would only turn "no leader" into "unknown"."""
+
+REFUSED_FOR_SLOT: Final = frozenset({Reason.WRONG_CLUSTER, Reason.SLOT_MOVING})
+"""Refusals which prove of a numbered command that no attempt has done anything."""
 
 Call = tuple["asyncio.Future[Any]", Command, int, float, float]
 """Future of the answer message, command, its size in bytes, deadline, when its last moment begins; times on the loop's clock."""
@@ -363,7 +367,10 @@ class Lane:
 
     def _take_refusal(self, batch: Batch, future: asyncio.Future[Any], error: RavelError) -> tuple[RavelError, ...]:
         """Give the caller its error, or return it: then the command is to be sent again, or the server is to be left."""
-        proved = error.reason in NOTHING_DONE and not batch.uncertain
+        # A cluster looks for the stored answer first: that it refuses the key says of every attempt under this number, of this
+        # and of the earlier ones, that it did nothing.
+        whole = bool(batch.client_id) and error.reason in REFUSED_FOR_SLOT
+        proved = whole or (error.reason in NOTHING_DONE and not batch.uncertain)
         if error.reason == Reason.REQUEST_TOO_LARGE and len(batch.calls) > 1:
             again = True  # too large for the company it is in: what was too large by itself comes back alone
         elif error.reason == Reason.SESSION_EXPIRED:

@@ -3,6 +3,9 @@
 A server's messages hold whole revisions and say up to which one they are complete. So when a stream ends, however it ends,
 the next one is asked for from that revision plus one, at whatever replica answers. Any of them may have compacted that
 revision away or have lost touch with the cluster: then the others are tried.
+
+A key whose slot moves is refused by its old cluster, and the watch goes on at the new one: the revisions of a key only ever grow,
+also over a move.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
@@ -24,6 +28,7 @@ from ravelctl.client.errors import (
     InvalidArgumentError,
     RavelError,
     UnreachableError,
+    WrongClusterError,
     WrongServerError,
     from_rpc_error,
 )
@@ -45,6 +50,9 @@ SILENCE_S: Final = 5.0
 
 MEMBERS_TIMEOUT_S: Final = 1.0
 """How long the other members may take to become known, once: they are where a watch goes on when its server is lost."""
+
+Find = Callable[[WrongClusterError | None], Awaitable[Channels]]
+"""Where to watch: at first, or after this refusal, which is raised again where there is no other cluster."""
 
 
 def watch_request(
@@ -69,17 +77,19 @@ class Watch:
     """
 
     def __init__(
-        self, request: WatchRequest, channels: Channels, retry: RetryPolicy, timeout_s: float, outage_max_s: float | None
+        self, request: WatchRequest, find: Find, retry: RetryPolicy, timeout_s: float, outage_max_s: float | None
     ) -> None:
         self._request = request
-        self._channels = channels
+        self._find = find
+        self._found: Channels | None = None  # None: not looked for yet
         self._retry = retry
         self._timeout_s = timeout_s
         self._outage_max_s = outage_max_s
         self._stream: aio.UnaryStreamCall[WatchRequest, WatchResponse] | None = None
         self._endpoint = ""
         self._fresh = True  # the stream has not sent a message yet
-        self._cluster_id = ""  # empty: no server has answered yet
+        self._begun = False  # some server has answered
+        self._cluster_id = ""  # empty: no server of the present cluster has answered yet
         self._knows_members = False
         self._events: deque[WatchEvent] = deque()
         self._received = 0  # every revision up to this one is in _events, or was handed out
@@ -102,7 +112,7 @@ class Watch:
 
     async def started(self) -> int:
         """Begin, unless it has begun; the revision after which every change will be told. Raises what iterating raises."""
-        while not self._cluster_id:
+        while not self._begun:
             await self._fetch()
         return self._done
 
@@ -134,6 +144,13 @@ class Watch:
         self._closed = True
         self._leave()
 
+    @property
+    def _channels(self) -> Channels:
+        """To be used once they were found."""
+        if self._found is None:
+            raise ClosedError("the watch has not begun")
+        return self._found
+
     # --- messages
 
     async def _fetch(self) -> None:
@@ -141,12 +158,16 @@ class Watch:
         while True:
             if self._closed:
                 raise ClosedError("the watch was closed")
+            if self._found is None:
+                self._found = await self._find(None)
             answer = await self._try_message()
             if isinstance(answer, WatchResponse):
                 await self._take(answer)
                 return
             self._leave()
-            if not self._closed:
+            if isinstance(answer, WrongClusterError):
+                await self._follow(answer)
+            elif not self._closed:
                 await self._recover(answer)
 
     async def _try_message(self) -> WatchResponse | RavelError:
@@ -177,7 +198,8 @@ class Watch:
                 reason=Reason.WRONG_CLUSTER_ID,
                 next_step="begin again: revisions of one cluster mean nothing in another",
             )
-        first = not self._cluster_id
+        first = not self._begun
+        self._begun = True
         self._cluster_id = cluster_id
         if first:
             self._done = self._received = message.revision
@@ -244,7 +266,7 @@ class Watch:
         lasted_s = now - self._outage_since
         if self._behind and self._all_behind(lasted_s):
             raise self._compacted()
-        limit_s = self._outage_max_s if self._cluster_id else self._timeout_s
+        limit_s = self._outage_max_s if self._begun else self._timeout_s
         if limit_s is not None and lasted_s >= limit_s:
             raise self._obstacles.deadline_error(limit_s)
         self._attempt += 1
@@ -252,6 +274,23 @@ class Watch:
         untried = len(self._tried) < len(self._channels.endpoints)
         if not untried or self._attempt > len(self._channels.endpoints):
             await asyncio.sleep(self._retry.delay_s(self._attempt, random.random, at_least_s=retry_after_s(error)))
+
+    async def _follow(self, refused: WrongClusterError) -> None:
+        """The slot is elsewhere, or on its way there: go on where it is, a moment later."""
+        now = asyncio.get_running_loop().time()
+        if self._outage_since is None:
+            self._outage_since = now
+        limit_s = self._outage_max_s if self._begun else self._timeout_s
+        if limit_s is not None and now - self._outage_since >= limit_s:
+            raise refused
+        self._found = await self._find(refused)
+        self._cluster_id = ""
+        self._knows_members = False
+        self._obstacles.clear()
+        self._behind.clear()
+        self._tried.clear()
+        self._attempt += 1
+        await asyncio.sleep(self._retry.delay_s(self._attempt, random.random))
 
     def _all_behind(self, lasted_s: float) -> bool:
         """No replica can go on, as far as can be known: those that do not answer had their time."""

@@ -8,6 +8,7 @@ whom the test says. Faults come from `cluster.script`: it is asked for each Sess
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -20,7 +21,10 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc import aio
 
 from ravelpb.errors import DOMAIN, Field, Reason
+from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1 import admin_pb2, cluster_pb2, common_pb2, inspect_pb2, kv_pb2
+
+ALL_SLOTS = (1 << SLOT_COUNT) - 1
 
 WINDOW_MAX = 1024
 """What the design lets a session have out at once."""
@@ -77,6 +81,10 @@ class FakeCluster:
         self.late_s = 0.05
         self.history: list[list[kv_pb2.KeyEvent]] = []  # what each revision changed, from the first on
         self.hint = True  # followers tell the leader's address
+        self.owned = ALL_SLOTS  # as a set of bits
+        self.frozen = 0  # of those it owns
+        self.map_version = 0  # of the newest map that changed what it owns
+        self.before_page: Callable[[], None] = lambda: None
 
     def expire_sessions(self) -> None:
         self.sessions.clear()
@@ -110,6 +118,8 @@ class FakeCluster:
         if sequence < session.acked_below:
             raise ForgottenError
         if sequence not in session.results:
+            if (refusal := self._foreign(command)) is not None:
+                return refusal  # nothing was done, and nothing is kept
             session.results[sequence] = self._apply(command)
         if len(session.results) > WINDOW_MAX or sequence - session.acked_below >= WINDOW_MAX:
             self.violations.append(f"sequence {sequence} with acked_below {session.acked_below} exceeds the window")
@@ -118,9 +128,27 @@ class FakeCluster:
     def _apply(self, command: kv_pb2.Command) -> kv_pb2.Result:
         kind = command.WhichOneof("op")
         assert kind is not None
+        if (refusal := self._foreign(command)) is not None:
+            return refusal
         result = kv_pb2.Result()
         getattr(result, kind).CopyFrom(getattr(self, f"_{kind}")(getattr(command, kind)))
         return result
+
+    def _foreign(self, command: kv_pb2.Command) -> kv_pb2.Result | None:
+        """The refusal of a command whose keys are not all served here."""
+        reads = command.HasField("get")
+        if command.HasField("write"):
+            parts = [getattr(part, part.WhichOneof("op") or "") for part in command.write.operations]
+            keys = [part.key for part in (*command.write.conditions, *parts)]
+        else:
+            keys = [getattr(command, command.WhichOneof("op") or "").key]
+        for slot in map(slot_of, keys):
+            if not self.owned >> slot & 1:
+                fields = {Field.MAP_VERSION: str(self.map_version), Field.SLOT: str(slot)}
+                return kv_pb2.Result(error=make_status(Reason.WRONG_CLUSTER, f"slot {slot} is not of this cluster", fields))
+            if self.frozen >> slot & 1 and not reads:
+                return kv_pb2.Result(error=make_status(Reason.SLOT_MOVING, f"slot {slot} is moving", {Field.SLOT: str(slot)}))
+        return None
 
     def _set(self, key: bytes, value: bytes) -> int:
         self.revision += 1
@@ -342,21 +370,32 @@ class FakeReplica:
         self.calls["Scan"] += 1
         await self._admit(context, leader_only=request.consistency != kv_pb2.STALE)
         pages_left = self.scans_break_after.popleft() if self.scans_break_after else -1
-        data = self.cluster.data
-        keys = sorted(key for key in data if key >= request.start and (not request.end or key < request.end))
-        keys = keys[: request.limit] if request.limit else keys
-        size = request.page_keys_max or 1000
-        starts = range(0, max(1, len(keys)), size)
-        for start in starts:
+        start, left = request.start, request.limit or sys.maxsize
+        more = True
+        while more:
             if pages_left == 0:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
             pages_left -= 1
-            items = [
-                kv_pb2.KeyValue(key=key, value=b"" if request.keys_only else data[key][0], revision=data[key][1])
-                for key in keys[start : start + size]
-            ]
-            more = start + size < len(keys)
-            await context.write(kv_pb2.ScanResponse(revision=self.cluster.revision, items=items, more=more))
+            page, more = self._page(request, start, left)
+            await context.write(page)
+            if page.items:
+                start, left = page.items[-1].key + b"\0", left - len(page.items)
+
+    def _page(self, request: kv_pb2.ScanRequest, start: bytes, left: int) -> tuple[kv_pb2.ScanResponse, bool]:
+        """One page of the keys as they are now, and whether another one follows."""
+        cluster = self.cluster
+        cluster.before_page()
+        data = cluster.data
+        keys = [key for key in data if start <= key and (not request.end or key < request.end)]
+        keys = sorted(key for key in keys if cluster.owned >> slot_of(key) & 1)
+        size = min(request.page_keys_max or 1000, left)
+        more = size < min(left, len(keys))
+        page = kv_pb2.ScanResponse(revision=cluster.revision, more=more)
+        if cluster.owned != ALL_SLOTS:
+            page.slots = cluster.owned.to_bytes(SLOT_COUNT // 8, "little")
+        for key in keys[:size]:
+            page.items.add(key=key, value=b"" if request.keys_only else data[key][0], revision=data[key][1])
+        return page, more
 
     # Cluster and Inspect
 
@@ -377,6 +416,9 @@ class FakeReplica:
         while True:
             if self.refusal is not None:
                 await refuse(context, self.refusal)
+            if request.key and told >= len(history) and not self.cluster.owned >> slot_of(request.key) & 1:
+                fields = {Field.MAP_VERSION: str(self.cluster.map_version)}
+                await refuse(context, make_status(Reason.WRONG_CLUSTER, "the key is not of this cluster", fields))
             if messages_left == 0:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
             if told >= len(history) or self.watches_fall_silent:
