@@ -1,4 +1,4 @@
-"""`ravel_node start`: read the command line, load the configuration, run the daemon.
+"""`ravel_node start | admin | leave`: read the command line, load the configuration, run the daemon, or take its server out.
 
 click, because `ravelctl` needs it anyway and it starts faster than argparse. Options are made from the settings, one each, and
 handed on as they were written: `settings.load` reads them, so that everything wrong with them is told at once.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import MISSING
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -20,6 +21,12 @@ from ravel_node.forms import ADDRESSES, BOOLEAN
 from ravel_node.settings import SETTINGS, Loaded, Setting, load
 
 USAGE_EXIT: Final = 2
+
+
+OF_REPLICAS: Final = frozenset({"admin", "new_cluster"})
+"""Settings of a server that has an admin, and so none of an admin's own."""
+
+LEAVE_SETTINGS: Final = ("data_dir", "admin", "tls_cert", "tls_key", "tls_client_ca", "tls_ca")
 
 
 class _StartCommand(click.Command):
@@ -52,10 +59,41 @@ def _option(setting: Setting) -> click.Option:
 def _start(check_config: bool, **flags: Any) -> None:
     """Run one server of a cluster.
 
-    Without an identity and without --join it waits, blank, for `ravelctl bootstrap` or `ravelctl join`. Each option can also be
+    Without an identity, --join and --admin it waits, blank, for `ravelctl bootstrap` or `ravelctl join`. Each option can also be
     set by a variable (--tick-ms: RAVEL_TICK_MS) and in the file that --config names; options are strongest, the file is weakest.
     """
+    _run(_load(flags), check_config, admin=False)
+
+
+def _admin(check_config: bool, **flags: Any) -> None:
+    """Run one admin server: one, three or five of them keep the list of all servers and clusters.
+
+    They are made a group as any cluster is: `ravelctl bootstrap` the first ones, `ravelctl join` or --join further ones. Options,
+    variables and the file are those of `start`.
+    """
     loaded = _load(flags)
+    if given := [name for name in sorted(OF_REPLICAS) if getattr(loaded.config, name)]:
+        places = ", ".join(f"{name} ({loaded.origins[name]})" for name in given)
+        _refuse([f"{places} is for replicas: an admin server has no admin"])
+    _run(loaded, check_config, admin=True)
+
+
+def _leave(**flags: Any) -> None:
+    """Take the server with this data directory out of its cluster, by way of its admin; its daemon may run or not.
+
+    What was interrupted is completed by repeating it. Then stop the daemon, if it runs, and delete the directory.
+    """
+    config = _load(flags).config
+    from ravel_node.leaving import PROBLEMS, leave
+
+    try:
+        click.echo(leave(config))
+    except PROBLEMS as error:
+        click.echo(f"ravel_node: {error}", err=True)
+        sys.exit(1)
+
+
+def _run(loaded: Loaded, check_config: bool, *, admin: bool) -> None:
     if check_config:
         click.echo(loaded.describe(), nl=False)
         return
@@ -67,30 +105,40 @@ def _start(check_config: bool, **flags: Any) -> None:
     make_library_talk(os.environ, tls=loaded.config.tls.on or loaded.config.peer_tls.on)  # before the library is loaded
     from ravel_node.daemon import run
 
-    sys.exit(run(loaded.config))
+    sys.exit(run(loaded.config, admin=admin))
 
 
 def _load(flags: dict[str, Any]) -> Loaded:
     try:
         return load(flags, os.environ, hostname=socket.gethostname())
     except ConfigError as error:
-        count = len(error.problems)
-        heading = "a problem" if count == 1 else f"{count} problems"
-        click.echo(f"ravel_node: {heading} in the configuration:", err=True)
-        for problem in error.problems:
-            click.echo(f"  {problem}", err=True)
-        sys.exit(USAGE_EXIT)
+        _refuse(error.problems)
+
+
+def _refuse(problems: Sequence[str]) -> NoReturn:
+    heading = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+    click.echo(f"ravel_node: {heading} in the configuration:", err=True)
+    for problem in problems:
+        click.echo(f"  {problem}", err=True)
+    sys.exit(USAGE_EXIT)
 
 
 def command() -> click.Group:
     """The command line of the daemon."""
-    own = [
-        click.Option(["--config"], metavar="FILE", help="a TOML file with settings (variable RAVEL_CONFIG)"),
-        click.Option(["--check-config"], is_flag=True, help="print the configuration with the origin of each value, and end"),
+    file = click.Option(["--config"], metavar="FILE", help="a TOML file with settings (variable RAVEL_CONFIG)")
+    check = click.Option(["--check-config"], is_flag=True, help="print the configuration with the origin of each value, and end")
+    options = {name: _option(setting) for name, setting in SETTINGS.items()}
+    commands = [
+        _StartCommand("start", callback=_start, params=[file, check, *options.values()], help=_start.__doc__),
+        _StartCommand(
+            "admin",
+            callback=_admin,
+            params=[file, check, *(option for name, option in options.items() if name not in OF_REPLICAS)],
+            help=_admin.__doc__,
+        ),
+        _StartCommand("leave", callback=_leave, params=[file, *(options[name] for name in LEAVE_SETTINGS)], help=_leave.__doc__),
     ]
-    params: list[click.Parameter] = [*own, *(_option(setting) for setting in SETTINGS.values())]
-    start = _StartCommand("start", callback=_start, params=params, help=_start.__doc__)
-    group = click.Group("ravel_node", commands=[start], help="The daemon of ravel, a replicated key-value store.")
+    group = click.Group("ravel_node", commands=commands, help="The daemon of ravel, a replicated key-value store.")
     return click.version_option(__version__, prog_name="ravel_node", message="%(prog)s %(version)s")(group)
 
 

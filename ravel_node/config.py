@@ -42,6 +42,7 @@ ELECTION_MS_MAX: Final = 60_000
 NAME_CHARACTERS_MAX: Final = 63
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _NAME: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_CHARACTERS_MAX - 1}}}")
+_NAME_RULE: Final = f"1 to {NAME_CHARACTERS_MAX} of a-z, 0-9, '-', '_', '.', first a letter or digit"
 
 
 class Problem(NamedTuple):
@@ -317,6 +318,14 @@ class ServerConfig:
     join: tuple[Address, ...] = field(
         default=(), metadata=_about(ADDRESSES, "members of the cluster to join while this server is blank; may be repeated")
     )
+    admin: tuple[Address, ...] = field(
+        default=(),
+        metadata=_about(ADDRESSES, "admins that give this server its cluster, and are told how it stands; may be repeated"),
+    )
+    new_cluster: str | None = field(
+        default=None,
+        metadata=_about(TEXT, "the cluster that a blank server asks the admin for; made if there is none of this name"),
+    )
     insecure: bool = field(
         default=False, metadata=_about(BOOLEAN, "allow other machines to connect to ports without TLS: nothing is encrypted")
     )
@@ -340,11 +349,9 @@ class ServerConfig:
         for part in parts:
             yield from part.problems()
         if not _NAME.fullmatch(self.name):
-            yield Problem(
-                ("name",),
-                f"name ({self.name!r}) must be 1 to {NAME_CHARACTERS_MAX} of a-z, 0-9, '-', '_', '.', first a letter or digit",
-            )
+            yield Problem(("name",), f"name ({self.name!r}) must be {_NAME_RULE}")
         yield from self._address_problems()
+        yield from self._admin_problems()
         yield from self._exposure_problems()
 
     def _address_problems(self) -> Iterator[Problem]:
@@ -364,11 +371,27 @@ class ServerConfig:
         if self.advertise == self.peer_advertise and self.listen.port != self.peer_listen.port:
             why = f"advertise ({self.advertise}) and peer_advertise ({self.peer_advertise}) must differ: they are two services"
             yield Problem(("advertise", "peer_advertise"), why)
-        for address in self.join:
-            if address in (self.listen, self.advertise, self.peer_listen, self.peer_advertise):
-                yield Problem(
-                    ("join", "listen", "advertise"), f"join ({address}) is this server itself: name a member of the cluster"
-                )
+        own = (self.listen, self.advertise, self.peer_listen, self.peer_advertise)
+        for name, addresses, whom in (("join", self.join, "a member of the cluster"), ("admin", self.admin, "an admin server")):
+            for address in addresses:
+                if address in own:
+                    why = f"{name} ({address}) is this server itself: name {whom}"
+                    yield Problem((name, "listen", "advertise"), why)
+
+    def _admin_problems(self) -> Iterator[Problem]:
+        if self.admin and self.join:
+            yield Problem(
+                ("admin", "join"),
+                f"admin ({ADDRESSES.show(self.admin)}) and join ({ADDRESSES.show(self.join)}) exclude each other: "
+                "an admin says which cluster to join",
+            )
+        if self.new_cluster is None:
+            return
+        if not self.admin:
+            why = f"new_cluster ({self.new_cluster}) has no meaning without --admin: an admin keeps the list of clusters"
+            yield Problem(("new_cluster",), why)
+        if not _NAME.fullmatch(self.new_cluster):
+            yield Problem(("new_cluster",), f"new_cluster ({self.new_cluster!r}) must be {_NAME_RULE}")
 
     def _exposure_problems(self) -> Iterator[Problem]:
         bound = (("listen", self.listen, self.tls.on), ("peer_listen", self.peer_listen, self.peer_tls.on))

@@ -12,61 +12,59 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
 from random import SystemRandom
 from typing import Final
 
 import structlog
 
 from ravel_node import __version__, credentials, descriptors
+from ravel_node.admin.directory import DirectoryMachine
+from ravel_node.admin.liveness import Liveness
+from ravel_node.admin_link import AdminLink
 from ravel_node.config import ServerConfig
 from ravel_node.event_keeper import EventKeeper
+from ravel_node.leaving import remember_admins
 from ravel_node.logs import event_line, setup_logging
 from ravel_node.machine import members
-from ravel_node.machine.base import MemberRecord, Txn
+from ravel_node.machine.base import MemberRecord
 from ravel_node.machine.envelope import FORMAT
 from ravel_node.machine.kv import KVMachine
 from ravel_node.metrics import Metrics, MetricsServer
-from ravel_node.raft import ConfState, HardState, Index, InvariantError, RaftEvent, ReplicaId, Snapshot, Term
-from ravel_node.replica.errors import AlreadyMemberError, BlankError, MembershipError, ReplicaError, ReplicaStoppedError
+from ravel_node.raft import InvariantError, RaftEvent, ReplicaId
+from ravel_node.replica.errors import BlankError, MembershipError, ReplicaStoppedError
 from ravel_node.replica.events import EventKind, EventLog
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.replica import Replica
-from ravel_node.replica.status import Expectation
-from ravel_node.server.app import ServerOptions, build_client_server, build_peer_server
-from ravel_node.server.binding import ListenError
-from ravel_node.server.cluster import member_from_proto, record_from_proto, verdict_from_proto
-from ravel_node.server.errors import ForwardedError
+from ravel_node.seat import Seat
+from ravel_node.server.app import ServerOptions, admin_service, build_client_server, build_peer_server
+from ravel_node.server.binding import ListenError, Service
 from ravel_node.server.handshakes import HandshakeLog, LibraryOutput
 from ravel_node.server.host import Joined
 from ravel_node.server.limits import Limits
 from ravel_node.server.peer_certificates import PeerCertificates
-from ravel_node.server.status import server_to_proto
 from ravel_node.storage.base import Identity, Store, StoreError, StoreFailedError
 from ravel_node.storage.directory import EVENTS, Presence
 from ravel_node.storage.store import StoreOptions, open_store
 from ravel_node.transport.grpc_transport import GrpcTransport
-from ravelctl.client import ClusterClient, RavelError
-
-BIRTH: Final = Snapshot(Index(1), Term(1), ConfState(voters=(ReplicaId(1),)))
-"""Where every cluster's log begins: its first member, at index 1 of term 1."""
 
 STOP_GRACE_S: Final = 1.0
-JOIN_RETRY_S: Final = 1.0
 DIRECTORY_EVERY_S: Final = 1.0
 """Between two looks whether the data directory still is where it was."""
 
 log = structlog.get_logger("ravel_node")
 
 
-def run(config: ServerConfig) -> int:
-    """Run a daemon until it is told to stop. Returns the exit status: 0 after an orderly end, 1 if it stopped itself."""
+def run(config: ServerConfig, *, admin: bool = False) -> int:
+    """Run a daemon until it is told to stop: a replica of keys and values, or with `admin` one of an admin group.
+
+    Returns the exit status: 0 after an orderly end, 1 if it stopped itself.
+    """
     library_output = LibraryOutput.if_it_talks(os.environ)
     setup_logging(config.logging)
     try:
-        daemon = Daemon(config, library_output)
+        daemon = Daemon(config, library_output, admin=admin)
     except OSError as error:
         log.error("daemon.stopped_itself", why=f"a certificate or key cannot be read: {error}", kind=type(error).__name__)
         return 1
@@ -84,20 +82,20 @@ def _event_loop_run(daemon: Daemon) -> int:
 class Daemon:
     """One server. Implements `ravel_node.server.host.Host`."""
 
-    def __init__(self, config: ServerConfig, library_output: LibraryOutput | None = None) -> None:
+    def __init__(self, config: ServerConfig, library_output: LibraryOutput | None = None, *, admin: bool = False) -> None:
         self.config = config
         self._library_output = library_output
         self.boot_id = os.urandom(8).hex()
         self._events: EventLog | None = None
         self.version = __version__
         self._started_at = time.monotonic()
-        self._machine = KVMachine()
+        self._machine = DirectoryMachine() if admin else KVMachine()
         self._metrics = Metrics()
         self._transport = GrpcTransport(channel_factory=credentials.peer_channels(config.peer_tls))
         self._client_tls = credentials.as_client(config.tls)
         self._store: Store | None = None
         self._replica: Replica | None = None
-        self._taking_identity = False
+        self._seat = Seat(self, start_replica=self._start_replica, tell=self._tell, client_tls=self._client_tls)
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
         self._stack = AsyncExitStack()
@@ -146,6 +144,7 @@ class Daemon:
             server_id=self.identity.server_id,
             cluster_id=self.identity.cluster_id or "none",
             replica_id=self.identity.replica_id,
+            machine="directory" if isinstance(self._machine, DirectoryMachine) else "keys",
             listen=str(config.listen),
             peer_listen=str(config.peer_listen),
             tls=config.tls.on,
@@ -155,12 +154,22 @@ class Daemon:
         if not self.identity.blank:
             await self._start_replica()
         elif config.join:
-            self._spawn(self._join_until_taken([str(address) for address in config.join]))
-        else:
+            self._spawn(self._seat.join_until_taken([str(address) for address in config.join]))
+        elif not config.admin:
             log.info(
                 "daemon.blank",
                 next_step=f"ravelctl bootstrap {config.advertise}, or ravelctl join {config.advertise} --via MEMBER",
             )
+        if config.admin:
+            await asyncio.to_thread(remember_admins, config.data_dir, config.admin)
+            link = AdminLink(
+                self,
+                self._seat,
+                [str(address) for address in config.admin],
+                new_cluster=config.new_cluster or "",
+                client_tls=self._client_tls,
+            )
+            self._spawn(link.run())
 
     async def _watch_directory(self) -> None:
         """Writes to files without a name succeed and are lost with this process: end before many are acknowledged so."""
@@ -223,8 +232,11 @@ class Daemon:
             credentials=credentials.peer_port(config.peer_tls),
         )
         shown = PeerCertificates(config.peer_tls.peer_tls_name) if config.peer_tls.on else None
+        more: list[Service] = []
+        if isinstance(self._machine, DirectoryMachine):
+            more.append(admin_service(self, self._machine, Liveness(time.monotonic)))
         for server in (
-            build_client_server(self, clients, self._fatal),
+            build_client_server(self, clients, self._fatal, more=more),
             build_peer_server(self, peers, self._fatal, on_peer=self._peer_dialled, certificates=shown),
         ):
             await server.start()
@@ -261,7 +273,7 @@ class Daemon:
         self._metrics.watch(self._replica.status)
         await self._replica.start()
         self._spawn(self._watch_replica(self._replica))
-        self._spawn(self._tell_new_addresses(self._replica))
+        self._spawn(self._seat.tell_new_addresses(self._replica))
 
     def _peer_dialled(self, peer: ReplicaId, address: str, server_id: str) -> None:
         """A peer that could reach us can probably be reached again; and a replica with no state yet learns here who leads it."""
@@ -309,102 +321,13 @@ class Daemon:
         if self._events is not None:
             self._events.record(kind, name, text, fields, term=term, index=index)
 
-    async def _tell_new_addresses(self, replica: Replica) -> None:
-        """If this server was started with other addresses, another name or version than its cluster knows, tell the leader."""
-        while not self._stop.is_set():
-            await asyncio.sleep(0.2)
-            known = self._machine.members.get(replica.id)
-            if known is None:
-                continue
-            wanted = replace(self.server, auto_promote=known.auto_promote)
-            if known == wanted or known.removed:
-                return
-            try:
-                if replica.is_leader:
-                    await replica.update_member(wanted, expect=Expectation())
-                else:
-                    # A leader that still dials the old address is not heard here: any member is asked who leads.
-                    others = [member.record.listen for member in replica.members() if member.record.replica_id != replica.id]
-                    async with ClusterClient(others, tls=self._client_tls) as client:
-                        await client.update_member(replica.id, server_to_proto(wanted))
-                log.info("daemon.member_updated", listen=wanted.listen, peer=wanted.peer, version=wanted.version)
-            except (RavelError, ReplicaError) as error:
-                log.warning("daemon.member_update_failed", why=str(error))
-                await asyncio.sleep(JOIN_RETRY_S)
-
     # --- taking an identity
 
     async def bootstrap(self, cluster_id: str, cluster_name: str) -> MemberRecord:
-        if not self.identity.blank:
-            if self.identity.cluster_id == cluster_id and self.identity.replica_id == BIRTH.conf_state.voters[0]:
-                return self.server
-            raise AlreadyMemberError(self.identity.cluster_id, self.identity.replica_id)
-        first = replace(self.server, replica_id=BIRTH.conf_state.voters[0])
-
-        def write_state(txn: Txn) -> None:
-            members.bootstrap_state(
-                txn, cluster_name=cluster_name, member=first, conf_state=BIRTH.conf_state, config_index=BIRTH.index
-            )
-
-        identity = replace(
-            self.identity, cluster_id=cluster_id, cluster_name=cluster_name, replica_id=first.replica_id, name=first.name
-        )
-        with self._identity_taker():
-            await self.store.bootstrap(identity, BIRTH, HardState(BIRTH.term, ReplicaId(0), BIRTH.index), write_state)
-            await self._start_replica()
-        text = f"became the first voter of cluster {cluster_name}"
-        self._tell(EventKind.SERVER, "cluster-founded", text, {"cluster_id": cluster_id, "cluster_name": cluster_name})
-        log.info("daemon.bootstrapped", cluster_id=cluster_id, cluster_name=cluster_name)
-        return first
+        return await self._seat.found(cluster_id, cluster_name)
 
     async def join(self, via: Sequence[str], *, promote: bool, dry_run: bool) -> Joined:
-        if not self.identity.blank:
-            raise AlreadyMemberError(self.identity.cluster_id, self.identity.replica_id)
-        with self._identity_taker():
-            try:
-                async with ClusterClient(list(via), tls=self._client_tls) as client:
-                    answer = await client.add_member(server_to_proto(self.server), auto_promote=promote, dry_run=dry_run)
-            except RavelError as error:
-                raise ForwardedError(error.message, error.reason, error.metadata) from None
-            verdict = verdict_from_proto(answer.verdict)
-            if dry_run:
-                return Joined(None, (), verdict)
-            member = record_from_proto(answer.replica)
-            await self.store.set_identity(
-                replace(
-                    self.identity,
-                    cluster_id=answer.header.cluster_id,
-                    cluster_name=answer.cluster_name,
-                    replica_id=member.replica_id,
-                    name=member.name,
-                )
-            )
-            await self._start_replica()
-        text = f"joined cluster {self.identity.cluster_name} as replica {member.replica_id}"
-        self._tell(EventKind.SERVER, "cluster-joined", text, {"cluster_id": self.identity.cluster_id})
-        log.info("daemon.joined", cluster_id=self.identity.cluster_id, replica_id=member.replica_id)
-        return Joined(member, tuple(member_from_proto(known) for known in answer.members), verdict)
-
-    async def _join_until_taken(self, via: Sequence[str]) -> None:
-        while self.identity.blank:
-            try:
-                await self.join(via, promote=True, dry_run=False)
-            except AlreadyMemberError:
-                return
-            except (ForwardedError, MembershipError) as error:
-                log.warning("daemon.join_failed", via=",".join(via), why=str(error))
-                await asyncio.sleep(JOIN_RETRY_S)
-
-    @contextmanager
-    def _identity_taker(self) -> Iterator[None]:
-        """While it is entered, no other request gives this daemon an identity."""
-        if self._taking_identity:
-            raise MembershipError("this daemon is taking an identity already; one request at a time", "try again in a moment")
-        self._taking_identity = True
-        try:
-            yield
-        finally:
-            self._taking_identity = False
+        return await self._seat.join(via, promote=promote, dry_run=dry_run)
 
     # --- what servicers see (Host)
 

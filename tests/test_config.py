@@ -197,7 +197,8 @@ def test_every_setting_can_be_set_in_all_three_ways(tmp_path: Path) -> None:
     tls = {"tls_cert": pair.cert, "tls_key": pair.key, "tls_ca": authority.cert, "tls_client_ca": authority.cert}
     peer_tls = {"peer_tls_cert": pair.cert, "peer_tls_key": pair.key, "peer_tls_ca": authority.cert}
     peer_tls_name = {"peer_tls_name": "peers.example"}
-    flags = {**DATA, "metrics_listen": "127.0.0.1:7402", **tls, **peer_tls, **peer_tls_name}
+    admin = {"admin": "127.0.0.1:7410", "new_cluster": "orders"}
+    flags = {**DATA, "metrics_listen": "127.0.0.1:7402", **admin, **tls, **peer_tls, **peer_tls_name}
     described = tomllib.loads(_load(flags).describe())
     flat = {key: value for section in described.values() if isinstance(section, dict) for key, value in section.items()}
     flat |= {key: value for key, value in described.items() if not isinstance(value, dict)}
@@ -300,6 +301,10 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
         ({"peer_advertise": "127.0.0.1:7400"}, "must differ: they are two services"),
         ({"listen": "127.0.0.1:65535"}, "listen (127.0.0.1:65535) has no port after it, so say --peer-listen"),
         ({"join": ("127.0.0.1:7400",)}, "join (127.0.0.1:7400) is this server itself"),
+        ({"admin": ("127.0.0.1:7401",)}, "admin (127.0.0.1:7401) is this server itself: name an admin server"),
+        ({"admin": ("a:1",), "join": ("b:1",)}, "admin (a:1) and join (b:1) exclude each other"),
+        ({"new_cluster": "orders"}, "new_cluster (orders) has no meaning without --admin"),
+        ({"admin": ("a:1",), "new_cluster": "No"}, "new_cluster ('No') must be 1 to 63 of a-z"),
         ({"advertise": "db1:7400", "join": ("db1:7400",)}, "join (db1:7400) is this server itself"),
         ({"tick_ms": "1000", "election_ticks": "61"}, "is 61000 ms: a cluster without a leader must notice within 60000 ms"),
         ({"tick_ms": "4"}, "tick_ms (4) must be 5 to 1000"),

@@ -95,7 +95,8 @@ def test_start_hands_the_configuration_to_the_daemon_and_exits_as_it_ends(
 ) -> None:
     seen: list[ServerConfig] = []
 
-    def run(config: ServerConfig) -> int:
+    def run(config: ServerConfig, *, admin: bool) -> int:
+        assert not admin
         seen.append(config)
         return status
 
@@ -111,3 +112,29 @@ def test_a_flag_can_switch_off_what_a_variable_switched_on() -> None:
     result = _run("start", "--data-dir", "d", "--no-insecure", "--listen", "0.0.0.0:1", "--advertise", "h:1", RAVEL_INSECURE="1")
     assert result.returncode == 2
     assert "accept that with --insecure" in result.stderr
+
+
+def test_admin_takes_the_settings_of_start_but_those_that_name_an_admin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def run(config: ServerConfig, *, admin: bool) -> int:
+        seen.append(admin)
+        return 0
+
+    monkeypatch.setattr("ravel_node.daemon.run", run)
+    runner = CliRunner()
+    arguments = ["admin", "--data-dir", str(tmp_path), "--join", "127.0.0.1:7410"]
+    assert runner.invoke(command(), arguments).exit_code == 0
+    assert seen == [True]
+    assert "--admin" not in runner.invoke(command(), ["admin", "--help"]).output
+    refused = runner.invoke(command(), ["admin", "--data-dir", str(tmp_path)], env={"RAVEL_ADMIN": "127.0.0.1:7410"})
+    assert refused.exit_code == 2
+    assert "admin (variable RAVEL_ADMIN) is for replicas: an admin server has no admin" in refused.stderr
+    assert seen == [True]
+
+
+def test_leave_says_what_it_needs(tmp_path: Path) -> None:
+    result = CliRunner().invoke(command(), ["leave", "--data-dir", str(tmp_path / "nothing")])
+    assert result.exit_code == 1
+    assert "nothing is not there" in result.stderr
+    assert CliRunner().invoke(command(), ["leave"]).exit_code == 2

@@ -14,6 +14,9 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
+from ravel_node.admin.directory import DirectoryMachine
+from ravel_node.admin.liveness import Liveness
+from ravel_node.server.admin import AdminHandlers
 from ravel_node.server.binding import BoundServer, OnFatal, Service
 from ravel_node.server.cluster import ClusterHandlers
 from ravel_node.server.health import HealthHandlers, is_ready
@@ -23,7 +26,7 @@ from ravel_node.server.kv import KVHandlers
 from ravel_node.server.limits import Limits
 from ravel_node.server.peer_certificates import PeerCertificates
 from ravel_node.server.raft import OnPeer, RaftTransportHandlers
-from ravelpb.v1 import cluster_pb2, inspect_pb2, kv_pb2, raft_pb2
+from ravelpb.v1 import admin_pb2, cluster_pb2, inspect_pb2, kv_pb2, raft_pb2
 
 REQUEST_SLACK_BYTES: Final = 1 << 20
 """Beyond request_bytes_max: what is somewhat too large still arrives and gets an error of ours that names the bound."""
@@ -96,12 +99,13 @@ class RpcServer:
         await self._bound.stop(grace_s)
 
 
-def build_client_server(host: Host, options: ServerOptions, on_fatal: OnFatal) -> RpcServer:
-    """KV, Cluster and Inspect with health and reflection, for clients. Call on the loop that will serve."""
+def build_client_server(host: Host, options: ServerOptions, on_fatal: OnFatal, *, more: Sequence[Service] = ()) -> RpcServer:
+    """KV, Cluster, Inspect and `more` with health and reflection, for clients. Call on the loop that will serve."""
     services = [
         Service(kv_pb2.DESCRIPTOR.services_by_name["KV"], KVHandlers(host, options.limits)),
         Service(cluster_pb2.DESCRIPTOR.services_by_name["Cluster"], ClusterHandlers(host)),
         Service(inspect_pb2.DESCRIPTOR.services_by_name["Inspect"], InspectHandlers(host)),
+        *more,
     ]
     names = [service.name for service in services]
     health = Service(health_pb2.DESCRIPTOR.services_by_name["Health"], HealthHandlers(names, lambda: is_ready(host)))
@@ -109,6 +113,11 @@ def build_client_server(host: Host, options: ServerOptions, on_fatal: OnFatal) -
     names += [health.name, reflection_descriptor.full_name]
     reflection = Service(reflection_descriptor, _ReflectionHandlers(names))
     return RpcServer([*services, health, reflection], options, on_fatal, options.limits.request_bytes_max + REQUEST_SLACK_BYTES)
+
+
+def admin_service(host: Host, machine: DirectoryMachine, liveness: Liveness) -> Service:
+    """What the client port of an admin server serves besides."""
+    return Service(admin_pb2.DESCRIPTOR.services_by_name["Admin"], AdminHandlers(host, machine, liveness))
 
 
 def build_peer_server(

@@ -8,8 +8,9 @@ from contextlib import aclosing
 from typing import Final
 
 from ravel_node.machine.base import MemberRecord
-from ravel_node.machine.members import is_name
+from ravel_node.machine.members import DIRECTORY, is_name
 from ravel_node.raft.types import ReplicaId
+from ravel_node.replica.errors import MembershipError
 from ravel_node.replica.replica import Replica
 from ravel_node.replica.status import Expectation, Member, MemberRole, Standing, Verdict
 from ravel_node.replica.verdict import Plan
@@ -75,6 +76,8 @@ class ClusterHandlers:
     async def add_member(self, request: cluster_pb2.AddMemberRequest) -> cluster_pb2.AddMemberResponse:
         replica = self._host.replica
         record = _record(request.server, ReplicaId(0), auto_promote=request.auto_promote)
+        if request.machine.encode() != self._host.machine.machine:
+            raise _wrong_kind(record.name, is_admin=request.machine.encode() == DIRECTORY)
         added, verdict = await replica.add_member(record, dry_run=request.dry_run, expect=_expectation(request.expect))
         status = replica.status()
         response = cluster_pb2.AddMemberResponse(
@@ -156,6 +159,17 @@ class ClusterHandlers:
     def close(self) -> None:
         """End the streams that have no end of their own."""
         self._watching.close()
+
+
+def _wrong_kind(name: str, *, is_admin: bool) -> MembershipError:
+    if is_admin:
+        return MembershipError(
+            f"{name} is an admin server, and this cluster holds keys and values", "give the address of an admin with --join"
+        )
+    return MembershipError(
+        f"this is an admin group, and {name} was started as a replica of keys and values",
+        "start it with `ravel_node start --admin` and this address, or as an admin with `ravel_node admin`",
+    )
 
 
 # --- our values to messages

@@ -14,6 +14,7 @@ from typing import Final
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from ravel_node.admin.answers import RefusedError
 from ravel_node.machine import members
 from ravel_node.raft import errors as raft
 from ravel_node.replica import errors as replica
@@ -141,9 +142,20 @@ STATUS_OF: Final[dict[type[Exception], tuple[int, Reason]]] = {
     SessionExpiredError: (code_pb2.FAILED_PRECONDITION, Reason.SESSION_EXPIRED),
     ResultForgottenError: (code_pb2.ABORTED, Reason.OUTCOME_UNKNOWN),
     ForwardedError: (code_pb2.FAILED_PRECONDITION, Reason.INVALID_ARGUMENT),
+    RefusedError: (code_pb2.FAILED_PRECONDITION, Reason.INVALID_ARGUMENT),  # with the directory's own reason
     NoSuchThingError: (code_pb2.NOT_FOUND, Reason.NOT_FOUND),
     LogCompactedError: (code_pb2.OUT_OF_RANGE, Reason.COMPACTED),
 }
+
+_REFUSED_WITH: Final = {
+    Reason.NOT_FOUND: code_pb2.NOT_FOUND,
+    Reason.NAME_TAKEN: code_pb2.ALREADY_EXISTS,
+    Reason.ADDRESS_TAKEN: code_pb2.ALREADY_EXISTS,
+    Reason.STALE_REPORT: code_pb2.ABORTED,
+    Reason.STALE_VIEW: code_pb2.ABORTED,
+    Reason.INVALID_ARGUMENT: code_pb2.INVALID_ARGUMENT,
+}
+"""Codes of what the directory refuses, where FAILED_PRECONDITION says too little."""
 
 FATAL: Final = (raft.InvariantError, storage.StoreFailedError, storage.DamagedError)
 """After one of these nothing that the replica says can be trusted: whoever built the server is told, and stops it. A damaged
@@ -162,6 +174,8 @@ def status_and_reason(error: Exception) -> tuple[int, Reason]:
             return code_pb2.UNAVAILABLE, Reason.NO_LEADER
         case ForwardedError():
             return code_pb2.FAILED_PRECONDITION, error.reason
+        case RefusedError():
+            return _REFUSED_WITH.get(error.reason, code_pb2.FAILED_PRECONDITION), error.reason
         case replica.ReplicaStoppedError(failed=True):
             return code_pb2.UNAVAILABLE, Reason.STOPPED
     for ancestor in type(error).__mro__:

@@ -7,6 +7,7 @@
     snapshots/  snapshot files and their headers
     incoming/   snapshots that are being received
     events/     what happened here: a journal that may be lost (events_file.py)
+    admins      the admins that the daemon was last started with, one address a line; not there without any
 
 A directory is taken only if it is empty, or ours: a typing error in --data-dir must not mix our files with someone else's.
 """
@@ -30,6 +31,7 @@ RAFT: Final = "raft"
 SNAPSHOTS: Final = "snapshots"
 INCOMING: Final = "incoming"
 EVENTS: Final = "events"
+ADMINS: Final = "admins"
 LOG_FILE: Final = "data.mdb"
 """LMDB's name for the file of an environment; in raft/ it is the log."""
 

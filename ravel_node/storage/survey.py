@@ -128,6 +128,10 @@ class DirectoryReader:
         """The process that has it open now; empty: none has."""
         return self._directory.owner()
 
+    def identity(self) -> Identity:
+        """Who it is. Raises DamagedError, StoreError."""
+        return self.raft.read(lambda txn: read_meta(txn, IDENTITY, decode_identity))
+
     @property
     def raft(self) -> EnvironmentReader:
         return EnvironmentReader(self._directory.raft, RAFT_DATABASES, self._owned)

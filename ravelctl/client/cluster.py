@@ -180,16 +180,17 @@ class ClusterClient:
         self,
         server: ServerRef,
         *,
+        machine: str = "",
         auto_promote: bool = True,
         dry_run: bool = False,
         expect: Expectation | None = None,
         timeout_s: float | None = None,
     ) -> AddMemberResponse:
-        """Ask the leader to take this server in as a learner: what a joining daemon calls.
+        """Ask the leader to take this server in as a learner: what a joining daemon calls. `machine` is "directory" for an admin.
 
         For one server id the answer is always the same, so the call is repeated until it is answered.
         """
-        request = AddMemberRequest(server=server, auto_promote=auto_promote, dry_run=dry_run, expect=expect)
+        request = AddMemberRequest(server=server, machine=machine, auto_promote=auto_promote, dry_run=dry_run, expect=expect)
         return await self._ask_leader(lambda stub: stub.AddMember(request), timeout_s, repeatable=True)
 
     async def promote(

@@ -50,13 +50,14 @@ class Server:
         self.advertised = self.address  # what clients are told to dial
         self.flags = list(flags)
         self.program = ["-m", "ravel_node"]  # what Python runs
+        self.verb = "start"
         self.environment: dict[str, str] = {}  # what its process gets besides this one's
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *more: str) -> None:
         if self.running:
             raise RuntimeError(f"{self.name} runs already")
-        command = [sys.executable, *self.program, "start", "--data-dir", str(self.data_dir), "--name", self.name]
+        command = [sys.executable, *self.program, self.verb, "--data-dir", str(self.data_dir), "--name", self.name]
         command += ["--listen", self.address, "--peer-listen", self.peer_address, *self.flags, *more]
         with self.log_path.open("ab") as log:
             environment = {**os.environ, **self.environment}

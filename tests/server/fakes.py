@@ -29,6 +29,7 @@ from ravel_node.replica.status import Alarm, Counters, Expectation, Member, Memb
 from ravel_node.replica.trail import Lag
 from ravel_node.replica.verdict import Plan
 from ravel_node.server.app import RpcServer, ServerOptions, build_client_server, build_peer_server
+from ravel_node.server.binding import Service
 from ravel_node.server.host import Host, Joined
 from ravel_node.server.limits import Limits
 from ravel_node.storage.base import (
@@ -373,14 +374,14 @@ class FakeReplica:
 class FakeHost:
     """A daemon of one replica; `blank()` makes one without."""
 
-    def __init__(self) -> None:
+    def __init__(self, machine: KVMachine | None = None) -> None:
         self.boot_id = "b" * 16
         self.version = "0.1.0"
         self.uptime_s = 12.5
         self.events = EventLog(self.boot_id, lambda: 1_700_000_000.0)
         self.server = record(1)
         self.identity = Identity(server_id(1), CLUSTER, "test", ReplicaId(1), "n1")
-        self.machine = KVMachine()
+        self.machine = machine or KVMachine()
         state = MemoryState()
         bootstrap_state(
             state,
@@ -388,6 +389,7 @@ class FakeHost:
             member=record(1),
             conf_state=ConfState(voters=(ReplicaId(1),)),
             config_index=Index(1),
+            machine=self.machine.machine,
         )
         self.machine.open(state)
         self.store = FakeStore()
@@ -448,11 +450,11 @@ def snapshot_file(path: Path, data: bytes, index: int) -> SnapshotFile:
 
 @asynccontextmanager
 async def serving(
-    host: FakeHost, *, limits: Limits | None = None, listen: str = "127.0.0.1:0"
+    host: FakeHost, *, limits: Limits | None = None, listen: str = "127.0.0.1:0", more: Sequence[Service] = ()
 ) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a real client server of this host."""
     options = ServerOptions(listen=listen, limits=limits or Limits())
-    server = build_client_server(as_host(host), options, host.fatal.append)
+    server = build_client_server(as_host(host), options, host.fatal.append, more=more)
     await server.start()
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=[("grpc.max_receive_message_length", -1)])
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from ravel_node.admin.directory import DirectoryMachine
 from ravel_node.raft.types import ReplicaId
 from ravel_node.replica.errors import (
     AlreadyMemberError,
@@ -36,6 +37,7 @@ from ravel_node.server.cluster import (
 from ravel_node.server.host import Joined
 from ravel_node.server.limits import InputError
 from ravel_node.server.status import member_to_proto, server_to_proto
+from ravelpb.errors import Field, Reason
 from ravelpb.v1 import cluster_pb2, common_pb2
 from ravelpb.v1.cluster_pb2_grpc import ClusterStub
 from tests.server.fakes import CLUSTER, VERDICT, FakeHost, info_of, record, server_id, serving
@@ -306,3 +308,23 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(InputError):
         record_from_proto(common_pb2.ReplicaRef(replica_id=1))
     assert not verdict_from_proto(cluster_pb2.Verdict()).allowed
+
+
+@pytest.mark.parametrize("machine", ["directory", "a later one"])
+async def test_a_cluster_takes_only_its_own_kind(host: FakeHost, cluster: Any, machine: str) -> None:
+    request = cluster_pb2.AddMemberRequest(server=server_to_proto(record(4)), machine=machine)
+    _, reason, fields = await refused(cluster.AddMember(request))
+    assert reason == Reason.INVALID_ARGUMENT
+    assert fields[Field.NEXT_STEP]
+    assert host.fake.changes == []
+
+
+async def test_an_admin_group_takes_no_replica_of_keys() -> None:
+    host = FakeHost(DirectoryMachine())
+    async with serving(host) as channel:
+        request = cluster_pb2.AddMemberRequest(server=server_to_proto(record(4)))
+        _, _, fields = await refused(ClusterStub(channel).AddMember(request))
+        assert "ravel_node admin" in fields[Field.NEXT_STEP]
+        request.machine = "directory"
+        await ClusterStub(channel).AddMember(request)
+        assert len(host.fake.changes) == 1

@@ -371,9 +371,12 @@ class AddMemberRequest(_message.Message):
     AUTO_PROMOTE_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     EXPECT_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
     auto_promote: _builtins.bool
     """promote it as soon as it has caught up"""
     dry_run: _builtins.bool
+    machine: _builtins.str
+    """what its state is: empty: keys and values; "directory": an admin group's. A cluster takes its own kind"""
     @_builtins.property
     def server(self) -> _common_pb2.ServerRef: ...
     @_builtins.property
@@ -385,10 +388,11 @@ class AddMemberRequest(_message.Message):
         auto_promote: _builtins.bool = ...,
         dry_run: _builtins.bool = ...,
         expect: Global___Expectation | None = ...,
+        machine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect", "server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_promote", b"auto_promote", "dry_run", b"dry_run", "expect", b"expect", "server", b"server"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_promote", b"auto_promote", "dry_run", b"dry_run", "expect", b"expect", "machine", b"machine", "server", b"server"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

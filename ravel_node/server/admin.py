@@ -1,0 +1,317 @@
+"""The Admin service: what an admin group is told and asked. Translates; what commands do is decided in ravel_node.admin.
+
+Everything is answered by the leader, from the directory after a read barrier. A command that the directory would refuse, or that
+would change nothing, is answered from there: only what is news goes into the log.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from ravel_node.admin.answers import RefusedError, read_answer
+from ravel_node.admin.codec import encode
+from ravel_node.admin.commands import (
+    Command,
+    CommandFormError,
+    ForgetServer,
+    MarkLeaving,
+    RegisterServer,
+    RemoveCluster,
+    ReportMembership,
+    Seated,
+    SetCluster,
+)
+from ravel_node.admin.decisions import decide
+from ravel_node.admin.directory import DirectoryMachine
+from ravel_node.admin.liveness import Liveness
+from ravel_node.admin.model import ClusterEntry, Directory, Move, Phase, Seat, ServerEntry
+from ravel_node.machine import envelope
+from ravel_node.raft.types import Index
+from ravel_node.replica.reads import ReadMode
+from ravel_node.replica.replica import Replica
+from ravel_node.server.host import Host
+from ravel_node.server.limits import InputError
+from ravel_node.server.status import header_of
+from ravelpb.errors import Reason
+from ravelpb.slots import SLOT_COUNT
+from ravelpb.v1 import admin_pb2, common_pb2
+
+_OWNERS: Final = struct.Struct(f">{SLOT_COUNT}H")
+
+_SEATS: Final = {Seat.ASSIGNED: admin_pb2.ASSIGNED, Seat.LEARNER: admin_pb2.SEAT_LEARNER, Seat.VOTER: admin_pb2.SEAT_VOTER}
+_PHASES: Final = {
+    Phase.PLANNED: admin_pb2.PLANNED,
+    Phase.COPYING: admin_pb2.COPYING,
+    Phase.COMMITTED: admin_pb2.COMMITTED,
+    Phase.ABORTED: admin_pb2.ABORTED,
+}
+
+
+class AdminHandlers:
+    """Handlers of `ravel.v1.Admin` for the replica of one admin server. Those that do not lead raise NotLeaderError."""
+
+    def __init__(self, host: Host, machine: DirectoryMachine, liveness: Liveness) -> None:
+        self._host = host
+        self._machine = machine
+        self._liveness = liveness
+        self._owners = (0, b"")  # version of the map, and the map as it travels
+
+    # --- what daemons say
+
+    async def register(self, request: admin_pb2.RegisterRequest) -> admin_pb2.RegisterResponse:
+        server, addresses = request.server, request.server.addresses
+        replica, answer = await self._ask(
+            RegisterServer(
+                server_id=server.server_id,
+                name=server.name,
+                version=server.version,
+                format=server.format,
+                listen=addresses.listen,
+                peer=addresses.peer,
+                fresh_id=secrets.token_hex(16),
+                new_cluster=request.new_cluster,
+                cluster_id=request.cluster_id,
+                replica_id=request.replica_id,
+            ),
+            grows=True,
+        )
+        self._liveness.note(replica.term, server.server_id)
+        directory = self._machine.directory
+        cluster = directory.clusters[answer["cluster"]]
+        found_it = not cluster.founded and cluster.founder_id == server.server_id
+        others = [address for address in directory.addresses_of(cluster.number) if address != addresses.listen]
+        return admin_pb2.RegisterResponse(
+            header=header_of(self._host, replica),
+            cluster=_cluster(directory, cluster),
+            found_it=found_it,
+            owns_all_slots=found_it and len(directory.slots_of(cluster.number)) == SLOT_COUNT,
+            addresses=others if cluster.founded else [],
+        )
+
+    async def report(self, request: admin_pb2.ReportRequest) -> admin_pb2.ReportResponse:
+        replica, directory = await self._read()
+        server_id = request.server.server_id
+        _check_reporter(directory, request)
+        if request.HasField("leader"):
+            report = request.leader
+            members = (Seated(member.server_id, member.replica_id, member.learner) for member in report.members)
+            await self._ask(
+                ReportMembership(request.cluster_id, server_id, report.term, report.config_index, tuple(members)), grows=False
+            )
+        directory = self._machine.directory
+        server = directory.servers.get(server_id)
+        if server is not None:
+            self._liveness.note(replica.term, server_id)
+        return admin_pb2.ReportResponse(
+            header=header_of(self._host, replica),
+            leaving=server is not None and server.leaving,
+            map_version=directory.slot_map.version,
+        )
+
+    # --- what operators ask
+
+    async def mark_leaving(self, request: admin_pb2.MarkLeavingRequest) -> admin_pb2.MarkLeavingResponse:
+        replica, directory = await self._read()
+        server = _named(directory, request.server)
+        cluster = directory.clusters[server.cluster]
+        command = MarkLeaving(server.server_id)
+        if request.dry_run:
+            after = decide(directory, command, Index(0)).directory
+        else:
+            replica, _ = await self._ask(command, grows=False)
+            after = self._machine.directory
+            server = after.servers.get(server.server_id, server)
+        return admin_pb2.MarkLeavingResponse(
+            header=header_of(self._host, replica),
+            server=self._server(replica, server),
+            cluster=_cluster(directory, cluster),
+            addresses=directory.addresses_of(cluster.number),
+            last=cluster.number not in after.clusters,
+        )
+
+    async def forget(self, request: admin_pb2.ForgetRequest) -> admin_pb2.ForgetResponse:
+        _, directory = await self._read()
+        server_id = _named(directory, request.server).server_id
+        replica, _ = await self._ask(ForgetServer(server_id), grows=False)
+        self._liveness.forget(server_id)
+        return admin_pb2.ForgetResponse(header=header_of(self._host, replica))
+
+    async def set_cluster(self, request: admin_pb2.SetClusterRequest) -> admin_pb2.SetClusterResponse:
+        command = SetCluster(request.name, secrets.token_hex(16), request.replicas_wanted, request.emptying)
+        replica, answer = await self._ask(command, grows=True)
+        directory = self._machine.directory
+        return admin_pb2.SetClusterResponse(
+            header=header_of(self._host, replica), cluster=_cluster(directory, directory.clusters[answer["cluster"]])
+        )
+
+    async def remove_cluster(self, request: admin_pb2.RemoveClusterRequest) -> admin_pb2.RemoveClusterResponse:
+        replica, _ = await self._ask(RemoveCluster(request.name), grows=False)
+        return admin_pb2.RemoveClusterResponse(header=header_of(self._host, replica))
+
+    async def directory(self, request: admin_pb2.DirectoryRequest) -> admin_pb2.DirectoryResponse:
+        replica, directory = await self._read()
+        return admin_pb2.DirectoryResponse(
+            header=header_of(self._host, replica),
+            clusters=[_cluster(directory, directory.clusters[number]) for number in sorted(directory.clusters)],
+            servers=[self._server(replica, directory.servers[server_id]) for server_id in sorted(directory.servers)],
+            moves=[_move(move) for move in directory.moves.values()],
+            map_version=directory.slot_map.version,
+        )
+
+    async def slot_map(self, request: admin_pb2.SlotMapRequest) -> admin_pb2.SlotMapResponse:
+        replica, directory = await self._read()
+        version = directory.slot_map.version
+        return admin_pb2.SlotMapResponse(
+            header=header_of(self._host, replica),
+            version=version,
+            owners=b"" if request.known_version == version else self._owners_of(directory),
+            clusters=[
+                admin_pb2.RoutedCluster(
+                    number=number,
+                    name=cluster.name,
+                    cluster_id=cluster.cluster_id,
+                    addresses=directory.addresses_of(number),
+                )
+                for number, cluster in sorted(directory.clusters.items())
+            ],
+        )
+
+    async def plan_rebalance(self, request: admin_pb2.PlanRebalanceRequest) -> admin_pb2.PlanRebalanceResponse:
+        raise _no_moves()
+
+    async def rebalance(self, request: admin_pb2.RebalanceRequest) -> AsyncIterator[admin_pb2.RebalanceResponse]:
+        raise _no_moves()
+        yield  # a generator, as every handler of a stream
+
+    async def stop_rebalance(self, request: admin_pb2.StopRebalanceRequest) -> admin_pb2.StopRebalanceResponse:
+        raise _no_moves()
+
+    # --- asking the directory
+
+    async def _read(self) -> tuple[Replica, Directory]:
+        """The directory as it is now, at the leader. Valid until the next await."""
+        replica = self._host.replica
+        if not replica.barrier_free(ReadMode.LINEARIZABLE):
+            await replica.read_barrier(ReadMode.LINEARIZABLE)
+        return replica, self._machine.directory
+
+    async def _ask(self, command: Command, *, grows: bool) -> tuple[Replica, dict[str, Any]]:
+        """The answer of the directory to a command, which is in the log where it changed something.
+
+        Raises RefusedError, InputError, and what Replica.propose raises.
+        """
+        try:
+            body = encode(command)
+        except CommandFormError as error:
+            raise InputError(str(error), field=command.kind) from None
+        replica, directory = await self._read()
+        decision = decide(directory, command, Index(0))  # the index only makes ids of moves
+        if decision.directory is directory:
+            return replica, dict(decision.answer)
+        group = envelope.group((envelope.directory(body),))
+        (outcome,) = await replica.propose(group, 1, grows=grows)
+        return replica, read_answer(outcome)
+
+    # --- values to messages
+
+    def _owners_of(self, directory: Directory) -> bytes:
+        version, owners = directory.slot_map.version, directory.slot_map.owners
+        if self._owners[0] != version:
+            self._owners = version, _OWNERS.pack(*owners)
+        return self._owners[1] or _OWNERS.pack(*owners)
+
+    def _server(self, replica: Replica, server: ServerEntry) -> admin_pb2.DirectoryServer:
+        heard = self._liveness.look(replica.term, server.server_id)
+        return admin_pb2.DirectoryServer(
+            server=common_pb2.ServerRef(
+                server_id=server.server_id,
+                name=server.name,
+                version=server.version,
+                addresses=common_pb2.Addresses(listen=server.listen, peer=server.peer),
+                format=server.format,
+            ),
+            cluster=server.cluster,
+            replica_id=server.replica_id,
+            seat=_SEATS[server.seat],
+            leaving=server.leaving,
+            heard=heard.heard,
+            heard_age_ms=round(heard.age_s * 1_000),
+            down=heard.down,
+        )
+
+
+def _cluster(directory: Directory, cluster: ClusterEntry) -> admin_pb2.DirectoryCluster:
+    return admin_pb2.DirectoryCluster(
+        number=cluster.number,
+        name=cluster.name,
+        cluster_id=cluster.cluster_id,
+        replicas_wanted=cluster.replicas_wanted,
+        founder_id=cluster.founder_id,
+        founded=cluster.founded,
+        leader_id=cluster.leader_id,
+        term=cluster.term,
+        config_index=cluster.config_index,
+        emptying=cluster.emptying,
+        slots=directory.slot_map.owners.count(cluster.number),
+    )
+
+
+def _move(move: Move) -> admin_pb2.DirectoryMove:
+    return admin_pb2.DirectoryMove(
+        move=move.move_id,
+        slots=move.slots,
+        source=move.source,
+        destination=move.destination,
+        phase=_PHASES[move.phase],
+    )
+
+
+def _no_moves() -> RefusedError:
+    return RefusedError(Reason.UNSUPPORTED_VERSION, "this version of the admin moves no slots")
+
+
+# --- finding servers
+
+
+def _check_reporter(directory: Directory, request: admin_pb2.ReportRequest) -> None:
+    """Raises RefusedError unless the directory has the reporting server where it says that it is."""
+    server_id = request.server.server_id
+    server = directory.servers.get(server_id)
+    if server is None:
+        raise RefusedError(
+            Reason.NOT_FOUND, f"server {server_id[:8]} is not in the list (any more): it has to register before it reports"
+        )
+    cluster = directory.clusters[server.cluster]
+    if cluster.cluster_id != request.cluster_id:
+        raise RefusedError(
+            Reason.WRONG_IDENTITY,
+            f"server {server_id[:8]} reports as of cluster {request.cluster_id[:8]}, "
+            f"and the list has it in cluster {cluster.name} ({cluster.cluster_id[:8]})",
+        )
+    if server.replica_id not in (0, request.replica_id):
+        raise RefusedError(
+            Reason.WRONG_IDENTITY,
+            f"server {server_id[:8]} reports as replica {request.replica_id} of cluster {cluster.name}, "
+            f"and the list has it as replica {server.replica_id}",
+        )
+
+
+def _named(directory: Directory, name: str) -> ServerEntry:
+    """The server of this id, name, or cluster/name. Raises RefusedError, InputError where several have the name."""
+    if (server := directory.servers.get(name)) is not None:
+        return server
+    cluster_name, _, own_name = name.rpartition("/")
+    found = [
+        server
+        for server in directory.servers.values()
+        if server.name == own_name and cluster_name in ("", directory.clusters[server.cluster].name)
+    ]
+    if len(found) > 1:
+        listed = ", ".join(sorted(f"{directory.clusters[server.cluster].name}/{name}" for server in found))
+        raise InputError(f"{len(found)} servers are named {name}: say which, as one of {listed}", field="server", value=name)
+    if not own_name or not found:
+        raise RefusedError(Reason.NOT_FOUND, f"there is no server {name[:80]} in the list")
+    return found[0]

@@ -1,0 +1,120 @@
+"""How a server of an admin's list leaves its cluster: marked in the list, out of the membership, off the list.
+
+Every step can be repeated, so whoever is interrupted anywhere begins again and ends in the same place. What would be refused is
+found out before anything is changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ravelctl.client.admin import AdminClient
+from ravelctl.client.cluster import ClusterClient
+from ravelctl.client.errors import (
+    RETRYABLE,
+    DeadlineError,
+    NoLeaderError,
+    NotFoundError,
+    OutcomeUnknownError,
+    RavelError,
+    RefusedError,
+)
+from ravelctl.client.tls import TlsOptions
+from ravelpb.errors import Reason
+from ravelpb.v1 import cluster_pb2
+from ravelpb.v1.admin_pb2 import DirectoryCluster, MarkLeavingResponse
+
+LOOK_S: Final = 0.2
+"""Between two looks whether the record is gone: it goes with the next report of the cluster's leader."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What became of it."""
+
+    server_id: str
+    name: str
+    cluster: str
+    replica_id: int  # 0: it had not become a member yet
+    last: bool  # it was the cluster's only replica, which owned no slots: the cluster is struck too
+
+
+async def leave_through_admin(admin: AdminClient, server: str, *, tls: TlsOptions | None = None, timeout_s: float = 60.0) -> Left:
+    """Take the server of this id, name or cluster/name out of its cluster, and wait until it is off the list.
+
+    Raises RefusedError where the admin (LAST_REPLICA) or the cluster's leader (UNSAFE_CHANGE, say) refuses; then nothing was
+    changed, unless the cluster changed meanwhile. NotFoundError: it is not in the list (any more). DeadlineError: it is not
+    done yet; repeat it.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    found = await admin.mark_leaving(server, dry_run=True)
+    replica_id = found.server.replica_id
+    if not found.last and found.addresses and not found.server.leaving:
+        await _until(deadline, found, dry_run=True, tls=tls)
+    server_id = found.server.server.server_id
+    try:
+        marked = await admin.mark_leaving(server_id)
+        while await _listed(admin, server_id) and not marked.last:
+            await _until(deadline, marked, dry_run=False, tls=tls)
+            _check_time(deadline, found, None)
+            await asyncio.sleep(LOOK_S)
+    except NotFoundError:
+        marked = found  # somebody else has completed it meanwhile
+    return Left(server_id, found.server.server.name, found.cluster.name, replica_id, marked.last)
+
+
+async def _listed(admin: AdminClient, server_id: str) -> bool:
+    return any(entry.server.server_id == server_id for entry in (await admin.directory()).servers)
+
+
+async def _until(deadline: float, marked: MarkLeavingResponse, *, dry_run: bool, tls: TlsOptions | None) -> None:
+    """Have the leader take it out, once there is one; with `dry_run` only ask whether it would."""
+    while True:
+        try:
+            await _take_out(marked.server.server.server_id, marked.cluster, marked.addresses, dry_run=dry_run, tls=tls)
+            return
+        except OutcomeUnknownError:
+            pass  # the next look tells
+        except RavelError as error:
+            passing = error.reason in RETRYABLE or error.reason in (Reason.CHANGE_IN_PROGRESS, Reason.STALE_VIEW)
+            if not passing or (isinstance(error, RefusedError) and error.reason is Reason.TRANSFER_FAILED):
+                raise
+            _check_time(deadline, marked, error)
+        await asyncio.sleep(LOOK_S)
+
+
+async def _take_out(
+    server_id: str, cluster: DirectoryCluster, addresses: Sequence[str], *, dry_run: bool, tls: TlsOptions | None
+) -> None:
+    if not addresses:
+        return  # nobody of it was ever reported: there is no membership to be in
+    async with ClusterClient(addresses, tls=tls, cluster_id=cluster.cluster_id) as client:
+        replica_id = await _replica_id(client, server_id)
+        if not replica_id:
+            return
+        answer = await client.leave([replica_id], dry_run=dry_run)
+    if not answer.verdict.allowed and dry_run:
+        raise RefusedError(answer.verdict.reason, reason=Reason.UNSAFE_CHANGE, next_step=answer.verdict.next_step)
+
+
+async def _replica_id(client: ClusterClient, server_id: str) -> int:
+    """Of this server in the membership, as the leader has it; 0: it is no member. Raises NoLeaderError."""
+    statuses = [status for status in (await client.statuses()).values() if isinstance(status, cluster_pb2.StatusResponse)]
+    leaders = [status for status in statuses if status.role == cluster_pb2.LEADER]
+    if not leaders:
+        raise NoLeaderError("the cluster of the server that is to leave has no leader", next_step="see `ravelctl status`")
+    members = max(leaders, key=lambda status: status.header.term).members
+    return next((int(member.replica_id) for member in members if member.server.server_id == server_id), 0)
+
+
+def _check_time(deadline: float, marked: MarkLeavingResponse, error: RavelError | None) -> None:
+    if asyncio.get_running_loop().time() < deadline:
+        return
+    why = f": {error.message}" if error is not None else ", though its cluster may have let it go already"
+    raise DeadlineError(
+        f"server {marked.server.server.name} of cluster {marked.cluster.name} has not left yet{why}",
+        next_step="repeat the command: it goes on where it is",
+    )
