@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Final
 
 from ravel_node.machine.base import Outcome, Status
@@ -29,8 +30,14 @@ class RefusedError(Exception):
 
 
 def canonical(value: object) -> bytes:
-    """JSON with sorted keys and no spaces, in ASCII: the same value is the same bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
+    """JSON with sorted keys and no spaces, in ASCII: the same value is the same bytes. A frozen value is its fields."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=field_values)
+    return text.encode("ascii")
+
+
+def field_values(value: Any) -> dict[str, Any]:
+    """The fields of a frozen value, as they are."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def answered(value: Mapping[str, Value]) -> Outcome:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from itertools import pairwise
 from typing import Any, Final
 
-from ravel_node.admin.answers import canonical
+from ravel_node.admin.answers import canonical, field_values
 from ravel_node.admin.commands import (
     KINDS,
     Command,
@@ -88,7 +88,7 @@ def _form(value: dict[str, Any]) -> type[Command]:
 
 
 def _write(command: Command) -> bytes:
-    return canonical({"kind": command.kind, **asdict(command)})
+    return canonical({"kind": command.kind, **field_values(command)})
 
 
 def _check_size(body: bytes) -> None:

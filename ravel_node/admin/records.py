@@ -15,10 +15,10 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any, Final
 
-from ravel_node.admin.answers import canonical
+from ravel_node.admin.answers import canonical, field_values
 from ravel_node.admin.model import (
     NO_MAP,
     NOBODY,
@@ -99,7 +99,7 @@ def _changes(before: Directory, after: Directory) -> list[tuple[bytes, bytes | N
 
 
 def _text(entry: ServerEntry | ClusterEntry | Move, in_key: str) -> bytes:
-    value = asdict(entry)
+    value = field_values(entry)
     del value[in_key]
     return _VERSION + canonical(value)
 

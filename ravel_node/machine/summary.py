@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -20,6 +21,9 @@ from ravel_node.machine.members import MemberRecordError, MemberVersionError, de
 
 SHOWN_CHARACTERS_MAX: Final = 64
 """Characters of a key that are shown; a longer one is cut and its length told."""
+
+DIRECTORY_CHARACTERS_MAX: Final = 400
+"""Characters of a command of the directory that are shown: nearly always all."""
 
 SHOWN_OPERATIONS_MAX: Final = 4
 """Operations of a WRITE that are shown; the rest are counted."""
@@ -47,7 +51,7 @@ def describe(payload: bytes) -> list[tuple[str, str]]:
     return [(word, line) for word, line, _ in described(payload)]
 
 
-def show_bytes(data: bytes) -> str:
+def show_bytes(data: bytes, characters_max: int = SHOWN_CHARACTERS_MAX) -> str:
     """A key for people: text as it is, other bytes as \\xNN, a long one cut with its length."""
     try:
         text = data.decode()
@@ -57,9 +61,9 @@ def show_bytes(data: bytes) -> str:
         text = "".join(chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in data)
     else:
         text = text.replace("\\", "\\x5c")
-    if len(text) <= SHOWN_CHARACTERS_MAX:
+    if len(text) <= characters_max:
         return text
-    return f"{text[:SHOWN_CHARACTERS_MAX]}… ({len(data)} bytes)"
+    return f"{text[:characters_max]}… ({len(data)} bytes)"
 
 
 def _describe(kind: int, body: bytes) -> Described:
@@ -130,8 +134,20 @@ def _slots(body: bytes) -> str:
 
 
 def _directory(body: bytes) -> str:
-    """It is JSON already."""
-    return body.decode(errors="backslashreplace")
+    """The kind, then the fields in the order in which they are written; of a list only how many are in it."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        return f"unreadable: {show_bytes(body)}"
+    shown = [str(value.pop("kind", "no kind"))]
+    for name, held in value.items():
+        if isinstance(held, list):
+            shown.append(f"{name}: {len(held)}")
+        elif held != "":
+            shown.append(f"{name}={held if isinstance(held, str) else json.dumps(held)}")
+    return show_bytes(" ".join(shown).encode(errors="backslashreplace"), DIRECTORY_CHARACTERS_MAX)
 
 
 def _no_keys(_body: bytes) -> tuple[bytes, ...]:

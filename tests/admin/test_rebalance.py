@@ -9,7 +9,7 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravel_node.admin import rebalance
@@ -71,6 +71,7 @@ def least(loads: Sequence[int], homeless: int) -> int:
     return max(sum(max(0, load - most) for load in loads) + homeless, sum(max(0, share - load) for load in loads))
 
 
+@settings(max_examples=40)
 @given(all_loads, st.integers(0, 1_000), st.data())
 def test_a_plan_reaches_what_it_should_with_as_few_moves_as_can_be(loads: list[int], seed: int, data: st.DataObject) -> None:
     before = directory(loads, shuffled=seed)
@@ -93,6 +94,7 @@ def test_a_plan_reaches_what_it_should_with_as_few_moves_as_can_be(loads: list[i
         encode(PlanMoves(1, tuple(moves)))
 
 
+@settings(max_examples=40)
 @given(all_loads)
 def test_who_is_within_bounds_is_left_alone(loads: list[int]) -> None:
     low, high = rebalance.bounds(SLOT_COUNT, len(loads))
