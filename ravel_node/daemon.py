@@ -40,9 +40,12 @@ from ravel_node.replica.replica import Replica
 from ravel_node.seat import Seat
 from ravel_node.server.app import ServerOptions, admin_service, build_client_server, build_peer_server
 from ravel_node.server.binding import ListenError, Service
+from ravel_node.server.clusters import Clusters
+from ravel_node.server.desk import DirectoryDesk
 from ravel_node.server.handshakes import HandshakeLog, LibraryOutput
 from ravel_node.server.host import Joined
 from ravel_node.server.limits import Limits
+from ravel_node.server.moving import LeadersMover
 from ravel_node.server.peer_certificates import PeerCertificates
 from ravel_node.storage.base import Identity, Store, StoreError, StoreFailedError
 from ravel_node.storage.directory import EVENTS, Presence
@@ -234,7 +237,12 @@ class Daemon:
         shown = PeerCertificates(config.peer_tls.peer_tls_name) if config.peer_tls.on else None
         more: list[Service] = []
         if isinstance(self._machine, DirectoryMachine):
-            more.append(admin_service(self, self._machine, Liveness(time.monotonic)))
+            desk = DirectoryDesk(self, self._machine)
+            clusters = Clusters(desk, self._client_tls)
+            self._stack.push_async_callback(clusters.close)
+            mover = LeadersMover(self, desk, clusters)
+            self._spawn(mover.run())
+            more.append(admin_service(self, desk, Liveness(time.monotonic), mover))
         for server in (
             build_client_server(self, clients, self._fatal, more=more),
             build_peer_server(self, peers, self._fatal, on_peer=self._peer_dialled, certificates=shown),

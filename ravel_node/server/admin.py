@@ -9,13 +9,11 @@ from __future__ import annotations
 import secrets
 import struct
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from contextlib import aclosing
+from typing import Final
 
-from ravel_node.admin.answers import RefusedError, read_answer
-from ravel_node.admin.codec import encode
+from ravel_node.admin.answers import RefusedError
 from ravel_node.admin.commands import (
-    Command,
-    CommandFormError,
     ForgetServer,
     MarkLeaving,
     RegisterServer,
@@ -25,15 +23,14 @@ from ravel_node.admin.commands import (
     SetCluster,
 )
 from ravel_node.admin.decisions import decide
-from ravel_node.admin.directory import DirectoryMachine
 from ravel_node.admin.liveness import Liveness
-from ravel_node.admin.model import ClusterEntry, Directory, Move, Phase, Seat, ServerEntry
-from ravel_node.machine import envelope
+from ravel_node.admin.model import ClusterEntry, Directory, Seat, ServerEntry
 from ravel_node.raft.types import Index
-from ravel_node.replica.reads import ReadMode
 from ravel_node.replica.replica import Replica
+from ravel_node.server.desk import DirectoryDesk
 from ravel_node.server.host import Host
 from ravel_node.server.limits import InputError
+from ravel_node.server.rebalancing import Rebalancing
 from ravel_node.server.status import header_of
 from ravelpb.errors import Reason
 from ravelpb.slots import SLOT_COUNT
@@ -42,20 +39,15 @@ from ravelpb.v1 import admin_pb2, common_pb2
 _OWNERS: Final = struct.Struct(f">{SLOT_COUNT}H")
 
 _SEATS: Final = {Seat.ASSIGNED: admin_pb2.ASSIGNED, Seat.LEARNER: admin_pb2.SEAT_LEARNER, Seat.VOTER: admin_pb2.SEAT_VOTER}
-_PHASES: Final = {
-    Phase.PLANNED: admin_pb2.PLANNED,
-    Phase.COPYING: admin_pb2.COPYING,
-    Phase.COMMITTED: admin_pb2.COMMITTED,
-    Phase.ABORTED: admin_pb2.ABORTED,
-}
 
 
 class AdminHandlers:
     """Handlers of `ravel.v1.Admin` for the replica of one admin server. Those that do not lead raise NotLeaderError."""
 
-    def __init__(self, host: Host, machine: DirectoryMachine, liveness: Liveness) -> None:
+    def __init__(self, host: Host, desk: DirectoryDesk, liveness: Liveness, rebalancing: Rebalancing) -> None:
         self._host = host
-        self._machine = machine
+        self._desk = desk
+        self._rebalancing = rebalancing
         self._liveness = liveness
         self._owners = (0, b"")  # version of the map, and the map as it travels
 
@@ -63,7 +55,7 @@ class AdminHandlers:
 
     async def register(self, request: admin_pb2.RegisterRequest) -> admin_pb2.RegisterResponse:
         server, addresses = request.server, request.server.addresses
-        replica, answer = await self._ask(
+        replica, answer = await self._desk.ask(
             RegisterServer(
                 server_id=server.server_id,
                 name=server.name,
@@ -76,10 +68,9 @@ class AdminHandlers:
                 cluster_id=request.cluster_id,
                 replica_id=request.replica_id,
             ),
-            grows=True,
         )
         self._liveness.note(replica.term, server.server_id)
-        directory = self._machine.directory
+        directory = self._desk.directory
         cluster = directory.clusters[answer["cluster"]]
         found_it = not cluster.founded and cluster.founder_id == server.server_id
         others = [address for address in directory.addresses_of(cluster.number) if address != addresses.listen]
@@ -92,16 +83,16 @@ class AdminHandlers:
         )
 
     async def report(self, request: admin_pb2.ReportRequest) -> admin_pb2.ReportResponse:
-        replica, directory = await self._read()
+        replica, directory = await self._desk.read()
         server_id = request.server.server_id
         _check_reporter(directory, request)
         if request.HasField("leader"):
             report = request.leader
             members = (Seated(member.server_id, member.replica_id, member.learner) for member in report.members)
-            await self._ask(
-                ReportMembership(request.cluster_id, server_id, report.term, report.config_index, tuple(members)), grows=False
+            await self._desk.ask(
+                ReportMembership(request.cluster_id, server_id, report.term, report.config_index, tuple(members))
             )
-        directory = self._machine.directory
+        directory = self._desk.directory
         server = directory.servers.get(server_id)
         if server is not None:
             self._liveness.note(replica.term, server_id)
@@ -114,15 +105,15 @@ class AdminHandlers:
     # --- what operators ask
 
     async def mark_leaving(self, request: admin_pb2.MarkLeavingRequest) -> admin_pb2.MarkLeavingResponse:
-        replica, directory = await self._read()
+        replica, directory = await self._desk.read()
         server = _named(directory, request.server)
         cluster = directory.clusters[server.cluster]
         command = MarkLeaving(server.server_id)
         if request.dry_run:
             after = decide(directory, command, Index(0)).directory
         else:
-            replica, _ = await self._ask(command, grows=False)
-            after = self._machine.directory
+            replica, _ = await self._desk.ask(command)
+            after = self._desk.directory
             server = after.servers.get(server.server_id, server)
         return admin_pb2.MarkLeavingResponse(
             header=header_of(self._host, replica),
@@ -133,36 +124,36 @@ class AdminHandlers:
         )
 
     async def forget(self, request: admin_pb2.ForgetRequest) -> admin_pb2.ForgetResponse:
-        _, directory = await self._read()
+        _, directory = await self._desk.read()
         server_id = _named(directory, request.server).server_id
-        replica, _ = await self._ask(ForgetServer(server_id), grows=False)
+        replica, _ = await self._desk.ask(ForgetServer(server_id))
         self._liveness.forget(server_id)
         return admin_pb2.ForgetResponse(header=header_of(self._host, replica))
 
     async def set_cluster(self, request: admin_pb2.SetClusterRequest) -> admin_pb2.SetClusterResponse:
         command = SetCluster(request.name, secrets.token_hex(16), request.replicas_wanted, request.emptying)
-        replica, answer = await self._ask(command, grows=True)
-        directory = self._machine.directory
+        replica, answer = await self._desk.ask(command)
+        directory = self._desk.directory
         return admin_pb2.SetClusterResponse(
             header=header_of(self._host, replica), cluster=_cluster(directory, directory.clusters[answer["cluster"]])
         )
 
     async def remove_cluster(self, request: admin_pb2.RemoveClusterRequest) -> admin_pb2.RemoveClusterResponse:
-        replica, _ = await self._ask(RemoveCluster(request.name), grows=False)
+        replica, _ = await self._desk.ask(RemoveCluster(request.name))
         return admin_pb2.RemoveClusterResponse(header=header_of(self._host, replica))
 
     async def directory(self, request: admin_pb2.DirectoryRequest) -> admin_pb2.DirectoryResponse:
-        replica, directory = await self._read()
+        replica, directory = await self._desk.read()
         return admin_pb2.DirectoryResponse(
             header=header_of(self._host, replica),
             clusters=[_cluster(directory, directory.clusters[number]) for number in sorted(directory.clusters)],
             servers=[self._server(replica, directory.servers[server_id]) for server_id in sorted(directory.servers)],
-            moves=[_move(move) for move in directory.moves.values()],
+            moves=[self._rebalancing.to_proto(move) for move in directory.moves.values()],
             map_version=directory.slot_map.version,
         )
 
     async def slot_map(self, request: admin_pb2.SlotMapRequest) -> admin_pb2.SlotMapResponse:
-        replica, directory = await self._read()
+        replica, directory = await self._desk.read()
         version = directory.slot_map.version
         return admin_pb2.SlotMapResponse(
             header=header_of(self._host, replica),
@@ -179,41 +170,27 @@ class AdminHandlers:
             ],
         )
 
+    # --- moves of slots
+
     async def plan_rebalance(self, request: admin_pb2.PlanRebalanceRequest) -> admin_pb2.PlanRebalanceResponse:
-        raise _no_moves()
+        response = await self._rebalancing.planned(request.empty_clusters)
+        response.header.CopyFrom(header_of(self._host, self._host.replica))
+        return response
 
     async def rebalance(self, request: admin_pb2.RebalanceRequest) -> AsyncIterator[admin_pb2.RebalanceResponse]:
-        raise _no_moves()
-        yield  # a generator, as every handler of a stream
+        if not request.watch_only:
+            await self._rebalancing.begin(request.empty_clusters, request.map_version)
+        async with aclosing(self._rebalancing.told()) as messages:
+            async for message in messages:
+                yield message
 
     async def stop_rebalance(self, request: admin_pb2.StopRebalanceRequest) -> admin_pb2.StopRebalanceResponse:
-        raise _no_moves()
+        stopped = await self._rebalancing.stop()
+        return admin_pb2.StopRebalanceResponse(header=header_of(self._host, self._host.replica), moves_stopped=stopped)
 
-    # --- asking the directory
-
-    async def _read(self) -> tuple[Replica, Directory]:
-        """The directory as it is now, at the leader. Valid until the next await."""
-        replica = self._host.replica
-        if not replica.barrier_free(ReadMode.LINEARIZABLE):
-            await replica.read_barrier(ReadMode.LINEARIZABLE)
-        return replica, self._machine.directory
-
-    async def _ask(self, command: Command, *, grows: bool) -> tuple[Replica, dict[str, Any]]:
-        """The answer of the directory to a command, which is in the log where it changed something.
-
-        Raises RefusedError, InputError, and what Replica.propose raises.
-        """
-        try:
-            body = encode(command)
-        except CommandFormError as error:
-            raise InputError(str(error), field=command.kind) from None
-        replica, directory = await self._read()
-        decision = decide(directory, command, Index(0))  # the index only makes ids of moves
-        if decision.directory is directory:
-            return replica, dict(decision.answer)
-        group = envelope.group((envelope.directory(body),))
-        (outcome,) = await replica.propose(group, 1, grows=grows)
-        return replica, read_answer(outcome)
+    def close(self) -> None:
+        """End the streams."""
+        self._rebalancing.close()
 
     # --- values to messages
 
@@ -257,20 +234,6 @@ def _cluster(directory: Directory, cluster: ClusterEntry) -> admin_pb2.Directory
         emptying=cluster.emptying,
         slots=directory.slot_map.owners.count(cluster.number),
     )
-
-
-def _move(move: Move) -> admin_pb2.DirectoryMove:
-    return admin_pb2.DirectoryMove(
-        move=move.move_id,
-        slots=move.slots,
-        source=move.source,
-        destination=move.destination,
-        phase=_PHASES[move.phase],
-    )
-
-
-def _no_moves() -> RefusedError:
-    return RefusedError(Reason.UNSUPPORTED_VERSION, "this version of the admin moves no slots")
 
 
 # --- finding servers

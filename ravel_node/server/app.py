@@ -14,11 +14,11 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from ravel_node.admin.directory import DirectoryMachine
 from ravel_node.admin.liveness import Liveness
 from ravel_node.server.admin import AdminHandlers
 from ravel_node.server.binding import BoundServer, OnFatal, Service
 from ravel_node.server.cluster import ClusterHandlers
+from ravel_node.server.desk import DirectoryDesk
 from ravel_node.server.health import HealthHandlers, is_ready
 from ravel_node.server.host import Host
 from ravel_node.server.inspect import InspectHandlers
@@ -26,6 +26,7 @@ from ravel_node.server.kv import KVHandlers
 from ravel_node.server.limits import Limits
 from ravel_node.server.peer_certificates import PeerCertificates
 from ravel_node.server.raft import OnPeer, RaftTransportHandlers
+from ravel_node.server.rebalancing import MoverView, Rebalancing
 from ravelpb.v1 import admin_pb2, cluster_pb2, inspect_pb2, kv_pb2, raft_pb2
 
 REQUEST_SLACK_BYTES: Final = 1 << 20
@@ -115,9 +116,10 @@ def build_client_server(host: Host, options: ServerOptions, on_fatal: OnFatal, *
     return RpcServer([*services, health, reflection], options, on_fatal, options.limits.request_bytes_max + REQUEST_SLACK_BYTES)
 
 
-def admin_service(host: Host, machine: DirectoryMachine, liveness: Liveness) -> Service:
+def admin_service(host: Host, desk: DirectoryDesk, liveness: Liveness, mover: MoverView) -> Service:
     """What the client port of an admin server serves besides."""
-    return Service(admin_pb2.DESCRIPTOR.services_by_name["Admin"], AdminHandlers(host, machine, liveness))
+    handlers = AdminHandlers(host, desk, liveness, Rebalancing(desk, mover))
+    return Service(admin_pb2.DESCRIPTOR.services_by_name["Admin"], handlers)
 
 
 def build_peer_server(

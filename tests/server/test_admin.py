@@ -8,11 +8,17 @@ from typing import Any
 import grpc
 import pytest
 
+from ravel_node.admin.codec import encode
+from ravel_node.admin.commands import BeginMove, Command, DecideMove, FinishMove
 from ravel_node.admin.directory import DirectoryMachine
+from ravel_node.admin.executor import Progress, Totals
 from ravel_node.admin.liveness import DOWN_AFTER_S, Liveness
+from ravel_node.admin.model import MoveId
+from ravel_node.machine import envelope
 from ravel_node.raft.types import ReplicaId, Term
 from ravel_node.replica.errors import NotLeaderError
 from ravel_node.server.app import admin_service
+from ravel_node.server.desk import DirectoryDesk
 from ravelpb.errors import Field, Reason
 from ravelpb.slots import SLOT_COUNT
 from ravelpb.v1 import admin_pb2, common_pb2
@@ -48,11 +54,28 @@ def host() -> FakeHost:
     return FakeHost(DirectoryMachine())
 
 
+class StandingMover:
+    """A mover that moves nothing: the test says how it gets on."""
+
+    def __init__(self) -> None:
+        self.totals = Totals()
+        self.found: dict[int, Progress] = {}
+
+    def progress(self, move_id: MoveId) -> Progress:
+        return self.found.get(move_id, Progress())
+
+
 @pytest.fixture
-async def admin(host: FakeHost, clock: Clock) -> AsyncIterator[Any]:
+def mover() -> StandingMover:
+    return StandingMover()
+
+
+@pytest.fixture
+async def admin(host: FakeHost, clock: Clock, mover: StandingMover) -> AsyncIterator[Any]:
     machine = host.machine
     assert isinstance(machine, DirectoryMachine)
-    async with serving(host, more=[admin_service(as_host(host), machine, Liveness(clock))]) as channel:
+    desk = DirectoryDesk(as_host(host), machine)
+    async with serving(host, more=[admin_service(as_host(host), desk, Liveness(clock), mover)]) as channel:
         yield AdminStub(channel)
 
 
@@ -299,6 +322,8 @@ async def test_the_map_of_slots_is_sent_only_to_who_has_another(admin: Any, host
         ("RemoveCluster", admin_pb2.RemoveClusterRequest(name="orders")),
         ("Directory", admin_pb2.DirectoryRequest()),
         ("SlotMap", admin_pb2.SlotMapRequest()),
+        ("PlanRebalance", admin_pb2.PlanRebalanceRequest()),
+        ("StopRebalance", admin_pb2.StopRebalanceRequest()),
     ],
 )
 async def test_only_the_leader_answers(admin: Any, host: FakeHost, method: str, request_: Any) -> None:
@@ -306,3 +331,88 @@ async def test_only_the_leader_answers(admin: Any, host: FakeHost, method: str, 
     host.fake.barrier_failure = NotLeaderError(ReplicaId(2), "127.0.0.1:7002")
     _, reason, fields = await refused(getattr(admin, method)(request_))
     assert (reason, fields[Field.LEADER_ADDRESS]) == (Reason.NOT_LEADER, "127.0.0.1:7002")
+
+
+# --- moves
+
+
+async def two_clusters(admin: Any, host: FakeHost) -> None:
+    """`default` with all slots, `orders` with none; both are founded."""
+    await founded(admin, host)
+    cluster_id = (await register(admin, 3, new_cluster="orders")).cluster.cluster_id
+    members = [admin_pb2.ReportedMember(server_id=server_id(3), replica_id=1)]
+    await report(admin, 3, cluster_id, term=2, members=members, replica_id=1)
+
+
+async def command(host: FakeHost, value: Command) -> None:
+    """As the mover puts it into the log."""
+    await host.fake.propose(envelope.group((envelope.directory(encode(value)),)), 1, grows=False)
+
+
+async def test_a_plan_changes_nothing_and_says_what_would_move(admin: Any, host: FakeHost) -> None:
+    await two_clusters(admin, host)
+    before = len(host.fake.proposals)
+    plan = await admin.PlanRebalance(admin_pb2.PlanRebalanceRequest())
+    assert sum(len(move.slots) for move in plan.moves) == SLOT_COUNT // 2
+    assert [(share.name, share.slots_before, share.slots_after) for share in plan.shares] == [
+        ("default", SLOT_COUNT, SLOT_COUNT // 2),
+        ("orders", 0, SLOT_COUNT // 2),
+    ]
+    assert (plan.map_version, plan.header.cluster_id) == (1, CLUSTER)
+    assert len(host.fake.proposals) == before
+    unknown = admin_pb2.PlanRebalanceRequest(empty_clusters=["users"])
+    assert (await refused(admin.PlanRebalance(unknown)))[1] == Reason.NOT_FOUND
+
+
+async def test_a_rebalance_tells_how_it_gets_on_until_it_has_ended(admin: Any, host: FakeHost, mover: StandingMover) -> None:
+    await two_clusters(admin, host)
+    stale = admin.Rebalance(admin_pb2.RebalanceRequest(map_version=7))
+    assert (await refused(stale.read()))[1] == Reason.STALE_VIEW
+    stream = aiter(admin.Rebalance(admin_pb2.RebalanceRequest(map_version=1)))
+    first = await anext(stream)
+    assert (first.slots_moved, first.slots_left) == (0, SLOT_COUNT // 2)
+    moves = list(first.moves)
+    assert {move.phase for move in moves} == {admin_pb2.PLANNED}
+    mover.totals.keys_copied += 12
+    mover.found[moves[0].move] = Progress(12, "cluster orders is away")
+    while not (second := await anext(stream)).obstacle:
+        pass
+    assert (second.keys_moved, second.obstacle, second.moves[0].keys_copied) == (12, "cluster orders is away", 12)
+    mover.found.clear()
+    for move in moves:
+        moving = MoveId(move.move)
+        await command(host, BeginMove(moving))
+        await command(host, DecideMove(moving, commit=move is not moves[-1]))
+        await command(host, FinishMove(moving))
+    mover.totals.called_off, mover.totals.why_called_off = 1, "it took too long"
+    told = [message async for message in stream]
+    assert (list(told[-1].moves), told[-1].obstacle) == ([], "it took too long")
+    assert (told[-1].slots_moved, told[-1].slots_left) == (SLOT_COUNT // 2 - len(moves[-1].slots), len(moves[-1].slots))
+    assert told[-1].map_version > 1
+    nothing = [message async for message in admin.Rebalance(admin_pb2.RebalanceRequest(watch_only=True))]
+    assert [(list(message.moves), message.slots_left) for message in nothing] == [([], 0)]
+
+
+async def test_stopping_calls_off_what_is_not_decided(admin: Any, host: FakeHost) -> None:
+    await two_clusters(admin, host)
+    stream = admin.Rebalance(admin_pb2.RebalanceRequest())
+    moves = (await stream.read()).moves
+    stream.cancel()
+    decided = MoveId(moves[0].move)
+    await command(host, BeginMove(decided))
+    await command(host, DecideMove(decided, commit=True))
+    assert (await admin.StopRebalance(admin_pb2.StopRebalanceRequest())).moves_stopped == len(moves) - 1
+    phases = [move.phase for move in (await admin.Directory(admin_pb2.DirectoryRequest())).moves]
+    assert phases == [admin_pb2.COMMITTED] + [admin_pb2.ABORTED] * (len(moves) - 1)
+    assert (await admin.StopRebalance(admin_pb2.StopRebalanceRequest())).moves_stopped == 0
+
+
+async def test_a_cluster_that_is_emptied_is_marked_so(admin: Any, host: FakeHost) -> None:
+    await two_clusters(admin, host)
+    refusal = admin.Rebalance(admin_pb2.RebalanceRequest(empty_clusters=["users"]))
+    assert (await refused(refusal.read()))[1] == Reason.NOT_FOUND
+    stream = admin.Rebalance(admin_pb2.RebalanceRequest(empty_clusters=["default"]))
+    assert (await stream.read()).slots_left == SLOT_COUNT
+    stream.cancel()
+    clusters = (await admin.Directory(admin_pb2.DirectoryRequest())).clusters
+    assert [cluster.emptying for cluster in clusters] == [True, False]
