@@ -7,17 +7,18 @@ grpc, rich, yaml or asyncio: `--help`, errors and Tab never pay for them.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from enum import Enum, auto
+from functools import cache
 from importlib import import_module
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import click
 from click.core import ParameterSource
-from click.shell_completion import CompletionItem
 
 from ravelctl.app import App
 from ravelctl.config import Color, Consistency, Output, duration_s, endpoint, endpoint_list
@@ -27,11 +28,16 @@ from ravelctl.exit_codes import ExitCode
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from click.shell_completion import CompletionItem
+
     from ravelctl.output import View
 
 ENVIRONMENT_PREFIX: Final = "RAVELCTL_"
 _WATCH_KEY: Final = "ravelctl.watch_s"
-_CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+_CONTEXT: Final = {"help_option_names": ["-h", "--help"]}
+_COLUMNS: Final = 80  # where there is no terminal
+_HELP_COLUMNS_MIN: Final = 50
+_HELP_COLUMNS_MAX: Final = 110
 
 Work: TypeAlias = "Coroutine[Any, Any, View]"
 """What a command returns that has checked its words and has yet to dial."""
@@ -76,6 +82,8 @@ class EndpointsType(click.ParamType[tuple[str, ...]]):
     name = "address[,address]"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
         from ravelctl.names import addresses
 
         head, comma, last = incomplete.rpartition(",")
@@ -96,6 +104,8 @@ class ReplicaType(click.ParamType[str]):
     name = "replica"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
         from ravelctl.names import replica_names
 
         return [CompletionItem(name) for name in replica_names(ctx.ensure_object(App)) if name.startswith(incomplete)]
@@ -143,6 +153,8 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 
 def _context_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
     from ravelctl.names import context_names
 
     return [CompletionItem(name) for name in context_names() if name.startswith(incomplete)]
@@ -156,8 +168,9 @@ class GlobalOption(click.Option):
         super().__init__([name, *flags], envvar=variable, expose_value=False, callback=_remember, **rest)
 
 
-def global_options(*, root: bool) -> list[click.Parameter]:
-    """Fresh option objects; those of the root also read `RAVELCTL_*`."""
+@cache
+def global_options(*, root: bool) -> Sequence[click.Parameter]:
+    """Those of the root also read `RAVELCTL_*`. The others are the same objects for all commands: making them is not free."""
 
     def option(name: str, *flags: str, **rest: Any) -> GlobalOption:
         return GlobalOption(name, *flags, root=root, **rest)
@@ -200,9 +213,27 @@ def _watch_option() -> click.Option:
 # --- commands and groups
 
 
+class _Context(click.Context):
+    """Click's, which asks for the width of the terminal through shutil, and that loads three compressors."""
+
+    def make_formatter(self) -> click.HelpFormatter:
+        return click.HelpFormatter(width=max(min(_terminal_columns(), _HELP_COLUMNS_MAX) - 2, _HELP_COLUMNS_MIN))
+
+
+def _terminal_columns() -> int:
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said):
+        return int(said)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or _COLUMNS
+    except (OSError, ValueError):
+        return _COLUMNS
+
+
 class _Frame(click.Command):
     """What commands and groups share: the options of all, and a help that shows them apart."""
 
+    context_class = _Context
     is_root = False
 
     def __init__(self, name: str | None, **rest: Any) -> None:
@@ -363,5 +394,7 @@ class LazyGroup(RavelGroup):
         page.write_end(formatter)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
         named = [CompletionItem(n, help=short) for n, (_, short) in self._lazy.items() if n.startswith(incomplete)]
         return named + click.Command.shell_complete(self, ctx, incomplete)

@@ -30,9 +30,10 @@ CONFIG_VARIABLE: Final = "RAVELCTL_CONFIG"
 """Names another file of contexts."""
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
+# Words: compiled where one is read, and most command lines have none.
+_DURATION: Final = r"(\d+(?:\.\d+)?)(ms|s|m|h)?"
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_ENDPOINT: Final = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\s:/\[\],]+)(?::(\d{1,5}))?")
+_ENDPOINT: Final = r"(\[[0-9a-fA-F:.%]+\]|[^\s:/\[\],]+)(?::(\d{1,5}))?"
 
 
 class Output(StrEnum):
@@ -103,7 +104,7 @@ def context_path(environ: Mapping[str, str]) -> str:
 
 def duration_s(text: str) -> float:
     """Seconds of `500ms`, `2s`, `1.5m`, `1h` or a bare number of seconds. Raises ValueError for anything else, and for zero."""
-    match = _DURATION.fullmatch(text.strip())
+    match = re.fullmatch(_DURATION, text.strip())
     if match is None or (seconds := float(match[1]) * _UNIT_S[match[2] or "s"]) <= 0:
         raise ValueError(f"{text!r} is not a duration above zero such as 500ms, 2s or 1m")
     return seconds
@@ -111,7 +112,7 @@ def duration_s(text: str) -> float:
 
 def endpoint(text: str) -> str:
     """HOST:PORT of `HOST`, `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError for anything else."""
-    match = _ENDPOINT.fullmatch(text.strip())
+    match = re.fullmatch(_ENDPOINT, text.strip())
     port = int(match[2] or DEFAULT_PORT) if match else 0
     if match is None or not 0 < port < 65536:
         raise ValueError(f"{text!r} is not an address such as 10.0.0.1:{DEFAULT_PORT}")

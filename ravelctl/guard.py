@@ -8,13 +8,12 @@ its parent.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Final
 
-DEADLY: Final = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
+DEADLY: Final = frozenset({"SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL"})
 """What ends a process that reads a file whose structure is damaged."""
 
 _OFFLINE: Final[tuple[frozenset[str], ...]] = (
@@ -39,6 +38,8 @@ def guarded(work: Callable[[], int], killed: Callable[[str], int]) -> int:
 
     To be called before anything else is loaded or started. Ctrl-C is the child's affair; SIGTERM and SIGHUP are passed on to it.
     """
+    import signal  # most command lines need none
+
     sys.stdout.flush()
     sys.stderr.flush()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -56,6 +57,6 @@ def guarded(work: Callable[[], int], killed: Callable[[str], int]) -> int:
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return code
-    if -code in DEADLY:
-        return killed(signal.Signals(-code).name)
+    if name := {getattr(signal, name): name for name in DEADLY}.get(-code):
+        return killed(name)
     return 128 - code
