@@ -153,9 +153,9 @@ class BeginMove:
 
 @dataclass(frozen=True, slots=True)
 class DecideMove:
-    """COPYING -> COMMITTED, and with it the map's next version; or PLANNED or COPYING -> ABORTED. The one place where a move is
-    decided: the second decision is refused (MOVE_REFUSED) unless it is the same. Answer: {"map_version": n}, that of now, which
-    may be later than that of the decision where it is repeated. Refused: NOT_FOUND, MOVE_REFUSED."""
+    """COPYING -> COMMITTED, and with it the map's next version; or COPYING -> ABORTED; or a PLANNED one is struck. The one place
+    where a move is decided: the second decision is refused (MOVE_REFUSED) unless it is the same. Answer: {"map_version": n}, that
+    of now, which may be later than that of the decision where it is repeated. Refused: NOT_FOUND, MOVE_REFUSED."""
 
     kind: ClassVar[str] = "decide"
     move_id: int

@@ -2,7 +2,8 @@
 
     PLANNED -> COPYING -> COMMITTED -> struck
        |          |
-       +----------+-----> ABORTED --> struck
+       |          +-----> ABORTED --> struck
+       +----------------------------> struck: no cluster was told of it
 
 Nothing else can be planned for the slots of an unfinished move, so its source owns them until it is committed.
 """
@@ -76,12 +77,17 @@ def begun(directory: Directory, move_id: int) -> Directory:
 
 
 def decided(directory: Directory, move_id: int, *, commit: bool) -> Directory:
-    """The directory in which this move is committed, and with it the map's next version, or called off. Raises RefusedError."""
+    """The directory in which this move is committed, and with it the map's next version, or called off. Raises RefusedError.
+
+    One that was only planned is struck at once. It must not wait for its clusters: an older one may wait for the same.
+    """
     move = _move(directory, move_id)
     wanted = Phase.COMMITTED if commit else Phase.ABORTED
     if move.phase is wanted:
         return directory
-    if move.phase is not Phase.COPYING and (commit or move.phase is not Phase.PLANNED):
+    if move.phase is Phase.PLANNED and not commit:
+        return _without(directory, move)
+    if move.phase is not Phase.COPYING:
         raise RefusedError(Reason.MOVE_REFUSED, f"move {move_id} is {move.phase.value}: it cannot be {wanted.value}")
     directory = _with(directory, replace(move, phase=wanted))
     if not commit:
@@ -99,7 +105,7 @@ def finished(directory: Directory, move_id: int) -> Directory:
         return directory
     if move.phase not in (Phase.COMMITTED, Phase.ABORTED):
         raise RefusedError(Reason.MOVE_REFUSED, f"move {move_id} is {move.phase.value}: it is not decided yet")
-    return replace(directory, moves={other: entry for other, entry in directory.moves.items() if other != move.move_id})
+    return _without(directory, move)
 
 
 def _move(directory: Directory, move_id: int) -> Move:
@@ -111,3 +117,7 @@ def _move(directory: Directory, move_id: int) -> Move:
 
 def _with(directory: Directory, move: Move) -> Directory:
     return replace(directory, moves={**directory.moves, move.move_id: move})
+
+
+def _without(directory: Directory, move: Move) -> Directory:
+    return replace(directory, moves={other: entry for other, entry in directory.moves.items() if other != move.move_id})

@@ -279,10 +279,11 @@ class Model:
         move = self.moves.get(command.move_id)
         if move is None:
             raise RefusalError("NOT_FOUND")
-        allowed = {"copying": "committed"} if command.commit else {"planned": "aborted", "copying": "aborted"}
         end = "committed" if command.commit else "aborted"
-        if move["phase"] != end:
-            if move["phase"] not in allowed:
+        if move["phase"] == "planned" and not command.commit:
+            del self.moves[command.move_id]
+        elif move["phase"] != end:
+            if move["phase"] != "copying":
                 raise RefusalError("MOVE_REFUSED")
             move["phase"] = end
             if command.commit:

@@ -169,7 +169,8 @@ async def test_a_move_can_be_called_off_until_it_is_committed(phase: Phase) -> N
 
     async def stop(_cluster: ClusterNumber, request: Any) -> None:
         now = isinstance(request, pb.OwnershipRequest) if phase is Phase.PLANNED else getattr(request, "step", 0) == pb.FREEZE
-        if now and world.directory.directory.moves[move].phase is phase:
+        there = world.directory.directory.moves.get(move)
+        if now and there is not None and there.phase is phase:
             world.directory.apply(DecideMove(move, commit=False))
 
     world.clusters.before = stop

@@ -44,11 +44,20 @@ def test_a_move_from_plan_to_end(admin: Admin) -> None:
     admin.refuses(DecideMove(move_id, True), Reason.NOT_FOUND, str(move_id))
 
 
-@pytest.mark.parametrize("begun", [False, True])
-def test_a_move_is_called_off(admin: Admin, begun: bool) -> None:
+def test_a_move_that_was_only_planned_is_called_off_at_once(admin: Admin) -> None:
+    older = admin.plan(admin.cluster("a"), admin.cluster("b"), 2)
     move_id = admin.plan(admin.cluster("a"), admin.cluster("b"), 3)
-    if begun:
-        admin.run(BeginMove(move_id))
+    assert admin.run(DecideMove(move_id, False)) == {"map_version": 1}
+    admin.refuses(DecideMove(move_id, False), Reason.NOT_FOUND, str(move_id))
+    admin.refuses(BeginMove(move_id), Reason.NOT_FOUND, str(move_id))
+    admin.run(BeginMove(older))
+    assert set(admin.directory.slot_map.owners) == {1}
+    assert admin.plan(admin.cluster("a"), admin.cluster("b"), 3) > move_id
+
+
+def test_a_move_is_called_off(admin: Admin) -> None:
+    move_id = admin.plan(admin.cluster("a"), admin.cluster("b"), 3)
+    admin.run(BeginMove(move_id))
     assert admin.run(DecideMove(move_id, False)) == admin.run(DecideMove(move_id, False)) == {"map_version": 1}
     admin.refuses(DecideMove(move_id, True), Reason.MOVE_REFUSED, "aborted")
     admin.refuses(BeginMove(move_id), Reason.MOVE_REFUSED, "aborted")
