@@ -117,7 +117,7 @@ class Daemon:
                 await self._start()
                 await self._stop.wait()
                 await self._shut_down()
-        except* (StoreError, ListenError, OSError, MembershipError, members.WrongMachineError) as problems:
+        except* (StoreError, ListenError, OSError, MembershipError, members.StateError) as problems:
             self._failure = self._failure or problems.exceptions[0]
         if self._failure is not None:
             log.error("daemon.stopped_itself", why=str(self._failure), kind=type(self._failure).__name__)

@@ -23,7 +23,7 @@ class Founder(Protocol):
     def name(self) -> str: ...
 
 
-def founded_view(kind: str, target: str, identity: Founder, index: int, revision: int, keys: int) -> View:
+def founded_view(kind: str, target: str, identity: Founder, index: int, revision: int, keys: int, *, admin: bool) -> View:
     """A data directory that was made, and what to do with it."""
     body = "\n".join(
         [
@@ -31,7 +31,7 @@ def founded_view(kind: str, target: str, identity: Founder, index: int, revision
             f"replica   {identity.name}, id {identity.replica_id}, in {target}",
             f"position  entry {index}, revision {revision}",
             f"contents  {count_text(keys, 'key')}",
-            f"next: ravel_node start --data-dir {target} --name {identity.name} --listen ADDRESS",
+            f"next: ravel_node {'admin' if admin else 'start'} --data-dir {target} --name {identity.name} --listen ADDRESS",
             "then, for each further daemon, with a data directory that is empty: ravelctl join ITS_ADDRESS --via ADDRESS",
         ]
     )

@@ -145,7 +145,7 @@ class PlanMoves:
 @dataclass(frozen=True, slots=True)
 class BeginMove:
     """PLANNED -> COPYING. Answer: {"map_version": n}, that of now. Repeated, the same. Refused: NOT_FOUND, MOVE_REFUSED (it is
-    decided, or another move of one of its clusters is beyond PLANNED)."""
+    decided, or an older move of one of its clusters has not ended)."""
 
     kind: ClassVar[str] = "begin"
     move_id: int

@@ -16,12 +16,17 @@ from ravel_node.admin.commands import CommandFormError
 from ravel_node.admin.decisions import decide
 from ravel_node.admin.model import Directory
 from ravel_node.machine import envelope
-from ravel_node.machine.base import Outcome, Reader, Txn
+from ravel_node.machine.base import Database, Outcome, Reader, Txn
 from ravel_node.machine.envelope import Kind
 from ravel_node.machine.kv import KVMachine
-from ravel_node.machine.members import DIRECTORY
+from ravel_node.machine.members import DIRECTORY, MACHINE, Getter
 from ravel_node.raft.types import EntryId, Index
 from ravelpb.errors import Reason
+
+
+def machine_of(get: Getter) -> KVMachine:
+    """The machine of a state that is read outside a daemon, not opened yet."""
+    return DirectoryMachine() if get(Database.META, MACHINE) == DIRECTORY else KVMachine()
 
 
 class DirectoryMachine(KVMachine):

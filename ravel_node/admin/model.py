@@ -72,7 +72,7 @@ class ClusterEntry:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Slots on their way from one cluster to another. One move at a time is beyond PLANNED for a cluster."""
+    """Slots on their way from one cluster to another. For a cluster one move at a time is copied or committed, the oldest."""
 
     move_id: MoveId
     slots: tuple[int, ...]  # ascending

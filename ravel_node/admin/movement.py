@@ -6,6 +6,8 @@
        +----------------------------> struck: no cluster was told of it
 
 Nothing else can be planned for the slots of an unfinished move, so its source owns them until it is committed.
+The moves of a cluster begin in the order of their ids, each once those before it have ended: a cluster takes no step of a
+move that is older than one that it has ended.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ def begun(directory: Directory, move_id: int) -> Directory:
         raise RefusedError(Reason.MOVE_REFUSED, f"move {move_id} is {move.phase.value} already")
     for other in directory.moves.values():
         shared = {other.source, other.destination} & {move.source, move.destination}
-        if other.phase is not Phase.PLANNED and shared:
+        if other.move_id < move_id and shared:
             raise RefusedError(
                 Reason.MOVE_REFUSED,
                 f"move {move_id} must wait until move {other.move_id} has ended: both have to do with cluster {min(shared)}",

@@ -33,7 +33,7 @@ from ravel_node.admin.model import (
     SlotMap,
 )
 from ravel_node.machine.base import Database, Reader, Rules, Txn
-from ravel_node.machine.members import DIRECTORY, MACHINE, Getter, MemberVersionError
+from ravel_node.machine.members import DIRECTORY, MACHINE, Getter, MemberVersionError, StateError
 from ravel_node.machine.records import KV_RULES
 from ravelpb.slots import SLOT_COUNT
 
@@ -49,7 +49,7 @@ _NUMBER: Final = struct.Struct(">H")
 _MOVE_ID: Final = struct.Struct(">Q")
 
 
-class DirectoryRecordError(Exception):
+class DirectoryRecordError(StateError):
     """A record of the directory that no machine wrote. The replica stops."""
 
 
@@ -139,7 +139,8 @@ def decode(key: bytes, record: bytes) -> Value:
     try:
         return _READERS[key[:1]](key[1:], record)
     except (KeyError, ValueError, TypeError, struct.error, RecursionError) as error:
-        raise DirectoryRecordError(f"a record of the directory under {key[:20].hex()}, {len(record)} bytes: {error}") from None
+        what = f"a record of the directory under {key[:20].hex()}, {len(record)} bytes, cannot be read: {error}"
+        raise DirectoryRecordError(f"{what}; take this replica out and let a new one join") from None
 
 
 def _server(key: bytes, record: bytes) -> Value:
@@ -198,7 +199,7 @@ def _record_problem(database: Database, key: bytes, payload: bytes, get: Getter)
     try:
         value = decode(key, payload)
         last_cluster, last_move = _known_counters(get)
-    except (DirectoryRecordError, MemberVersionError) as error:
+    except StateError as error:
         return str(error)
     if isinstance(value, ServerEntry):
         return _missing(get, [value.cluster], f"server {value.server_id[:8]}")

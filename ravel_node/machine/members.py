@@ -59,7 +59,11 @@ class MemberRecordError(ValueError):
     """A record or a context that breaks a bound; the message tells which field and its value."""
 
 
-class MemberVersionError(Exception):
+class StateError(Exception):
+    """A state that this machine cannot open; nothing was changed. The message says why and what to do."""
+
+
+class MemberVersionError(StateError):
     """A record or a membership written by a later version. The replica stops: it cannot know what it says."""
 
     def __init__(self, what: str, version: int, known: int) -> None:
@@ -67,8 +71,8 @@ class MemberVersionError(Exception):
         super().__init__(f"{self.what}, where this build knows {known}: upgrade this server")
 
 
-class WrongMachineError(Exception):
-    """A state of another machine than the one that was to open it; nothing was changed. The message says which to start."""
+class WrongMachineError(StateError):
+    """A state of another machine than the one that was to open it. The message says which to start."""
 
     def __init__(self, stored: bytes) -> None:
         started, wanted = _STARTED.get(stored, ("a machine of a later version", "a later version"))

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, closing
 from typing import Final
 
+from ravel_node.admin.records import RULES
 from ravel_node.machine.entries import DAMAGED, EntryFilter, digest
 from ravel_node.machine.envelope import FORMAT
-from ravel_node.machine.records import KV_RULES
 from ravel_node.raft.types import Index
 from ravel_node.replica.errors import StaleViewError
 from ravel_node.replica.events import EventKind
@@ -151,7 +151,7 @@ class InspectHandlers:
     async def check_store(self, request: inspect_pb2.CheckStoreRequest) -> AsyncIterator[inspect_pb2.CheckStoreResponse]:
         """A message a step; the check ends with the call."""
         header = self._header()
-        async with aclosing(self._host.store.checking(KV_RULES)) as steps:
+        async with aclosing(self._host.store.checking(RULES)) as steps:
             async for step in steps:
                 if request.log_only and step.part != "log":
                     break

@@ -18,7 +18,7 @@ from typing import Final
 
 from ravel_node.machine.base import Database, StateMachine
 from ravel_node.machine.kv import read_revision
-from ravel_node.machine.members import read_cluster_name, read_conf_state
+from ravel_node.machine.members import DIRECTORY, MACHINE, Getter, read_cluster_name, read_conf_state
 from ravel_node.machine.refounding import FORGOTTEN, Founder, refound
 from ravel_node.raft.confchange import decode_conf_change
 from ravel_node.raft.errors import InvariantError
@@ -46,6 +46,9 @@ SUM_BYTES: Final = 4
 Source = Callable[[Path], None]
 """Writes the file of a state environment to a path where there is none. Raises OSError, StoreError."""
 
+MachineOf = Callable[[Getter], StateMachine]
+"""The machine of a state, not opened yet."""
+
 Tell = Callable[[str], None]
 """How far it is, in words."""
 
@@ -58,6 +61,8 @@ class Founded:
     at: EntryId
     revision: int
     keys: int
+    admin: bool
+    """Whether it is an admin server's: `ravel_node admin` is what starts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class NewCluster:
 
 
 async def found_directory(
-    target: Path, source: Source, entries: Iterable[Entry], machine: StateMachine, new: NewCluster, tell: Tell
+    target: Path, source: Source, entries: Iterable[Entry], machine_of: MachineOf, new: NewCluster, tell: Tell
 ) -> Founded:
     """Make the data directory of a new cluster's first replica: the state in `source`, and what `entries` make of it.
 
@@ -85,7 +90,7 @@ async def found_directory(
             files.remove_tree(directory.state(name))
         files.remove_tree(directory.raft)
         directory.make_folders()
-        founded = await _fill(directory, source, entries, machine, new, tell)
+        founded = await _fill(directory, source, entries, machine_of, new, tell)
         directory.seal()
         files.rename(making, target)
     except BaseException:
@@ -102,10 +107,10 @@ def _require_free(target: Path) -> None:
 
 
 async def _fill(
-    directory: Directory, source: Source, entries: Iterable[Entry], machine: StateMachine, new: NewCluster, tell: Tell
+    directory: Directory, source: Source, entries: Iterable[Entry], machine_of: MachineOf, new: NewCluster, tell: Tell
 ) -> Founded:
     async with AsyncExitStack() as stack:
-        engine, env, state = await stack.enter_async_context(_brought_on(directory.state(1), source, entries, machine, tell))
+        engine, env, state = await stack.enter_async_context(_brought_on(directory.state(1), source, entries, machine_of, tell))
         at = state.applied()
         replica_id = await _refound(env, state, at, new)
         env_raft = await engine.open(directory.raft, RAFT_DATABASES, MAP_BYTES)
@@ -113,12 +118,12 @@ async def _fill(
         fresh = StateStore(env, directory.state(1).name)
         identity = Identity(new.founder.server_id, new.cluster_id, read_cluster_name(fresh.get), replica_id, new.founder.name)
         await LogStore.create(env_raft, Birth(identity, at, HardState(at.term, ReplicaId(0), at.index), 1))
-        return Founded(identity, at, read_revision(fresh.get), fresh.keys())
+        return Founded(identity, at, read_revision(fresh.get), fresh.keys(), fresh.get(Database.META, MACHINE) == DIRECTORY)
 
 
 @asynccontextmanager
 async def _brought_on(
-    path: Path, source: Source, entries: Iterable[Entry], machine: StateMachine, tell: Tell
+    path: Path, source: Source, entries: Iterable[Entry], machine_of: MachineOf, tell: Tell
 ) -> AsyncIterator[tuple[LmdbEngine, Environment, StateStore]]:
     """The state in `source`, copied to `path`, with `entries` applied: open, until the caller is done with it."""
     files.make_directory(path)
@@ -130,7 +135,7 @@ async def _brought_on(
         env = await engine.open(path, STATE_DATABASES, MAP_BYTES)
         stack.push_async_callback(env.close)
         state = StateStore(env, path.name)
-        await _replay(state, entries, machine, tell)
+        await _replay(state, entries, machine_of, tell)
         yield engine, env, state
 
 
@@ -152,11 +157,11 @@ async def _refound(env: Environment, state: StateStore, at: EntryId, new: NewClu
 
 
 async def snapshot_at(
-    folder: Path, source: Source, entries: Iterable[Entry], machine: StateMachine, identity: Identity, tell: Tell
+    folder: Path, source: Source, entries: Iterable[Entry], machine_of: MachineOf, identity: Identity, tell: Tell
 ) -> tuple[Path, SnapshotHeader]:
     """Make a snapshot of the state that `entries` make of the one in `source`: its data file, in `folder`, and its header."""
     target = folder / "snapshot.mdb"
-    async with _brought_on(folder / "state", source, entries, machine, tell) as (engine, env, _):
+    async with _brought_on(folder / "state", source, entries, machine_of, tell) as (engine, env, _):
         tell("writing the snapshot")
         await env.copy(target)
         header = await engine.run(lambda: describe_copy(engine, target, identity, int(time() * 1_000)))
@@ -164,11 +169,11 @@ async def snapshot_at(
 
 
 async def state_at(
-    folder: Path, source: Source, entries: Iterable[Entry], machine: StateMachine, tell: Tell
+    folder: Path, source: Source, entries: Iterable[Entry], machine_of: MachineOf, tell: Tell
 ) -> EnvironmentReader:
     """Make, in `folder`, the state that `entries` make of the one in `source`."""
     path = folder / "state"
-    async with _brought_on(path, source, entries, machine, tell):
+    async with _brought_on(path, source, entries, machine_of, tell):
         pass
     return EnvironmentReader(path, STATE_DATABASES, lambda: False)
 
@@ -189,9 +194,10 @@ def _differences(one: ReadTxn, other: ReadTxn, names: Iterable[str]) -> Iterator
                 yield name, min(pair[0] for pair in (left, right) if pair is not None)
 
 
-async def _replay(state: StateStore, entries: Iterable[Entry], machine: StateMachine, tell: Tell) -> None:
+async def _replay(state: StateStore, entries: Iterable[Entry], machine_of: MachineOf, tell: Tell) -> None:
     """Apply entries, which must follow the state, as the driver of a replica does."""
     table = Table(state, state.applied(), segment_bytes_max=SEGMENT_BYTES_MAX)
+    machine = machine_of(table.get)
     machine.open(table)
     for entry in entries:
         if entry.index != table.applied.index + 1:

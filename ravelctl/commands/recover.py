@@ -192,7 +192,7 @@ def apply(
         return View(kind="RecoverApply", data={"dry_run": True, "index": U64(wanted)}, body="nothing was made (--dry-run)")
     _typed(app, old, confirm)
     made = recover(app, facts, Path(target), wanted, name or last, cluster_name)
-    return founded_view("RecoverApply", target, made.identity, made.at.index, made.revision, made.keys)
+    return founded_view("RecoverApply", target, made.identity, made.at.index, made.revision, made.keys, admin=made.admin)
 
 
 def _typed(app: App, cluster_id: str, confirm: str | None) -> None:

@@ -338,7 +338,7 @@ def restore(app: App, file: str, target: str, name: str, cluster_name: str) -> V
     from ravelctl.offline.snapshots import restore as make
 
     made = make(app, _file(file), Path(target), name, cluster_name)
-    return founded_view("SnapshotRestore", target, made.identity, made.at.index, made.revision, made.keys)
+    return founded_view("SnapshotRestore", target, made.identity, made.at.index, made.revision, made.keys, admin=made.admin)
 
 
 @command.command("at", effect=Effect.CHANGES, local=True)

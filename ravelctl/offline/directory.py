@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ravel_node.machine.records import KV_RULES
+from ravel_node.admin.records import RULES
 from ravel_node.raft.types import Index
 from ravel_node.storage.base import CheckStep, DamagedError, FormatError, LaterFormatError, StoreError
 from ravel_node.storage.checking import LogCheck, StateCheck
@@ -130,7 +130,7 @@ def _check_state(found: DirectoryReader) -> Iterator[CheckStep]:
     yield CheckStep("positions", 1, 1, positions)
     if facts.log.state is None:
         return
-    environment, steps = found.state(facts.log.state), StateCheck(f"state-{facts.log.state}/{DATA_FILE}", KV_RULES)
+    environment, steps = found.state(facts.log.state), StateCheck(f"state-{facts.log.state}/{DATA_FILE}", RULES)
     while not steps.finished:
         with told():
             step = environment.read(steps.step)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import uuid4
 
 from ravel_node import __version__
+from ravel_node.admin.directory import machine_of
+from ravel_node.admin.records import RULES
 from ravel_node.machine.base import Database
 from ravel_node.machine.envelope import FORMAT
-from ravel_node.machine.kv import KVMachine
 from ravel_node.machine.members import MemberRecordError, decode_member
-from ravel_node.machine.records import KV_RULES
 from ravel_node.machine.refounding import Founder
 from ravel_node.raft.types import Entry
 from ravel_node.storage.base import DamagedError, Identity, StoreError
@@ -151,7 +151,7 @@ def verify(file: Path, progress: Progress) -> tuple[int, list[str]]:
 
 
 def _verify_records(path: Path, file: Path, problems: list[str], progress: Progress) -> int:
-    steps = StateCheck(file.name, KV_RULES)
+    steps = StateCheck(file.name, RULES)
     while not steps.finished:
         step = _read(path, steps.step)
         problems += step.problems
@@ -179,7 +179,7 @@ def found(target: Path, source: Source, entries: Iterable[Entry], new: NewCluste
         if not target.absolute().parent.is_dir():
             raise usage_error(f"there is no folder {target.absolute().parent}", "make it, or name another directory")
         try:
-            return asyncio.run(found_directory(target, source, entries, KVMachine(), new, progress.update))
+            return asyncio.run(found_directory(target, source, entries, machine_of, new, progress.update))
         except StoreError as error:
             if target.exists() and not isinstance(error, DamagedError):
                 raise CommandError(str(error), code=ExitCode.REFUSED) from error
@@ -287,7 +287,7 @@ def compare_states(app: App, a: Path, b: Path) -> StatesCompared:
             folder = Path(scratch) / str(number)
             folder.mkdir()
             entries = entries_of(path, start.index, index) if start.index < index else iter(())
-            readers.append(asyncio.run(state_at(folder, start.source, entries, KVMachine(), progress.update)))
+            readers.append(asyncio.run(state_at(folder, start.source, entries, machine_of, progress.update)))
         found = first_difference(readers[0], readers[1])
     return StatesCompared(index, found[0] if found else "", found[1] if found else b"")
 
@@ -306,7 +306,7 @@ def at(app: App, data_dir: Path, index: int, file: Path | None, target: Path) ->
         tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=folder) as scratch,
     ):
         entries = entries_of(data_dir, start.index, index)
-        made = snapshot_at(Path(scratch), start.source, entries, KVMachine(), identity, progress.update)
+        made = snapshot_at(Path(scratch), start.source, entries, machine_of, identity, progress.update)
         path, header = asyncio.run(made)
         write_snapshot(target, encode_header(header), path)
     return header, start.what, index <= directory.commit_index(facts)

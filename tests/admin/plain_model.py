@@ -267,7 +267,7 @@ class Model:
         if move is None:
             raise RefusalError("NOT_FOUND")
         pair = {move["source"], move["destination"]}
-        others = [row for row in self.moves.values() if row is not move and row["phase"] != "planned"]
+        others = [row for row in self.moves.values() if row["move_id"] < command.move_id]
         if move["phase"] not in ("planned", "copying"):
             raise RefusalError("MOVE_REFUSED")
         if any(pair & {row["source"], row["destination"]} for row in others):

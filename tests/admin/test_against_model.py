@@ -151,10 +151,9 @@ def invariants(directory: Directory) -> None:
         assert cluster.founded or not cluster.founder_id or directory.servers[cluster.founder_id].cluster == cluster.number
     moving = [slot for move in directory.moves.values() for slot in move.slots]
     assert len(set(moving)) == len(moving)
-    begun = [
-        number for move in directory.moves.values() if move.phase is Phase.COPYING for number in (move.source, move.destination)
-    ]
-    assert len(set(begun)) == len(begun)
+    begun = [move for move in directory.moves.values() if move.phase in (Phase.COPYING, Phase.COMMITTED)]
+    ends = [number for move in begun for number in (move.source, move.destination)]
+    assert len(set(ends)) == len(ends)
     for move in directory.moves.values():
         owner = move.destination if move.phase is Phase.COMMITTED else move.source
         assert {directory.slot_map.owners[slot] for slot in move.slots} == {owner}

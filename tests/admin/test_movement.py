@@ -85,6 +85,16 @@ def test_one_move_at_a_time_for_a_cluster(admin: Admin) -> None:
     admin.run(BeginMove(second))
 
 
+def test_moves_of_a_cluster_begin_in_the_order_of_their_ids(admin: Admin) -> None:
+    a, b, c = (admin.cluster(name) for name in "abc")
+    first, second = admin.plan(a, b, 1), admin.plan(a, c, 2)
+    admin.refuses(BeginMove(second), Reason.MOVE_REFUSED, f"until move {first} has ended")
+    admin.run(DecideMove(second, False))
+    admin.run(BeginMove(first))  # a later one that is called off waits for its turn to be told, and is in nobody's way
+    admin.abort(first)
+    admin.run(FinishMove(second))
+
+
 def test_plans_that_do_not_fit_are_refused_whole(admin: Admin) -> None:
     admin.run(registering(9, new_cluster="new"))
     good = PlannedMove((1,), 1, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,22 +42,29 @@ def make(
     term: int = 3,
     snapshot_at: int = 0,
     raw: Sequence[Entry] = (),
+    machine: KVMachine | None = None,
 ) -> Path:
     """The directory of replica 1, 2 or 3 of CLUSTER, whose log holds these entries from index 2 on.
 
     The last `unapplied` are in the log only. `snapshot_at` is an index at which it builds a snapshot file. `raw` come last.
     """
-    asyncio.run(_make(path, entries, replica, unapplied, Term(term), snapshot_at, raw))
+    asyncio.run(_make(path, entries, replica, unapplied, Term(term), snapshot_at, raw, machine or KVMachine()))
     return path
 
 
 async def _make(
-    path: Path, groups: Groups, replica: int, unapplied: int, term: Term, snapshot_at: int, raw: Sequence[Entry]
+    path: Path,
+    groups: Groups,
+    replica: int,
+    unapplied: int,
+    term: Term,
+    snapshot_at: int,
+    raw: Sequence[Entry],
+    machine: KVMachine,
 ) -> None:
     store = await open_store(path, replace(OPTIONS, draw_id=lambda: f"{replica:032x}"))
     identity = Identity(f"{replica:032x}", CLUSTER, "orders", ReplicaId(replica), f"n{replica}")
-    await store.bootstrap(identity, BIRTH, HardState(Term(1), ReplicaId(0), Index(1)), _first_state)
-    machine = KVMachine()
+    await store.bootstrap(identity, BIRTH, HardState(Term(1), ReplicaId(0), Index(1)), partial(_first_state, machine.machine))
     machine.open(store.reader())
     entries = [
         Entry(term, Index(index), EntryType.NORMAL, envelope.payload([envelope.group(commands)]) if commands else b"")
@@ -76,8 +84,10 @@ async def _make(
     await store.close()
 
 
-def _first_state(txn: Any) -> None:
-    bootstrap_state(txn, cluster_name="orders", member=record(1), conf_state=BIRTH.conf_state, config_index=Index(1))
+def _first_state(machine: bytes, txn: Any) -> None:
+    bootstrap_state(
+        txn, cluster_name="orders", member=record(1), conf_state=BIRTH.conf_state, config_index=Index(1), machine=machine
+    )
     for number in (2, 3):
         write_member(txn, record(number))
         write_allocated(txn, record(number).server_id, ReplicaId(number))
@@ -96,12 +106,17 @@ def edit_log(path: Path, index: int, change: Callable[[Entry], Entry]) -> None:
 
 def edit_state(path: Path, key: bytes, value: bytes) -> None:
     """Give a key of the applied state another value, with a right check sum and its revision as it was."""
+    edit_record(path, "kv", key, lambda record: record[:8] + value)
+
+
+def edit_record(path: Path, database: str, key: bytes, change: Callable[[bytes], bytes]) -> None:
+    """Replace a record of the applied state by another, with a right check sum."""
     (state,) = path.glob("state-*")
-    with lmdb.open(str(state), max_dbs=9, map_size=64 << 20) as env:
-        kv = env.open_db(b"kv")
+    with lmdb.open(str(state), max_dbs=16, map_size=64 << 20) as env:
+        records = env.open_db(database.encode())
         with env.begin(write=True) as txn:
-            revision = (txn.get(key, db=kv) or b"")[4:12]
-            txn.put(key, seal(seed_of("kv"), key, revision + value), db=kv)
+            record = (txn.get(key, db=records) or b"")[4:]
+            txn.put(key, seal(seed_of(database), key, change(record)), db=records)
 
 
 def flip_log_byte(path: Path, index: int) -> None:
