@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from ravel_node.machine.base import Database
+from ravel_node.machine.envelope import FORMAT
 from ravel_node.storage.keys import STATE_NAMES, seal, seed_of
 from ravel_node.storage.store import StoreOptions, open_store
 from ravelctl.client import InspectClient, RavelError
@@ -157,7 +158,7 @@ async def test_a_rolling_upgrade_proposes_nothing_new_until_all_are_of_the_new_v
             await cluster.caught_up(new)
 
             async def recorded(name: str = name) -> bool:
-                return (await formats(cluster))[name] == 2
+                return (await formats(cluster))[name] == FORMAT
 
             await until(f"the record of {name} follows", recorded, 60)
             if step < 3:
