@@ -72,12 +72,14 @@ def cluster(app: App, endpoints: tuple[str, ...] | None = None) -> ClusterClient
     )
 
 
-def admin(app: App) -> AdminClient:
-    """The client for the admin group."""
+def admin(app: App, endpoints: tuple[str, ...] | None = None) -> AdminClient:
+    """The client for the admin group, at these endpoints or at those of the settings."""
     from ravelctl.client import AdminClient
 
     settings = app.settings
-    return AdminClient(settings.endpoints, timeout_s=settings.call_timeout_s, tls=tls(app), cluster_id=settings.cluster_id)
+    return AdminClient(
+        endpoints or settings.endpoints, timeout_s=settings.call_timeout_s, tls=tls(app), cluster_id=settings.cluster_id
+    )
 
 
 def inspect(app: App) -> InspectClient:

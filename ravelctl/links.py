@@ -74,29 +74,37 @@ class Links:
         self._folder = folder
         self._ground = ground
         self._open: set[Link] = set()
-        self._servers: list[asyncio.Server] = []
+        self._servers: dict[str, asyncio.Server] = {}  # by the name of the daemon that is behind it
 
     async def run(self, stopped: asyncio.Event) -> None:
         """Until told to stop, or the playground is gone."""
-        for replica in self._ground.replicas:
-            host, _, port = replica.link.rpartition(":")
-            name = replica.name
-
-            async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str = name) -> None:
-                await self._pass_on(name, reader, writer)
-
-            self._servers.append(await asyncio.start_server(accept, host, int(port)))
         seen = self._stamp()
+        await self._open_ports()
         while not stopped.is_set() and seen:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopped.wait(), LOOK_EVERY_S)
             if (now := self._stamp()) != seen:
                 seen = now
                 self._look_again()
-        for server in self._servers:
+                with contextlib.suppress(OSError):  # the links that there are go on
+                    await self._open_ports()
+        for server in self._servers.values():
             server.close()
         for link in self._open:
             link.cut()
+
+    async def _open_ports(self) -> None:
+        """A port for each daemon that has none yet."""
+        for replica in self._ground.replicas:
+            if replica.name in self._servers or not replica.link:
+                continue
+            host, _, port = replica.link.rpartition(":")
+            name = replica.name
+
+            async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str = name) -> None:
+                await self._pass_on(name, reader, writer)
+
+            self._servers[name] = await asyncio.start_server(accept, host, int(port))
 
     def _stamp(self) -> tuple[int, int] | None:
         try:

@@ -1,9 +1,12 @@
-"""A real cluster on this machine: daemons as processes of their own, remembered in a folder. Nothing is faked.
+"""Real clusters on this machine: daemons as processes of their own, remembered in a folder. Nothing is faked.
 
-    DIR/playground.json    the cluster and its replicas: ports, process ids
+    DIR/playground.json    the clusters and their daemons: ports, process ids
     DIR/n1/                the data directory of n1
     DIR/n1.log             what its daemon printed
-    DIR/network.log        the same of `ravelctl.links`, through which the replicas dial each other
+    DIR/network.log        the same of `ravelctl.links`, through which the daemons of a cluster dial each other
+
+Without admin servers there is one cluster, n1 n2 n3. With them there are one or several, c1 c2, whose replicas go on counting
+(n4 is in c2), and the admin group, a1 a2 a3, which is a cluster too.
 
 A process id alone names nobody: it may have been given to another program since. So the moment the process started is kept beside
 it, and a process is signalled only if both still agree.
@@ -21,8 +24,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +35,12 @@ from ravelctl.exit_codes import ExitCode
 STATE_FILE: Final = "playground.json"
 FORMAT: Final = 1
 REPLICAS_MAX: Final = 9
+CLUSTERS_MAX: Final = 9
+ADMINS_MAX: Final = 5
+ADMIN: Final = "admin"
+"""The name of the admin group, which is a cluster as others are."""
 HOST: Final = "127.0.0.1"
+LEADER: Final = "leader"
 # Below the range from which Linux draws ports of outgoing connections: what is free while a replica is down stays free.
 PORT_MIN, PORT_MAX = 17400, 31998
 NETWORK_LOG: Final = "network.log"
@@ -65,6 +73,16 @@ class Replica:
     log: str
     process: Process | None
     link: str = ""  # the address that it advertises to peers: a port of `ravelctl.links`; empty: they dial it directly
+    cluster: str = ""  # the name of its cluster, where an admin keeps a list of them
+    options: tuple[str, ...] = ()  # of its daemon, beside those that all have
+
+    @property
+    def is_admin(self) -> bool:
+        return self.cluster == ADMIN
+
+    @property
+    def state(self) -> str:
+        return "paused" if self.paused else "runs" if self.alive else "down"
 
     @property
     def paused(self) -> bool:
@@ -78,11 +96,12 @@ class Replica:
 @dataclass(frozen=True, slots=True)
 class Playground:
     folder: Path
-    cluster_id: str
+    cluster_id: str  # of the only cluster, or of the admin group
     cluster_name: str
-    replicas: tuple[Replica, ...]
+    replicas: tuple[Replica, ...]  # all daemons, those of the admin group last
     network: Process | None = None  # which runs `ravelctl.links`
     groups: tuple[tuple[str, ...], ...] = ()  # who hears whom; empty: all each other
+    cluster_ids: Mapping[str, str] = field(default_factory=dict)  # by name, of those that an admin lists
 
     def apart(self, one: str, other: str) -> bool:
         """Whether these two are cut off from each other. Who is in no group, such as a daemon of another cluster, is not."""
@@ -90,8 +109,28 @@ class Playground:
         return None not in places and places[0] != places[1]
 
     @property
+    def admins(self) -> tuple[Replica, ...]:
+        return self.of(ADMIN)
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """Names, in the order in which they were made, without the admin group. One without admins is the empty name."""
+        return tuple(dict.fromkeys(replica.cluster for replica in self.replicas if not replica.is_admin))
+
+    def of(self, cluster: str) -> tuple[Replica, ...]:
+        return tuple(replica for replica in self.replicas if replica.cluster == cluster)
+
+    @property
     def endpoints(self) -> tuple[str, ...]:
-        return tuple(replica.listen for replica in self.replicas)
+        """Of the admin group, or else of the one cluster."""
+        return tuple(replica.listen for replica in self.admins or self.replicas)
+
+    @property
+    def leader_words(self) -> dict[str, str]:
+        """What stands for the leader of each cluster, by what is typed."""
+        if not self.admins:
+            return {LEADER: ""}
+        return {f"{name}/{LEADER}": name for name in (*self.clusters, ADMIN)}
 
     def find(self, name: str) -> Replica:
         """Raises CommandError (2) that lists the names there are."""
@@ -99,7 +138,8 @@ class Playground:
             if replica.name == name:
                 return replica
         there = ", ".join(replica.name for replica in self.replicas)
-        raise usage_error(f"the playground in {self.folder} has no replica {name!r}; there are {there}", "name one of them")
+        what = "daemon" if self.admins else "replica"
+        raise usage_error(f"the playground in {self.folder} has no {what} {name!r}; there are {there}", "name one of them")
 
     def with_replica(self, changed: Replica) -> Playground:
         return replace(self, replicas=tuple(changed if r.name == changed.name else r for r in self.replicas))
@@ -123,7 +163,8 @@ def load(folder: Path) -> Playground | None:
         replicas = tuple(_replica(fields) for fields in raw["replicas"])
         network = Process(**raw["network"]) if raw.get("network") else None
         groups = tuple(tuple(map(str, names)) for names in raw.get("groups", ()))
-        return Playground(folder, raw["cluster_id"], raw["cluster_name"], replicas, network, groups)
+        cluster_ids = {str(name): str(known) for name, known in raw.get("cluster_ids", {}).items()}
+        return Playground(folder, raw["cluster_id"], raw["cluster_name"], replicas, network, groups, cluster_ids)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -133,8 +174,8 @@ def load(folder: Path) -> Playground | None:
 
 
 def _replica(fields: dict[str, Any]) -> Replica:
-    process = fields.pop("process")
-    return Replica(**fields, process=Process(**process) if process else None)
+    process, options = fields.pop("process"), tuple(fields.pop("options", ()))
+    return Replica(**fields, options=options, process=Process(**process) if process else None)
 
 
 def require(folder: Path) -> Playground:
@@ -154,6 +195,7 @@ def save(playground: Playground) -> None:
         "replicas": replicas,
         "network": asdict(playground.network) if playground.network else None,
         "groups": playground.groups,
+        "cluster_ids": dict(playground.cluster_ids),
     }
     path = playground.folder / STATE_FILE
     beside = path.with_suffix(".json.part")
@@ -168,25 +210,60 @@ def plan(folder: Path, count: int, cluster_name: str) -> Playground:
     """A new playground of `count` replicas with free ports; nothing is started. Makes the folder."""
     folder = folder.absolute()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if strange := next((name for name in (f"n{number}" for number in range(1, count + 1)) if (folder / name).exists()), None):
-        raise usage_error(
-            f"{folder / strange} is there, but {folder / STATE_FILE} is not", "remove it, or name another folder with --dir"
-        )
     ports = free_ports()
-    replicas = tuple(
-        Replica(
-            name=f"n{number}",
-            replica_id=0,
-            listen=f"{HOST}:{(pair := next(ports))[0]}",
-            peer_listen=f"{HOST}:{pair[1]}",
-            data_dir=str(folder / f"n{number}"),
-            log=str(folder / f"n{number}.log"),
-            process=None,
-            link=f"{HOST}:{next(ports)[0]}",
+    return Playground(folder, "", cluster_name, tuple(_blank(folder, f"n{number}", ports) for number in range(1, count + 1)))
+
+
+def plan_system(folder: Path, clusters: int, replicas: int, admins: int, http: bool = False) -> Playground:
+    """A new playground of several clusters and an admin group; nothing is started. Makes the folder.
+
+    With `http` the first admin server is to serve the gateway too.
+    """
+    folder = folder.absolute()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ports = free_ports()
+    group = [_blank(folder, f"a{number}", ports, cluster=ADMIN) for number in range(1, admins + 1)]
+    if http:
+        group[0] = replace(group[0], options=("--http", f"{HOST}:{next(ports)[0]}"))
+    return with_clusters(Playground(folder, "", ADMIN, tuple(group)), clusters, replicas, ports)
+
+
+def with_clusters(
+    playground: Playground, clusters: int, replicas: int, ports: Iterator[tuple[int, int]] | None = None
+) -> Playground:
+    """The same with so many clusters in all; the new ones have `replicas` each, which count on from those there are."""
+    ports = free_ports() if ports is None else ports
+    daemons = [replica for replica in playground.replicas if not replica.is_admin]
+    asked = ("--admin", ",".join(admin.listen for admin in playground.admins))
+    for number in range(len(playground.clusters) + 1, clusters + 1):
+        for _ in range(replicas):
+            name, cluster = f"n{len(daemons) + 1}", f"c{number}"
+            daemons.append(_blank(playground.folder, name, ports, cluster=cluster, options=(*asked, "--new-cluster", cluster)))
+    return replace(playground, replicas=(*daemons, *playground.admins))
+
+
+def _blank(
+    folder: Path, name: str, ports: Iterator[tuple[int, int]], *, cluster: str = "", options: tuple[str, ...] = ()
+) -> Replica:
+    """Raises CommandError (2) if something of this name is in the folder already."""
+    if (folder / name).exists():
+        raise usage_error(
+            f"{folder / name} is there, but {folder / STATE_FILE} is not, or does not know it",
+            "remove it, or name another folder with --dir",
         )
-        for number in range(1, count + 1)
+    listen, peer_listen = next(ports)
+    return Replica(
+        name=name,
+        replica_id=0,
+        listen=f"{HOST}:{listen}",
+        peer_listen=f"{HOST}:{peer_listen}",
+        data_dir=str(folder / name),
+        log=str(folder / f"{name}.log"),
+        process=None,
+        link=f"{HOST}:{next(ports)[0]}",
+        cluster=cluster,
+        options=options,
     )
-    return Playground(folder, "", cluster_name, replicas)
 
 
 def free_ports() -> Iterator[tuple[int, int]]:
@@ -251,12 +328,13 @@ def start(replica: Replica) -> Replica:
     """Start its daemon, in a session of its own, so that it outlives this program and no Ctrl-C of ours reaches it."""
     command = [
         sys.executable,
-        *("-m", "ravel_node", "start"),
+        *("-m", "ravel_node", "admin" if replica.is_admin else "start"),
         *("--data-dir", replica.data_dir),
         *("--listen", replica.listen),
         *("--peer-listen", replica.peer_listen),
         *("--name", replica.name),
         *(("--peer-advertise", replica.link) if replica.link else ()),
+        *replica.options,
     ]
     return replace(replica, process=_spawn(command, Path(replica.log)))
 
@@ -264,12 +342,13 @@ def start(replica: Replica) -> Replica:
 def start_network(playground: Playground) -> Playground:
     """Start what lies between the daemons, unless it runs, or there is nothing in between. Waits until it can be dialled."""
     links = [replica.link for replica in playground.replicas if replica.link]
-    if not links or (playground.network is not None and playground.network.alive):
+    if not links:
         return playground
     save(playground)  # which it reads
-    command = [sys.executable, "-m", "ravelctl.links", str(playground.folder)]
     log = playground.folder / NETWORK_LOG
-    network = _spawn(command, log)
+    network = playground.network
+    if network is None or not network.alive:
+        network = _spawn([sys.executable, "-m", "ravelctl.links", str(playground.folder)], log)
     deadline = time.monotonic() + NETWORK_WAIT_S
     while not all(map(_answers, links)):
         if not network.alive or time.monotonic() > deadline:

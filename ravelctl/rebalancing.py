@@ -81,16 +81,21 @@ async def _known(client: AdminClient, names: Sequence[str]) -> pb.DirectoryRespo
 async def apply(app: App, empty: Sequence[str]) -> View:
     """Begin what the plan says, and tell how it gets on until it is done."""
     async with dial.admin(app) as client:
-        directory = await _known(client, empty)
-        found = await client.plan_rebalance(empty)
-        if app.settings.dry_run:
-            return plan_view(found, ("dry run: nothing was changed",))
-        if not found.moves and not empty and not directory.moves:
-            return plan_view(found)
-        if found.moves and app.settings.output is not Output.JSON:
-            app.say(plain_text(plan_table(found)).rstrip("\n"))
-        way = _way(directory, found.moves)
-        return await _followed(app, client, way, begin=_Begin(tuple(empty), found.map_version))
+        return await balance(app, client, empty)
+
+
+async def balance(app: App, client: AdminClient, empty: Sequence[str] = ()) -> View:
+    """The same with a client that is there."""
+    directory = await _known(client, empty)
+    found = await client.plan_rebalance(empty)
+    if app.settings.dry_run:
+        return plan_view(found, ("dry run: nothing was changed",))
+    if not found.moves and not empty and not directory.moves:
+        return plan_view(found)
+    if found.moves and app.settings.output is not Output.JSON:
+        app.say(plain_text(plan_table(found)).rstrip("\n"))
+    way = _way(directory, found.moves)
+    return await _followed(app, client, way, begin=_Begin(tuple(empty), found.map_version))
 
 
 def _way(directory: pb.DirectoryResponse, planned: Iterable[pb.DirectoryMove] = ()) -> Way:

@@ -1,4 +1,4 @@
-"""`ravelctl playground`: a real cluster on this machine."""
+"""`ravelctl playground`: real clusters on this machine."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ravelctl.client import ClusterClient
-    from ravelctl.dial import Wait
     from ravelctl.playground import Playground, Replica
-    from ravelpb.v1.cluster_pb2 import StatusResponse
 
 REPLICAS: Final = 3
 REPLICAS_MAX: Final = 9
-CLUSTER_NAME: Final = "playground"
+CLUSTERS_MAX: Final = 9
+ADMINS: Final = 3
+ADMINS_MAX: Final = 5
 LEADER: Final = "leader"
 
 _dir_option = click.option(
@@ -35,7 +35,7 @@ _dir_option = click.option(
 
 
 class PlayerType(click.ParamType[str]):
-    """A replica of the playground that the line names. Tab offers them, and `leader`."""
+    """A daemon of the playground that the line names. Tab offers them, and `leader`, or `c1/leader` where there are admins."""
 
     name = "replica"
 
@@ -46,7 +46,7 @@ class PlayerType(click.ParamType[str]):
             ground = grounds.load(_folder(ctx.params.get("folder")))
         except CommandError:
             return []
-        names = [*(replica.name for replica in ground.replicas), LEADER] if ground else []
+        names = [*(replica.name for replica in ground.replicas), *ground.leader_words] if ground else []
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
@@ -63,36 +63,56 @@ def command(app: App) -> None:
 
 
 @command.command("up", effect=Effect.PLANS)
-@click.option("--replicas", type=click.IntRange(1, REPLICAS_MAX), help=f"How many. [default: {REPLICAS}]")
+@click.option("--replicas", type=click.IntRange(1, REPLICAS_MAX), help=f"How many, in each cluster. [default: {REPLICAS}]")
+@click.option("--clusters", type=click.IntRange(1, CLUSTERS_MAX), help="How many clusters; with admins more may be added later.")
+@click.option(
+    "--admins",
+    type=click.IntRange(1, ADMINS_MAX),
+    help=f"How many admin servers keep the list of the clusters. [default: none; {ADMINS} for several clusters]",
+)
+@click.option("--http", is_flag=True, help="The first admin server serves HTTP too.")
 @_dir_option
 @click.option("--detach/--attach", default=True, help="Leave the daemons running, or stop them with Ctrl-C.", show_default=True)
 @pass_app
-async def up(app: App, replicas: int | None, folder: str | None, detach: bool) -> View:
+async def up(
+    app: App, replicas: int | None, clusters: int | None, admins: int | None, http: bool, folder: str | None, detach: bool
+) -> View:
     """Start a cluster, or what is down of it.
+
+    With --clusters or --admins it is the whole system: an admin group (a1 a2 a3) and the clusters that it lists (c1 c2, with the
+    replicas n1 n2 ...). More --clusters than there are adds some.
 
     It leaves a context named playground behind, which is the current one if there is no other; `down` takes it away.
     """
     from ravelctl import playground as grounds
+    from ravelctl import playground_system as system
+    from ravelctl.playground_wanted import Wanted
 
     where = _folder(folder)
     ground = grounds.load(where)
+    wanted = Wanted(replicas, clusters, admins, http)
     if ground is None:
         if app.settings.dry_run:
-            return _planned(f"make a cluster of {replicas or REPLICAS} in {where}", ())
-        ground = grounds.plan(where, replicas or REPLICAS, CLUSTER_NAME)
+            return _planned(f"make {wanted.words} in {where}", ())
+        ground = wanted.planned(where)
         grounds.save(ground)
-    elif replicas is not None and replicas != len(ground.replicas):
-        raise usage_error(
-            f"the playground in {where} has {len(ground.replicas)} replicas, not {replicas}",
-            "leave out --replicas, remove it with `ravelctl playground down --purge`, or name another folder with --dir",
-        )
+    else:
+        wanted.check(ground)
+        if clusters is not None and clusters > len(ground.clusters):
+            if app.settings.dry_run:
+                return _planned(f"add {count_text(clusters - len(ground.clusters), 'cluster')} in {where}", ())
+            ground = grounds.with_clusters(ground, clusters, replicas or len(ground.of(ground.clusters[0])))
+            grounds.save(ground)
     if app.settings.dry_run:
         down = tuple(replica.name for replica in ground.replicas if not replica.alive)
         return _planned(f"start {', '.join(down) or 'nothing'} in {where}", down)
     ground = grounds.start_network(ground)
-    for replica in ground.replicas:
-        ground = _started(app, ground, replica)
-    ground = await _founded(app, ground)
+    if ground.admins:
+        ground = await system.brought_up(app, ground)
+    else:
+        for replica in ground.replicas:
+            ground = system.started(app, ground, replica)
+        ground = await _founded(app, ground)
     context, ways = _reached(app, ground)
     if not detach:
         await _stay(app, ground, ways)
@@ -113,20 +133,11 @@ def _reached(app: App, ground: Playground) -> tuple[str, tuple[str, ...]]:
         return name, (f"{origin} is stronger than the context {name}; to mean these daemons:", export)
     if app.given.get("context", name) != name or not current:
         return name, (f"reach it with `--context {name}`, or make it the current one: ravelctl context use {name}",)
+    if ground.admins:
+        each = ", ".join(f"--context {name}-{cluster}" for cluster in ground.clusters[:2])
+        words = f"`ravelctl admin clusters`, `ravelctl top`, and of one cluster `ravelctl status` with {each}"
+        return name, (f"the current context is {name} now, the admin group: try {words}",)
     return name, (f"the current context is {name} now: try `ravelctl status`, `ravelctl top`",)
-
-
-def _started(app: App, ground: Playground, replica: Replica) -> Playground:
-    """The playground with this replica's daemon running; what runs already is left alone."""
-    from ravelctl import playground as grounds
-
-    if replica.alive:
-        return ground
-    ground = ground.with_replica(grounds.start(replica))
-    # Saved after each start: whatever happens next, no daemon of ours is forgotten.
-    grounds.save(ground)
-    app.say(f"{replica.name} starts at {replica.listen}")
-    return ground
 
 
 async def _founded(app: App, ground: Playground) -> Playground:
@@ -136,15 +147,16 @@ async def _founded(app: App, ground: Playground) -> Playground:
     from ravelctl import dial
     from ravelctl import playground as grounds
     from ravelctl.founding import found
+    from ravelctl.playground_system import answering
 
     async with dial.cluster(app, ground.endpoints) as client:
         with app.progress("playground:") as progress:
             for replica in ground.replicas:
-                await _answering(client, replica, dial.Wait(app.settings.wait_timeout_s(), progress))
+                await answering(app, replica, dial.Wait(app.settings.wait_timeout_s(), progress))
         if not all(replica.replica_id for replica in ground.replicas):
             await found(app, ground.endpoints, ground.cluster_name)
         else:
-            await _leader(app, client, ground)
+            await _leader(app, client, ground.endpoints)
         for replica in ground.replicas:
             status = await client.status(replica.listen)
             ground = replace(
@@ -154,24 +166,13 @@ async def _founded(app: App, ground: Playground) -> Playground:
     return ground
 
 
-async def _answering(client: ClusterClient, replica: Replica, wait: Wait) -> StatusResponse:
-    """Its status, once it answers. Raises CommandError as soon as its daemon has ended."""
-    from ravelctl import playground as grounds
-
-    async def look() -> StatusResponse | str:
-        grounds.check_running(replica)
-        return await client.status(replica.listen)
-
-    return await wait.until(look, f"an answer of {replica.name}")
-
-
-async def _leader(app: App, client: ClusterClient, ground: Playground) -> str:
-    """The name of the replica that leads; empty: none does within the time."""
+async def _leader(app: App, client: ClusterClient, endpoints: tuple[str, ...]) -> str:
+    """The name of the replica that leads. Raises CommandError where none does within the time."""
     from ravelctl import dial
     from ravelctl.overview import overview, survey
 
     async def look() -> str | tuple[str]:
-        found = overview(await survey(client, ground.endpoints, timeout_s=app.settings.timeout_s))
+        found = overview(await survey(client, endpoints, timeout_s=app.settings.timeout_s))
         return (found.leader,) if found.leader else "waiting for a leader"
 
     with app.progress("playground:") as progress:
@@ -199,10 +200,12 @@ def _forget(ground: Playground) -> str:
     from ravelctl import playground_context
 
     try:
-        name = playground_context.forget(ground)
+        names = playground_context.forget(ground)
     except CommandError as error:
         return f"its context stays: {error.message}"
-    return f"the context {name} is gone" if name else ""
+    if len(names) > 1:
+        return f"the contexts {', '.join(names)} are gone"
+    return f"the context {names[0]} is gone" if names else ""
 
 
 @command.command("kill", effect=Effect.PLANS)
@@ -212,7 +215,7 @@ def _forget(ground: Playground) -> str:
 async def kill(app: App, name: str, folder: str | None) -> View:
     """Crash the daemon of NAME, or of `leader`.
 
-    It gets SIGKILL. `leader` is whichever leads.
+    It gets SIGKILL. `leader` is whichever leads; with admins it is `c1/leader`, `admin/leader`.
     """
     from ravelctl import playground as grounds
 
@@ -228,10 +231,14 @@ async def _named(app: App, ground: Playground, word: str) -> str:
     """The name meant: `leader` is whichever leads."""
     from ravelctl import dial
 
-    if word != LEADER:
+    words = ground.leader_words
+    if word not in words:
+        if word == LEADER:
+            raise usage_error("there are several leaders", f"name one of them: {', '.join(words)}")
         return word
-    async with dial.cluster(app, ground.endpoints) as client:
-        return await _leader(app, client, ground)
+    endpoints = tuple(replica.listen for replica in ground.of(words[word]))
+    async with dial.cluster(app, endpoints) as client:
+        return await _leader(app, client, endpoints)
 
 
 def _planned(what: str, names: tuple[str, ...]) -> View:
@@ -251,7 +258,7 @@ def _planned(what: str, names: tuple[str, ...]) -> View:
 async def pause(app: App, name: str, folder: str | None) -> View:
     """Have the daemon of NAME, or of `leader`, hang.
 
-    It gets SIGSTOP; `start` and `heal` let it go on. `leader` is whichever leads.
+    It gets SIGSTOP; `start` and `heal` let it go on. `leader` is whichever leads; with admins it is `c1/leader`, `admin/leader`.
     """
     from ravelctl import playground as grounds
 
@@ -268,7 +275,7 @@ async def pause(app: App, name: str, folder: str | None) -> View:
 @_dir_option
 @pass_app
 async def partition(app: App, group: tuple[str, ...], folder: str | None) -> View:
-    """Cut the replicas into groups that do not hear each other. Each word is a group; those that are not named are one more.
+    """Cut daemons into groups that do not hear each other. Each word is a group; those that are not named are one more.
 
     `partition leader` cuts the leader off, `partition n1,n2 n3` leaves n1 and n2 together. Clients still reach every daemon.
     """
@@ -337,6 +344,7 @@ async def start(app: App, name: str, folder: str | None) -> View:
     """
     from ravelctl import dial
     from ravelctl import playground as grounds
+    from ravelctl import playground_system as system
 
     ground = grounds.require(_folder(folder))
     replica = ground.find(name)
@@ -348,10 +356,9 @@ async def start(app: App, name: str, folder: str | None) -> View:
     if replica.alive:
         raise CommandError(f"{name} runs already", next_step="see `ravelctl status`")
     ground = grounds.start_network(ground)
-    ground = _started(app, ground, ground.find(name))
-    async with dial.cluster(app, ground.endpoints) as client:
-        with app.progress("playground:") as progress:
-            await _answering(client, ground.find(name), dial.Wait(app.settings.wait_timeout_s(), progress))
+    ground = system.started(app, ground, ground.find(name))
+    with app.progress("playground:") as progress:
+        await system.answering(app, ground.find(name), dial.Wait(app.settings.wait_timeout_s(), progress))
     return View(kind="PlaygroundStart", data=_replica_data(ground.find(name)), body=f"started {name}", names=(name,))
 
 
@@ -366,14 +373,12 @@ def status(app: App, folder: str | None) -> View:
     from ravelctl import playground as grounds
 
     ground = grounds.require(_folder(folder))
-    states = ["paused" if replica.paused else "runs" if replica.alive else "down" for replica in ground.replicas]
-    rows = [{**_replica_data(replica), "state": state} for replica, state in zip(ground.replicas, states, strict=True)]
-    cells = tuple((row["name"], row["state"], str(row["pid"] or ABSENT), row["address"], row["data_dir"]) for row in rows)
+    rows = [{**_replica_data(replica), "state": replica.state} for replica in ground.replicas]
     cut = " | ".join(", ".join(names) for names in ground.groups)
     return View(
         kind="PlaygroundStatus",
         data={"dir": str(ground.folder), "replicas": rows, "groups": [list(names) for names in ground.groups]},
-        body=Table(columns=columns("NAME", "STATE", "PID", "ADDRESS", "DATA"), rows=cells, below=(f"cut {cut}",) if cut else ()),
+        body=_table(ground, rows, ("name", "cluster", "state", "pid", "address", "data_dir"), (f"cut {cut}",) if cut else ()),
         names=tuple(replica.name for replica in ground.replicas),
     )
 
@@ -417,11 +422,25 @@ def _folder(folder: str | None) -> Path:
 def _replica_data(replica: Replica) -> dict[str, Any]:
     return {
         "name": replica.name,
+        **({"cluster": replica.cluster} if replica.cluster else {}),
         "id": U64(replica.replica_id),
         "pid": replica.process.pid if replica.process else None,
         "address": replica.listen,
         "data_dir": replica.data_dir,
     }
+
+
+def _table(ground: Playground, rows: list[dict[str, Any]], shown: tuple[str, ...], below: tuple[str, ...]) -> Table:
+    """These fields of the daemons; the cluster only where there are several."""
+    kept = [name for name in shown if name != "cluster" or ground.admins]
+    return Table(
+        columns=columns(*(_TITLES.get(name, name.upper()) for name in kept)),
+        rows=tuple(tuple(str(row[name]) if row[name] else ABSENT for name in kept) for row in rows),
+        below=below,
+    )
+
+
+_TITLES: Final = {"data_dir": "DATA"}
 
 
 def _view(ground: Playground, context: str, below: tuple[str, ...]) -> View:
@@ -435,10 +454,6 @@ def _view(ground: Playground, context: str, below: tuple[str, ...]) -> View:
             "context": context,
             "replicas": rows,
         },
-        body=Table(
-            columns=columns("NAME", "ID", "PID", "ADDRESS", "DATA"),
-            rows=tuple(tuple(ABSENT if cell is None else str(cell) for cell in row.values()) for row in rows),
-            below=below,
-        ),
+        body=_table(ground, rows, ("name", "cluster", "id", "pid", "address", "data_dir"), below),
         names=tuple(replica.name for replica in ground.replicas),
     )

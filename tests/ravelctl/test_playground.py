@@ -299,7 +299,7 @@ def test_it_leaves_a_context_behind_and_takes_away_only_its_own(
     assert (down.code, down.err) == (0, "the context playground is gone\n")
     assert ctl("context", "list", "-o", "json").json["current"] == ""
     assert ctl("playground", "down", "--dir", ground.folder).err == "", "it is gone already"
-    assert playground_context.forget(second) == "playground-2"
+    assert playground_context.forget(second) == ("playground-2",)
     assert ctl("context", "list", "-o", "name").out == "playground-3\n"
     grounds.save(replace(ground, cluster_id=""))
     file.write_text("[contexts")
@@ -350,3 +350,94 @@ def test_a_real_cluster_comes_up_loses_a_replica_and_goes_down(tmp_path: Path, c
         down = ctl("playground", "down", "--purge", "--dir", where)
     assert (down.code, where.exists()) == (0, False)
     assert json.loads(up.out)["cluster_name"] == "playground"
+
+
+# --- with admins
+
+
+@pytest.fixture
+def system(ground: grounds.Playground, tmp_path: Path) -> grounds.Playground:
+    """Two clusters of two, and an admin server, not started."""
+    return grounds.plan_system(tmp_path / "system", 2, 2, 1, http=True)
+
+
+def test_a_system_is_planned_and_remembered(system: grounds.Playground) -> None:
+    assert [(replica.name, replica.cluster) for replica in system.replicas] == [
+        ("n1", "c1"), ("n2", "c1"), ("n3", "c2"), ("n4", "c2"), ("a1", "admin"),
+    ]  # fmt: skip
+    (admin,) = system.admins
+    assert (system.clusters, system.endpoints) == (("c1", "c2"), (admin.listen,))
+    assert system.replicas[2].options == ("--admin", admin.listen, "--new-cluster", "c2")
+    assert admin.options[0] == "--http"
+    system = replace(system, cluster_ids={"c1": "1" * 32})
+    grounds.save(system)
+    assert grounds.load(system.folder) == system
+    ports = [port for replica in system.replicas for port in (replica.listen, replica.peer_listen, replica.link)]
+    assert len({*ports, admin.options[1]}) == len(ports) + 1
+
+
+def test_a_cluster_is_added_and_the_others_stay(system: grounds.Playground) -> None:
+    grown = grounds.with_clusters(system, 3, 2)
+    assert [replica.name for replica in grown.replicas] == ["n1", "n2", "n3", "n4", "n5", "n6", "a1"]
+    assert set(system.replicas) < set(grown.replicas)
+    assert {replica.options for replica in grown.of("c3")} == {("--admin", system.admins[0].listen, "--new-cluster", "c3")}
+
+
+def test_daemons_are_started_as_what_they_are(system: grounds.Playground) -> None:
+    for replica in (system.find("a1"), system.find("n3")):
+        running = grounds.start(replica)
+        _wait_for_log(running, "started")
+        told = Path(replica.log).read_text().split()
+        assert told[1] == ("admin" if replica.is_admin else "start")
+        assert told[-len(replica.options) :] == list(replica.options)
+
+
+def test_words_of_a_system(system: grounds.Playground, ctl: Ctl) -> None:
+    grounds.save(system)
+    where = ("--dir", system.folder)
+    status = ctl("playground", "status", *where)
+    assert [line.split()[:3] for line in status.out.splitlines()[:2]] == [["NAME", "CLUSTER", "STATE"], ["n1", "c1", "down"]]
+    several = ctl("playground", "kill", "leader", *where)
+    assert (several.code, "name one of them: c1/leader, c2/leader, admin/leader" in several.err) == (2, True)
+    unknown = ctl("playground", "kill", "n9", *where)
+    assert (unknown.code, "no daemon 'n9'; there are n1, n2, n3, n4, a1" in unknown.err) == (2, True)
+    assert "cut n1, a1 | n2, n3, n4" in ctl("playground", "partition", "n1,a1", "--dry-run", *where).out
+    for words, why in [
+        (["--clusters", 1], "has 2 clusters, not 1"),
+        (["--admins", 3], "has 1 admin server, not 3"),
+        (["--replicas", 5], "has 2 replicas in each cluster, not 5"),
+    ]:
+        ran = ctl("playground", "up", *words, *where)
+        assert (ran.code, why in ran.err) == (2, True), ran.err
+    grow = ctl("playground", "up", "--clusters", 4, "--replicas", 1, "--dry-run", *where)
+    assert (grow.code, "would add 2 clusters" in grow.out) == (0, True)
+    assert grounds.load(system.folder) == system
+
+
+def test_what_is_asked_for_without_saying_all(ctl: Ctl, ground: grounds.Playground, tmp_path: Path) -> None:
+    def planned(*words: object) -> str:
+        return ctl("playground", "up", "--dry-run", "--dir", tmp_path / "new", *words).out.partition(" in ")[0]
+
+    assert planned() == "would make a cluster of 3"
+    assert planned("--clusters", 2) == "would make 3 admin servers and 2 clusters of 3"
+    assert planned("--admins", 1, "--replicas", 1) == "would make 1 admin server and 1 cluster of 1"
+    assert planned("--http") == "would make 3 admin servers and 1 cluster of 3"
+    grounds.save(ground)
+    for words in (["--admins", 1], ["--clusters", 2], ["--http"]):
+        ran = ctl("playground", "up", *words, "--dir", ground.folder)
+        assert (ran.code, "down --purge" in ran.err) == (2, True)
+
+
+def test_each_cluster_of_a_system_has_a_context(
+    system: grounds.Playground, ctl: Ctl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAVELCTL_CONFIG", str(tmp_path / "config.toml"))
+    system = replace(system, cluster_id="a" * 32, cluster_ids={"c1": "1" * 32, "c2": "2" * 32})
+    grounds.save(system)
+    assert playground_context.keep(system) == ("playground", True)
+    told = ctl("context", "list", "-o", "json").json
+    assert told["current"] == "playground"
+    assert ctl("context", "list", "-o", "name").out.split() == ["playground", "playground-c1", "playground-c2"]
+    down = ctl("playground", "down", "--dir", system.folder)
+    assert down.err == "the contexts playground, playground-c1, playground-c2 are gone\n"
+    assert ctl("context", "list", "-o", "name").out == ""

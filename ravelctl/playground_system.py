@@ -1,0 +1,128 @@
+"""A playground of several clusters and an admin group, brought up: the admins first, then clusters, in their order, by the admin.
+
+The replicas are started as an operator would: with the admins' addresses and the name of their cluster. What they become is read
+from the directory. A playground that was made before comes up by itself; only what is new has to be waited for and balanced.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ravelctl import dial, rebalancing
+from ravelctl import playground as grounds
+from ravelctl.app import App
+from ravelctl.founding import found
+from ravelctl.output import count_text
+from ravelctl.playground import ADMIN, Playground, Replica
+from ravelpb.v1 import admin_pb2 as pb
+
+if TYPE_CHECKING:
+    from ravelctl.client import AdminClient
+    from ravelctl.dial import Wait
+    from ravelpb.v1.cluster_pb2 import StatusResponse
+
+
+def started(app: App, ground: Playground, replica: Replica) -> Playground:
+    """The playground with this daemon running; what runs already is left alone."""
+    if replica.alive:
+        return ground
+    ground = ground.with_replica(grounds.start(replica))
+    # Saved after each start: whatever happens next, no daemon of ours is forgotten.
+    grounds.save(ground)
+    app.say(f"{replica.name} starts at {replica.listen}")
+    return ground
+
+
+async def answering(app: App, replica: Replica, wait: Wait) -> StatusResponse:
+    """Its status, once it answers. Raises CommandError as soon as its daemon has ended."""
+    async with dial.cluster(app, (replica.listen,)) as client:
+
+        async def look() -> StatusResponse | str:
+            grounds.check_running(replica)
+            return await client.status(replica.listen)
+
+        return await wait.until(look, f"an answer of {replica.name}")
+
+
+async def brought_up(app: App, ground: Playground) -> Playground:
+    """All daemons run, all clusters are led, and slots are shared among them."""
+    fresh = any(not replica.replica_id for replica in ground.replicas)
+    ground = await _admins(app, ground)
+    async with dial.admin(app, ground.endpoints) as client:
+        for cluster in ground.clusters:
+            # The first one that is founded owns all slots, so it is to be the first one by name.
+            for replica in ground.of(cluster):
+                ground = started(app, ground, replica)
+            if cluster == ground.clusters[0] or fresh:
+                await _led(app, ground, client, cluster)
+        for cluster in ground.clusters:
+            ground = await _seated(app, ground, client, cluster)
+        grounds.save(ground)
+        if fresh:
+            await _balanced(app, client)
+    return ground
+
+
+async def _admins(app: App, ground: Playground) -> Playground:
+    for admin in ground.admins:
+        ground = started(app, ground, admin)
+    with app.progress("playground:") as progress:
+        wait = dial.Wait(app.settings.wait_timeout_s(), progress)
+        for admin in ground.admins:
+            await answering(app, admin, wait)
+    if not all(admin.replica_id for admin in ground.admins):
+        await found(app, ground.endpoints, ADMIN)
+    with app.progress("playground:") as progress:
+        wait = dial.Wait(app.settings.wait_timeout_s(), progress)
+        for admin in ground.admins:
+            status = await answering(app, admin, wait)
+            ground = replace(
+                ground.with_replica(replace(admin, replica_id=status.header.replica_id)), cluster_id=status.header.cluster_id
+            )
+    grounds.save(ground)
+    return ground
+
+
+async def _led(app: App, ground: Playground, client: AdminClient, cluster: str) -> None:
+    """Wait until a leader of this cluster has reported."""
+
+    async def look() -> tuple[()] | str:
+        _check_running(ground, cluster)
+        found = next((one for one in (await client.directory()).clusters if one.name == cluster), None)
+        return () if found is not None and found.founded else f"{cluster} is being founded"
+
+    with app.progress("playground:") as progress:
+        await dial.Wait(app.settings.wait_timeout_s(), progress).until(look, f"the founding of {cluster}")
+
+
+async def _seated(app: App, ground: Playground, client: AdminClient, cluster: str) -> Playground:
+    """Wait until the directory has all its servers as voters; the playground with their ids."""
+
+    async def look() -> tuple[pb.DirectoryResponse] | str:
+        _check_running(ground, cluster)
+        directory = await client.directory()
+        voters = {one.server.addresses.listen for one in directory.servers if one.seat == pb.SEAT_VOTER}
+        missing = [replica.name for replica in ground.of(cluster) if replica.listen not in voters]
+        return f"{cluster}: {', '.join(missing)} will be voters soon" if missing else (directory,)
+
+    with app.progress("playground:") as progress:
+        wait = dial.Wait(app.settings.wait_timeout_s(), progress)
+        (directory,) = await wait.until(look, f"{count_text(len(ground.of(cluster)), 'voter')} of {cluster}")
+    ids = {one.server.addresses.listen: one.replica_id for one in directory.servers}
+    cluster_id = next(one.cluster_id for one in directory.clusters if one.name == cluster)
+    for replica in ground.of(cluster):
+        ground = ground.with_replica(replace(replica, replica_id=ids[replica.listen]))
+    return replace(ground, cluster_ids={**ground.cluster_ids, cluster: cluster_id})
+
+
+def _check_running(ground: Playground, cluster: str) -> None:
+    for replica in (*ground.admins, *ground.of(cluster)):
+        grounds.check_running(replica)
+
+
+async def _balanced(app: App, client: AdminClient) -> None:
+    """Every cluster gets its share of the slots."""
+    if (await client.plan_rebalance()).moves:
+        view = await rebalancing.balance(app, client)
+        app.say(str(view.body))
