@@ -62,13 +62,16 @@ def keys(app: App) -> RavelClient:
     )
 
 
-def cluster(app: App, endpoints: tuple[str, ...] | None = None) -> ClusterClient:
-    """The client for membership, at these endpoints or at those of the settings."""
+def cluster(app: App, endpoints: tuple[str, ...] | None = None, *, cluster_id: str | None = None) -> ClusterClient:
+    """The client for membership, at these endpoints or at those of the settings; `cluster_id`: of another than the context's."""
     from ravelctl.client import ClusterClient
 
     settings = app.settings
     return ClusterClient(
-        endpoints or settings.endpoints, timeout_s=settings.call_timeout_s, tls=tls(app), cluster_id=settings.cluster_id
+        settings.endpoints if endpoints is None else endpoints,
+        timeout_s=settings.call_timeout_s,
+        tls=tls(app),
+        cluster_id=settings.cluster_id if cluster_id is None else cluster_id,
     )
 
 
@@ -82,11 +85,12 @@ def admin(app: App, endpoints: tuple[str, ...] | None = None) -> AdminClient:
     )
 
 
-def inspect(app: App) -> InspectClient:
+def inspect(app: App, *, cluster_id: str | None = None) -> InspectClient:
     from ravelctl.client import InspectClient
 
     settings = app.settings
-    return InspectClient(timeout_s=settings.call_timeout_s, tls=tls(app), cluster_id=settings.cluster_id)
+    pinned = settings.cluster_id if cluster_id is None else cluster_id
+    return InspectClient(timeout_s=settings.call_timeout_s, tls=tls(app), cluster_id=pinned)
 
 
 def run(app: App, work: Coroutine[Any, Any, T]) -> T:

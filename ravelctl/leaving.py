@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 from ravelctl import changes, dial
 from ravelctl.app import App
-from ravelctl.client import ClusterClient
 from ravelctl.directory import find_server, names_of
 from ravelctl.membership import cluster_status
 from ravelctl.output import View
@@ -67,7 +66,8 @@ async def _out_of_its_cluster(app: App, admin: AdminClient, answer: pb.MarkLeavi
         await admin.mark_leaving(server_id)
 
     if answer.addresses:
-        async with _cluster_of(app, answer) as client:
+        # Not with the context's cluster id, which is the admin group's.
+        async with dial.cluster(app, tuple(answer.addresses), cluster_id=answer.cluster.cluster_id) as client:
             status = await cluster_status(app, client, answer.addresses, need_leader=True)
             member = next((one for one in status.members if one.server.server_id == server_id), None)
             if member is not None:
@@ -82,14 +82,6 @@ async def _out_of_its_cluster(app: App, admin: AdminClient, answer: pb.MarkLeavi
         )
     await mark()
     return None
-
-
-def _cluster_of(app: App, answer: pb.MarkLeavingResponse) -> ClusterClient:
-    """Not with the context's cluster id, which is the admin group's."""
-    settings = app.settings
-    return ClusterClient(
-        tuple(answer.addresses), timeout_s=settings.call_timeout_s, tls=dial.tls(app), cluster_id=answer.cluster.cluster_id
-    )
 
 
 async def _off_the_list(admin: AdminClient, server_id: str, name: str, wait: Wait) -> None:

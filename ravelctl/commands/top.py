@@ -53,6 +53,8 @@ def command(
 ) -> View:
     """Show terms, leaders and how far each replica is, live.
 
+    Pointed at an admin server it begins with all clusters that the admin lists; m leads back there.
+
     Press ? for the keys. Without a terminal one plain frame is printed.
     """
     if record is not None and replay is not None:
@@ -83,6 +85,7 @@ def has_terminal() -> bool:
 def _options(
     app: App, interval: float | None, read_only: bool, record: Path | None, replay: Path | None, theme: str | None, bell: bool
 ) -> Options:
+    from ravelctl import dial
     from ravelctl.commands.version import own_version
     from ravelctl.tui.session import INTERVAL_S, Options
     from ravelctl.tui.themes import NAMES, fitting
@@ -97,6 +100,20 @@ def _options(
         bell=bell,
         version=own_version,
         clusters=_contexts(app),
+        admin=lambda: dial.admin(app),
+        member=lambda endpoints, cluster_id: _member(app, endpoints, cluster_id),
+    )
+
+
+def _member(app: App, endpoints: tuple[str, ...], cluster_id: str) -> Target:
+    """A cluster that an admin lists. A context's id is the admin group's and not its own."""
+    from ravelctl import dial
+    from ravelctl.tui.session import Target
+
+    return Target(
+        endpoints,
+        lambda addresses: dial.cluster(app, tuple(addresses), cluster_id=cluster_id),
+        lambda: dial.inspect(app, cluster_id=cluster_id),
     )
 
 

@@ -20,6 +20,7 @@ from ravelctl.tui.detail import as_json
 from ravelctl.tui.figures import span
 from ravelctl.tui.fleet import FLEET_ORDERS, FleetRow
 from ravelctl.tui.keys import COMMANDS, commands
+from ravelctl.tui.listing import Fleet
 from ravelctl.tui.model import ReplicaView, Severity
 from ravelctl.tui.observer import FILTERS, Noted
 from ravelctl.tui.panels import Status, clock
@@ -29,7 +30,7 @@ from ravelctl.tui.screens.cluster import ClusterScreen
 from ravelctl.tui.screens.help import HelpScreen
 from ravelctl.tui.screens.overview import FleetScreen
 from ravelctl.tui.screens.replica import RANGES, ReplicaScreen
-from ravelctl.tui.session import FLEET_INTERVAL_S, Live, Options, Replayed, Source, Target
+from ravelctl.tui.session import Live, Options, Replayed, Source, Target
 from ravelctl.tui.themes import ANSI, DARK, THEMES
 from ravelctl.tui.widgets.replica_table import RowTable
 
@@ -57,8 +58,8 @@ class TopApp(App[None]):
         self.theme = options.theme or DARK.name
         self.options = options
         self.paused = False
-        self.fleet_interval_s = FLEET_INTERVAL_S
-        self._fleet: dict[str, Live] = {}
+        self.fleet = Fleet(options, lambda live: self.watch_fleet(live).cancel)
+        self._fleet_begun = False
         self._fleet_shown: list[FleetRow] = []
         self._pressing = False
         self._rang = 0
@@ -92,6 +93,7 @@ class TopApp(App[None]):
             return
         # The screen stands before gRPC is loaded.
         self.call_after_refresh(self.watch_cluster, self.live)
+        self.call_after_refresh(self.watch_list)
         self.begin_ticking()
 
     def begin_ticking(self) -> None:
@@ -109,6 +111,10 @@ class TopApp(App[None]):
     @work(group="fleet")
     async def watch_fleet(self, live: Live) -> None:
         await live.run()
+
+    @work(group="list", exclusive=True)
+    async def watch_list(self) -> None:
+        await self.fleet.run(self._listed)
 
     # --- pictures
 
@@ -356,14 +362,10 @@ class TopApp(App[None]):
     def action_fleet(self) -> None:
         if self.live is None or isinstance(self.page, FleetScreen):
             return
-        if not self._fleet:
-            self._fleet = {
-                name: Live(self.options, target, interval_s=self.fleet_interval_s)
-                for name, target in self.options.clusters.items()
-            }
-            for live in self._fleet.values():
-                self.watch_fleet(live)
-            self.set_interval(self.fleet_interval_s, self._tick_fleet)
+        self.fleet.begin()
+        if not self._fleet_begun:
+            self._fleet_begun = True
+            self.set_interval(self.fleet.interval_s, self._tick_fleet)
             # The first round of answers need not wait for the interval.
             for after_s in (0.3, 1.0, 2.0):
                 self.set_timer(after_s, self._look_at_fleet)
@@ -372,19 +374,23 @@ class TopApp(App[None]):
             self.pop_screen()
         self.push_screen(FleetScreen())
 
+    def _listed(self) -> None:
+        """The admin has said which clusters there are. What it was pointed at is the list, so that is what is shown first."""
+        if not self._fleet_begun and len(self.screen_stack) == 1:
+            self.action_fleet()
+        self._look_at_fleet()
+
     def _tick_fleet(self) -> None:
-        for live in self._fleet.values():
-            live.look(at_interval=True)
+        self.fleet.look(at_interval=True)
         self._show_fleet()
 
     def _look_at_fleet(self) -> None:
-        for live in self._fleet.values():
-            live.look(at_interval=False)
+        self.fleet.look(at_interval=False)
         self._show_fleet()
 
     def _show_fleet(self) -> None:
         if not self.paused:
-            self._fleet_shown = [FleetRow(name, live.picture) for name, live in self._fleet.items()]
+            self._fleet_shown = self.fleet.rows
             if isinstance(self.page, FleetScreen) and self.page.is_mounted:
                 self.page.refit()
 
@@ -396,7 +402,7 @@ class TopApp(App[None]):
 
     def _enter(self, name: str) -> None:
         """Watch this cluster instead of the one before."""
-        live = self._fleet.get(name)
+        live = self.fleet.live(name)
         if live is not None and self.live is not None and live.target is not self.live.target:
             self.live.stop_recording()
             self.live = Live(self.options, live.target, interval_s=self.options.interval_s, changed=self._press)

@@ -21,6 +21,7 @@ class FleetRow:
 
     name: str
     picture: Picture | None
+    slots: int | None = None  # that it owns, where an admin lists it
 
     @property
     def health(self) -> str:
@@ -157,6 +158,7 @@ FLEET_COLUMNS: Final[tuple[FleetColumn, ...]] = (
     FleetColumn("ELECT/h", 7, 5, _known(_elections)),
     FleetColumn("NODES", 5, 6, _known(_nodes)),
     FleetColumn("QUORUM", 6, 0, _quorum),
+    FleetColumn("SLOTS", 5, 8, lambda row, width: NOTHING if row.slots is None else str(row.slots)),
     FleetColumn("MAX-LAG", 13, 3, _known(_max_lag)),
     FleetColumn("LAG-s", 6, 0, _known(_lag_s)),
     FleetColumn("SNAP", 6, 7, _known(_snapshots), left=True),
@@ -184,7 +186,7 @@ def arranged(rows: Sequence[FleetRow], order: str) -> list[FleetRow]:
 
 def fleet_lines(rows: Sequence[FleetRow], columns: int) -> tuple[Line, list[tuple[str, Line]]]:
     """The titles, and a line for each cluster by its name."""
-    chosen = list(FLEET_COLUMNS)
+    chosen = [c for c in FLEET_COLUMNS if c.title != "SLOTS" or any(row.slots is not None for row in rows)]
     while sum(c.width + 1 for c in chosen) - 1 > columns and any(c.drop for c in chosen):
         chosen.remove(max(chosen, key=lambda c: c.drop))
     spare = columns - (sum(c.width + 1 for c in chosen) - 1)
@@ -209,7 +211,7 @@ def _row_line(
         shade = Tone.PLAIN
         if column.title == "HEALTH" or (column.title == "CLUSTER" and tone is not Tone.GOOD):
             shade = tone
-        elif not row.reached or text in (UNKNOWN, NOTHING):
+        elif (column.title != "SLOTS" and not row.reached) or text in (UNKNOWN, NOTHING):
             shade = Tone.DIM
         elif column.title == "LEADER":
             shade = Tone.LEAD if row.picture is not None and row.picture.view.leader is not None else Tone.CRIT

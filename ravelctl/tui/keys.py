@@ -44,7 +44,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     Command("left", "←", "peer(-1)", "peer", "The replica before", Where.REPLICA, pair="←→"),
     Command("t", "t", "range", "range", "Time range of the chart: 1, 3 or 10 minutes", Where.REPLICA),
     Command("y", "y", "copy", "copy-JSON", "Copy what the replica reports as JSON", Where.REPLICA),
-    Command("m", "m", "fleet", "multi", "All clusters of the configuration", _WATCHING),
+    Command("m", "m", "fleet", "multi", "All clusters, of the admin or of the configuration", _WATCHING),
     Command("p", "p", "pause", "pause", "Hold the picture still; what happens meanwhile is kept", Where.ALL),
     Command("e", "e", "events", "events", "Which events are listed: all, election, membership, snapshot, ...", _WATCHING),
     Command("a", "a", "acknowledge", "ack", "Acknowledge the alarms that are shown", Where.ALL),

@@ -3,37 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ravelctl.client.errors import RavelError
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
 from ravelctl.output import View
+from ravelctl.tui.fleet import FleetRow, arranged, fleet_lines
+from ravelctl.tui.listing import GROUP, clusters_of
 from ravelctl.tui.model import Freshness, Sight
 from ravelctl.tui.observer import Picture
 from ravelctl.tui.panels import plain_frame
 from ravelctl.tui.recording import Player, Recording
 from ravelctl.tui.session import Live
+from ravelctl.tui.text import plain
 
 if TYPE_CHECKING:
     from ravelctl.tui.session import Options
+    from ravelpb.v1.admin_pb2 import DirectoryResponse
 
 FRAME_INTERVAL_S: Final = 0.5
 """Two frames make rates."""
 PATIENCE_S: Final = 3.0
 """So long a daemon may take to answer or to be given up."""
 POLL_S: Final = 0.02
+FLEET_COLUMNS_WIDE: Final = 160
+"""Nothing of the table of clusters is left out in a pipe."""
 
 
 async def one_frame(options: Options) -> View:
-    """What a screen would show, as text. Raises CommandError (exit 3) if nobody answers."""
+    """What a screen would show, as text: the cluster, or all that an admin lists. Raises CommandError (3) if nobody answers."""
     live = Live(options, options.target, interval_s=FRAME_INTERVAL_S)
     task = asyncio.create_task(live.run())
+    asking = asyncio.create_task(_list_of(options))
     try:
         await _settled(live, task)
+        if any(sight.status is not None for sight in live.observer.sights) and (directory := await asking) is not None:
+            return await _fleet_frame(options, live, directory)
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for one in (task, asking):
+            one.cancel()
+        await asyncio.gather(task, asking, return_exceptions=True)
     live.look(at_interval=True)
     picture = live.look(at_interval=True)  # an alarm stands once two views break its rule
     if not any(row.fresh for row in picture.view.replicas):
@@ -45,6 +57,53 @@ async def one_frame(options: Options) -> View:
             reason="UNREACHABLE",
         )
     return _view(picture)
+
+
+async def _list_of(options: Options) -> DirectoryResponse | None:
+    """What the daemons of the target list, if they are admin servers."""
+    if options.admin is None:
+        return None
+    with suppress(RavelError, CommandError):
+        async with options.admin() as client:
+            return await client.directory(timeout_s=PATIENCE_S)
+    return None
+
+
+async def _fleet_frame(options: Options, group: Live, directory: DirectoryResponse) -> View:
+    """All clusters, and the admin group, each looked at for a moment and all at once."""
+    listed = clusters_of(directory, options)
+    lives = {name: Live(options, one.target, interval_s=FRAME_INTERVAL_S) for name, one in listed.items()}
+    tasks = {name: asyncio.create_task(live.run()) for name, live in lives.items()}
+    try:
+        await asyncio.gather(*(_settled(live, tasks[name]) for name, live in lives.items()))
+    finally:
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+    for live in (group, *lives.values()):
+        live.look(at_interval=True)
+        live.look(at_interval=True)  # as for one
+    rows = arranged(
+        [FleetRow(GROUP, group.picture), *(FleetRow(name, live.picture, listed[name].slots) for name, live in lives.items())],
+        "trouble",
+    )
+    title, lines = fleet_lines(rows, FLEET_COLUMNS_WIDE)
+    text = "".join(f"{plain(spans).rstrip()}\n" for spans in (title, *(spans for _, spans in lines)))
+    return View("TopFleet", {"clusters": list(map(_cluster_data, rows))}, body=text, names=tuple(row.name for row in rows))
+
+
+def _cluster_data(row: FleetRow) -> dict[str, object]:
+    view = row.picture.view if row.picture is not None else None
+    return {
+        "name": row.name,
+        "health": row.health,
+        "leader": view.leader.name if view is not None and view.leader is not None else "",
+        "term": view.term if view is not None else None,
+        "voters": view.voters if view is not None else None,
+        "acknowledging": view.acknowledging if view is not None else None,
+        "slots": row.slots,
+        "reached": row.reached,
+    }
 
 
 async def _settled(live: Live, task: asyncio.Task[None]) -> None:

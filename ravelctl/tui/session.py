@@ -16,7 +16,7 @@ from ravelctl.tui.poller import TURNING, Poller
 from ravelctl.tui.recording import Player, Recorder
 
 if TYPE_CHECKING:
-    from ravelctl.client import ClusterClient, InspectClient
+    from ravelctl.client import AdminClient, ClusterClient, InspectClient
 
 INTERVAL_S: Final = 1.0
 FLEET_INTERVAL_S: Final = 5.0
@@ -41,6 +41,10 @@ class Target:
     inspect: Callable[[], InspectClient]
 
 
+def _unlisted(endpoints: tuple[str, ...], cluster_id: str) -> Target:
+    raise CommandError(f"cluster {cluster_id} at {', '.join(endpoints)} is of no list that was asked for")
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the command line says."""
@@ -54,6 +58,8 @@ class Options:
     bell: bool = False
     version: Callable[[], str] = lambda: "unknown"  # of ravelctl; looked up only when it is written down
     clusters: Mapping[str, Target] = field(default_factory=dict)  # the contexts of the configuration, by name
+    admin: Callable[[], AdminClient] | None = None  # asks the daemons of `target` for a list of clusters; may raise CommandError
+    member: Callable[[tuple[str, ...], str], Target] = _unlisted  # a cluster of such a list, by its addresses and its id
     clock: Clock = field(default_factory=Clock)
 
 

@@ -1,4 +1,4 @@
-"""The screen of many clusters: the contexts of the configuration, or what else names clusters."""
+"""The screen of many clusters: those that an admin lists, or the contexts of the configuration."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class FleetScreen(Paged):
             ],
             columns - 26,
         )
-        word = "PAUSED" if self.top.paused else f"LIVE {self.top.fleet_interval_s:g}s"
+        word = "PAUSED" if self.top.paused else f"LIVE {self.top.fleet.interval_s:g}s"
         right = line(Span(word, Tone.WARN if self.top.paused else Tone.GOOD), f"  {clock(self.top.options.clock.wall_ms())} ")
         return spread(left, right, columns)
 
