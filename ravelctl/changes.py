@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -52,7 +52,6 @@ class Change:
     losing: frozenset[int]  # who loses its vote: a leader among them hands over first
     ask: Ask
     question: str = ""
-    first: Callable[[], Awaitable[object]] | None = None  # done once the change was judged and confirmed, before it is asked for
 
 
 async def promote(app: App, words: Sequence[str]) -> View:
@@ -60,7 +59,7 @@ async def promote(app: App, words: Sequence[str]) -> View:
     async with dial.cluster(app) as client:
         status = await cluster_status(app, client, need_leader=True)
         rising, _, already = _sorted_out(status, words, pb.LEARNER)
-        return await made(app, client, status, promotion(client, rising), already, "a voter")
+        return await _made(app, client, status, promotion(client, rising), already, "a voter")
 
 
 def promotion(client: ClusterClient, rising: Sequence[pb.Member]) -> Change:
@@ -87,7 +86,7 @@ async def demote(app: App, words: Sequence[str]) -> View:
             return await client.change(demote=ids, dry_run=dry_run, expect=expect, timeout_s=timeout_s)
 
         change = Change(f"demote {listed(falling)}", f"demoted {listed(falling)}", falling, frozenset(ids), ask)
-        return await made(app, client, status, change, already, "a learner")
+        return await _made(app, client, status, change, already, "a learner")
 
 
 async def remove(app: App, words: Sequence[str]) -> View:
@@ -95,16 +94,10 @@ async def remove(app: App, words: Sequence[str]) -> View:
     async with dial.cluster(app) as client:
         status = await cluster_status(app, client, need_leader=True)
         leaving = [find_member(status.members, word) for word in dict.fromkeys(words)]
-        return await made(app, client, status, removal(client, status.cluster_name, leaving))
+        return await _made(app, client, status, removal(client, status.cluster_name, leaving), (), "")
 
 
-def removal(
-    client: ClusterClient,
-    cluster: str,
-    leaving: Sequence[pb.Member],
-    *,
-    first: Callable[[], Awaitable[object]] | None = None,
-) -> Change:
+def removal(client: ClusterClient, cluster: str, leaving: Sequence[pb.Member]) -> Change:
     """Replicas go for good."""
     ids = [member.replica_id for member in leaving]
 
@@ -115,7 +108,7 @@ def removal(
 
     title = f"remove {listed(leaving)} from cluster {cluster}"
     question = f"{title}? An id is never used twice."
-    return Change(title, f"removed {listed(leaving)}", leaving, frozenset(ids), ask, question, first)
+    return Change(title, f"removed {listed(leaving)}", leaving, frozenset(ids), ask, question)
 
 
 def listed(members: Sequence[pb.Member]) -> str:
@@ -131,13 +124,8 @@ def _sorted_out(
     return fit, [member.replica_id for member in fit], [member for member in meant if member.role != role]
 
 
-async def made(
-    app: App,
-    client: ClusterClient,
-    status: pb.StatusResponse,
-    change: Change,
-    already: Sequence[pb.Member] = (),
-    what: str = "",
+async def _made(
+    app: App, client: ClusterClient, status: pb.StatusResponse, change: Change, already: Sequence[pb.Member], what: str
 ) -> View:
     """Judged, confirmed and made; what is so already is told."""
     told = tuple(f"{member.server.name} ({member.replica_id}) is {what} already" for member in already)
@@ -156,8 +144,6 @@ async def made(
     verdict, dry = await preflight(app, change.title, judge, status.members, question=change.question)
     if dry:
         return dry
-    if change.first is not None:
-        await change.first()
     done = await _asked(app, change, verdict, status)
     return View(
         kind="Change",
@@ -283,7 +269,7 @@ async def _take_over(app: App, client: ClusterClient, old: pb.Member, replica_id
     new = find_member(status.members, str(replica_id))
     done = f"{listed([new])} has taken the place of {listed([old])}"
     change = Change(title, done, [new, old], frozenset([old.replica_id]), ask)
-    return await made(app, client, status, change)
+    return await _made(app, client, status, change, (), "")
 
 
 # --- leadership

@@ -13,6 +13,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
+import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,19 +32,54 @@ _TABLES: Final = {
 }
 
 
+NETLINK_WAIT_S: Final = 1.0
+_NETLINK_SOCK_DIAG: Final = 4
+_SOCK_DIAG_BY_FAMILY: Final = 20
+_NETLINK_HEADER: Final = struct.Struct("=IHHII")  # bytes, type, flags (1: a request), sequence, port
+_NO_COOKIE: Final = 0xFFFFFFFF
+_ALL_STATES: Final = 0xFFFFFFFF
+_INODE_AT: Final = _NETLINK_HEADER.size + 4 + 48 + 16  # after the state, the socket's addresses, and four numbers
+
+
 def can_tell_who_dials() -> bool:
     """Whether this system tells whose a socket is."""
     return Path("/proc/net/tcp").exists()
 
 
-def dialler(port: int, pids: dict[int, str]) -> str:
-    """The name of the process in `pids` that has a socket bound to this port of 127.0.0.1; empty: none of them."""
+def dialler(port: int, at: int, pids: dict[int, str]) -> str:
+    """The name of the process in `pids` whose socket is bound to `port` of 127.0.0.1 and connected to port `at` there.
+
+    Empty: none of them. Called for every connection, so its cost decides how many daemons may dial each other again and again.
+    """
+    found = _inode_by_netlink(port, at)
+    targets = {f"socket:[{found}]"} if found else _inodes_by_tables(port)
+    return next((name for pid, name in pids.items() if targets & _sockets(pid)), "")
+
+
+def _inode_by_netlink(port: int, at: int) -> int:
+    """Of the socket between these ports of 127.0.0.1, by asking the kernel for it alone; 0: it says nothing (sock_diag(7))."""
+    loopback = socket.inet_aton("127.0.0.1").ljust(16, b"\0")
+    wanted = struct.pack(">HH", port, at) + loopback + loopback + struct.pack("=III", 0, _NO_COOKIE, _NO_COOKIE)
+    request = struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, _ALL_STATES) + wanted
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+            kernel.settimeout(NETLINK_WAIT_S)
+            kernel.send(_NETLINK_HEADER.pack(_NETLINK_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, 1, 1, 0) + request)
+            answer = kernel.recv(1 << 12)
+        kind = _NETLINK_HEADER.unpack_from(answer)[1]
+        return struct.unpack_from("=I", answer, _INODE_AT)[0] if kind == _SOCK_DIAG_BY_FAMILY else 0
+    except (OSError, AttributeError, struct.error):
+        return 0
+
+
+def _inodes_by_tables(port: int) -> set[str]:
+    """Where netlink is closed: the tables of all sockets, which may be long."""
     targets: set[str] = set()
     for table, loopback in _TABLES.items():
         with contextlib.suppress(OSError):
             lines = map(str.split, Path(table).read_text().splitlines()[1:])
             targets |= {f"socket:[{parts[9]}]" for parts in lines if parts[1] == f"{loopback}:{port:04X}"}
-    return next((name for pid, name in pids.items() if targets & _sockets(pid)), "")
+    return targets
 
 
 def _sockets(pid: int) -> set[str]:
@@ -121,8 +158,10 @@ class Links:
                 link.cut()
 
     async def _pass_on(self, target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        pids = {replica.process.pid: replica.name for replica in self._ground.replicas if replica.process}
-        link = Link(dialler(writer.get_extra_info("peername")[1], pids), target, [writer])
+        fellows = self._ground.of(self._ground.find(target).cluster)  # nobody else dials its port for peers
+        pids = {replica.process.pid: replica.name for replica in fellows if replica.process}
+        port, at = (writer.get_extra_info(name)[1] for name in ("peername", "sockname"))
+        link = Link(dialler(port, at, pids), target, [writer])
         self._open.add(link)
         try:
             if self._ground.apart(link.source, target):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from ravelctl import dial, rebalancing
 from ravelctl import playground as grounds
 from ravelctl.app import App
+from ravelctl.client.errors import RavelError
+from ravelctl.errors import CommandError
 from ravelctl.founding import found
 from ravelctl.output import count_text
 from ravelctl.playground import ADMIN, Playground, Replica
@@ -97,13 +99,17 @@ async def _led(app: App, ground: Playground, client: AdminClient, cluster: str) 
 
 
 async def _seated(app: App, ground: Playground, client: AdminClient, cluster: str) -> Playground:
-    """Wait until the directory has all its servers as voters; the playground with their ids."""
+    """Wait until the directory has all its servers as voters, but those that have left; the playground with their ids."""
 
     async def look() -> tuple[pb.DirectoryResponse] | str:
         _check_running(ground, cluster)
         directory = await client.directory()
-        voters = {one.server.addresses.listen for one in directory.servers if one.seat == pb.SEAT_VOTER}
-        missing = [replica.name for replica in ground.of(cluster) if replica.listen not in voters]
+        seats = {one.server.addresses.listen: one.seat for one in directory.servers}
+        missing = [
+            replica.name
+            for replica in ground.of(cluster)
+            if seats.get(replica.listen, pb.SEAT_VOTER if replica.replica_id else pb.SEAT_UNSPECIFIED) != pb.SEAT_VOTER
+        ]
         return f"{cluster}: {', '.join(missing)} will be voters soon" if missing else (directory,)
 
     with app.progress("playground:") as progress:
@@ -112,7 +118,7 @@ async def _seated(app: App, ground: Playground, client: AdminClient, cluster: st
     ids = {one.server.addresses.listen: one.replica_id for one in directory.servers}
     cluster_id = next(one.cluster_id for one in directory.clusters if one.name == cluster)
     for replica in ground.of(cluster):
-        ground = ground.with_replica(replace(replica, replica_id=ids[replica.listen]))
+        ground = ground.with_replica(replace(replica, replica_id=ids.get(replica.listen, replica.replica_id)))
     return replace(ground, cluster_ids={**ground.cluster_ids, cluster: cluster_id})
 
 
@@ -122,7 +128,9 @@ def _check_running(ground: Playground, cluster: str) -> None:
 
 
 async def _balanced(app: App, client: AdminClient) -> None:
-    """Every cluster gets its share of the slots."""
-    if (await client.plan_rebalance()).moves:
-        view = await rebalancing.balance(app, client)
-        app.say(str(view.body))
+    """Every cluster gets its share of the slots. Where that does not come about, all are up all the same."""
+    try:
+        if (await client.plan_rebalance()).moves:
+            app.say(str((await rebalancing.balance(app, client)).body))
+    except (CommandError, RavelError) as error:
+        app.say(f"slots are not shared out: {error.message}; `ravelctl admin rebalance --apply` does")

@@ -42,6 +42,7 @@ class FakeDirectory:
     refusal: tuple[Reason, str, dict[str, str]] | None = None  # of every change
     asked: list[Any] = field(default_factory=list)  # every change that was not a dry run
     keeps_records: bool = False  # a leaving server's record stays
+    daemons: dict[int, FakeCluster] = field(default_factory=dict)  # of clusters, by number
 
     def cluster(self, name: str, slots: range, **fields: Any) -> pb.DirectoryCluster:
         """A founded one, with these slots."""
@@ -71,9 +72,19 @@ class FakeDirectory:
     def seat(self, cluster: pb.DirectoryCluster, daemons: FakeCluster) -> None:
         """All daemons of a pretended cluster as servers of this one."""
         cluster.cluster_id = daemons.cluster_id
+        self.daemons[cluster.number] = daemons
         self.addresses[cluster.number] = [daemon.address for daemon in daemons.daemons]
         for daemon in daemons.daemons:
             self.server(cluster, daemon.server_ref.name, server=daemon.server_ref, replica_id=daemon.replica_id)
+
+    def report(self) -> None:
+        """Leaving servers go whom their cluster no longer has."""
+        if self.keeps_records:
+            return
+        for server in [one for one in self.servers if one.leaving]:
+            daemons = self.daemons.get(server.cluster)
+            if daemons is None or server.replica_id not in daemons.members:
+                self.servers.remove(server)
 
     def found(self, word: str) -> pb.DirectoryServer | None:
         return next((one for one in self.servers if word in (one.server.server_id, one.server.name)), None)
@@ -114,8 +125,6 @@ class FakeAdmin(AdminServicer):
         answer = pb.MarkLeavingResponse(server=found, cluster=cluster, addresses=d.addresses.get(cluster.number, []), last=last)
         if not request.dry_run:
             found.leaving = True
-            if not d.keeps_records:
-                d.servers.remove(found)
             if last:
                 d.clusters.remove(cluster)
         return answer
@@ -143,6 +152,7 @@ class FakeAdmin(AdminServicer):
 
     def Directory(self, request: pb.DirectoryRequest, context: grpc.ServicerContext) -> pb.DirectoryResponse:
         d = self.directory
+        d.report()
         return pb.DirectoryResponse(clusters=d.clusters, servers=d.servers, moves=d.moves, map_version=d.version)
 
     def SlotMap(self, request: pb.SlotMapRequest, context: grpc.ServicerContext) -> pb.SlotMapResponse:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from ravelctl import links, playground_context
 from ravelctl import playground as grounds
-from ravelctl import playground_context
 from ravelctl.errors import CommandError
 from ravelctl.links import can_tell_who_dials
 from tests.ravelctl.conftest import Ctl
@@ -199,6 +199,20 @@ def started_again(ground: grounds.Playground) -> bool:
     alive = again.network.alive
     grounds.stop_network(again)
     return alive and not again.network.alive
+
+
+@pytest.mark.skipif(not can_tell_who_dials(), reason="this system does not tell whose a socket is")
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_the_kernel_and_its_tables_agree_on_who_dials(family: socket.AddressFamily) -> None:
+    """gRPC dials 127.0.0.1 from sockets of both kinds."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket(family) as dialling:
+        at = listening.getsockname()[1]
+        dialling.connect(("127.0.0.1" if family == socket.AF_INET else "::ffff:127.0.0.1", at))
+        port = dialling.getsockname()[1]
+        assert links.dialler(port, at, {os.getpid(): "n1"}) == "n1"
+        assert links.dialler(port, at, {os.getppid(): "n2"}) == ""
+        inode = links._inode_by_netlink(port, at)
+        assert {f"socket:[{inode}]"} == links._inodes_by_tables(port) or inode == 0
 
 
 def _dialled(ground: grounds.Playground, listening: socket.socket) -> tuple[socket.socket, socket.socket]:
