@@ -46,6 +46,10 @@ class Reader(Protocol):
         """Pairs with start <= key < end in byte order. Valid until the next await of the caller; not for SLOTS."""
         ...
 
+    def slot_keys(self, slot: int, after: bytes = b"") -> Iterator[bytes]:
+        """The user keys of a slot that lie above `after`, in byte order. Valid until the next await of the caller."""
+        ...
+
 
 class Txn(Protocol):
     """The open segment: reads see everything applied so far, writes join the segment. Used on the loop only."""
@@ -68,7 +72,9 @@ class Status(IntEnum):
     CONDITION_FAILED = 1  # nothing was done; revision, found and value tell what is there
     SESSION_EXPIRED = 2  # the client is not registered (any more); nothing was done
     RESULT_FORGOTTEN = 3  # the sequence lies below what the client acknowledged: it was done, its answer is gone
-    REFUSED = 4  # `value` holds a sentence: a command that can never succeed (a bug or a hostile client)
+    REFUSED = 4  # `value` holds a sentence: a command that can never succeed (a bug or a hostile client), or a step out of order
+    WRONG_CLUSTER = 5  # a slot of its keys belongs to another cluster; nothing was done
+    SLOT_MOVING = 6  # a slot of its keys is frozen, since it is about to change its cluster; nothing was done
 
 
 class Outcome(NamedTuple):

@@ -17,8 +17,12 @@ them. All numbers are big-endian. The bodies are told with the functions that en
     ALLOCATE_REPLICA    revision: the replica id
     SET_MEMBER          OK or REFUSED
     CHECKSUM            revision: the index at which every replica hashes its state
-    SLOTS               see machine.ownership
+    SLOTS               revision: the cluster's, after it; found: PURGE and DROP, keys are left; value: the chunk u64 that an
+                        import takes next; REFUSED: the step does not fit (see machine.ownership)
     DIRECTORY           value: the answer, as admin.commands tells with each command
+
+A write (one of the first five) may also end in WRONG_CLUSTER or SLOT_MOVING, where a slot of its keys belongs to another cluster
+or is frozen: revision: the version of the map of slots; value: the slot u16.
 
 Two kinds of damage are told apart. Bytes that are not a payload, or an unknown kind, stop the replica: nobody can say what they
 mean. A body that breaks a bound (`CommandError`) is a command that every replica refuses alike; the entry's others still apply.
@@ -57,6 +61,9 @@ FORMAT: Final = 3
 
 PAYLOAD_FORMAT: Final = 1
 """The first byte of every payload: the layout above."""
+
+STEP_NEWEST: Final = 11
+"""The newest step of a SLOTS command (machine.slots.Step) that this build applies; it is the first byte of the body."""
 
 _KIND_PUT: Final = int(Kind.PUT)  # packing a plain number is measurably cheaper than an enum's
 _ONCE: Final = 1  # flag of a group
@@ -191,7 +198,7 @@ def checksum() -> bytes:
 
 
 def slots(body: bytes) -> bytes:
-    """One step of the ownership of slots, as machine.ownership writes it. See `checksum`."""
+    """One step of a move of slots; body: `slots.encode_step`. See `checksum`."""
     return _command(Kind.SLOTS, body)
 
 
@@ -280,6 +287,8 @@ def _check_known(kind: int, body: bytes) -> None:
         raise UnknownCommandError(f"a command of kind {kind}")
     if kind == Kind.SET_MEMBER and body and body[0] > RECORD_VERSION:
         raise UnknownCommandError(f"a member record of version {body[0]}")
+    if kind == Kind.SLOTS and body and body[0] > STEP_NEWEST:
+        raise UnknownCommandError(f"step {body[0]} of a move of slots")
 
 
 def read_put(body: bytes) -> tuple[bytes, bytes]:

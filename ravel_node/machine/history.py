@@ -8,6 +8,7 @@ in Database.HISTORY the little that the log lacks:
   says, so most entries need no record.
 - *anchors*: the cluster's revision before each 64th entry. Every change moves the revision by one, so the revisions of the
   entries between follow by counting.
+- *raises*: by how much an entry moved the revision on at its end, without a change: keys with higher revisions were imported.
 - *since*: the first entry of which all this is known.
 
 Both are a function of the log like everything else in the state: replicas agree on them byte for byte, and they travel with
@@ -16,6 +17,7 @@ snapshots. What is older than HISTORY_ENTRIES_MAX entries is dropped, a block wi
     "s"                 u64 index            since
     "a" u64 index       u64 revision         before this entry
     "i" u64 index       (u16 place, u16 count, count x u16 operation), ...; count 0: the whole command
+    "r" u64 index       u64                  by how much the revision was raised
 """
 
 from __future__ import annotations
@@ -55,14 +57,19 @@ def _idle_key(index: int) -> bytes:
     return b"i" + _U64.pack(index)
 
 
+def _raise_key(index: int) -> bytes:
+    return b"r" + _U64.pack(index)
+
+
 # --- noting
 
 
 class History:
-    """Notes what the applied entries did. Called by the machine only; `idle` is what it filled while it ran the entry."""
+    """Notes what the applied entries did. Called by the machine only; it filled `idle` and `raised` while it ran the entry."""
 
     def __init__(self) -> None:
         self.idle: list[tuple[int, Sequence[int]]] = []  # place of a command, and which of its operations; none: the whole
+        self.raised = 0
         self._since = Index(0)  # 0: nothing was applied yet
 
     def open(self, reader: Reader) -> None:
@@ -73,6 +80,9 @@ class History:
         if self.idle:
             txn.put(Database.HISTORY, _idle_key(index), _encode_idle(self.idle))
             self.idle.clear()
+        if self.raised:
+            txn.put(Database.HISTORY, _raise_key(index), _U64.pack(self.raised))
+            self.raised = 0
         if not index % ANCHOR_ENTRIES:
             txn.put(Database.HISTORY, _anchor_key(index), _U64.pack(revision_before))
             self._forget(index - HISTORY_ENTRIES_MAX, txn)
@@ -83,7 +93,7 @@ class History:
         """Drop what is known of the entries below this one."""
         if not 0 < self._since < below:
             return
-        for key_of in (_anchor_key, _idle_key):
+        for key_of in (_anchor_key, _idle_key, _raise_key):
             for key, _ in list(txn.scan(Database.HISTORY, key_of(self._since), key_of(below))):
                 txn.delete(Database.HISTORY, key)
         self._set_since(below, txn)
@@ -131,14 +141,20 @@ def read_idle(get: Getter, index: int) -> Idle:
     return idle
 
 
+def read_raise(get: Getter, index: int) -> int:
+    """By how much the revision was raised at the end of this entry, beyond what its changes moved it."""
+    found = get(Database.HISTORY, _raise_key(index))
+    return _U64.unpack(found)[0] if found is not None else 0
+
+
 def record_problem(key: bytes, payload: bytes, revision: int) -> str:
     """Why this record of Database.HISTORY cannot be what a machine at this revision wrote; empty if it can."""
-    if key == _SINCE or (key[:1] == b"a" and len(key) == 1 + _U64.size):
+    if key == _SINCE or (key[:1] in (b"a", b"r") and len(key) == 1 + _U64.size):
         if len(payload) != _U64.size:
             return f"it has {len(payload)} bytes, and a number has {_U64.size}"
         number = _U64.unpack(payload)[0]
         if key != _SINCE and number > revision:
-            return f"an anchor at revision {number}, and the cluster's is {revision}"
+            return f"an anchor at, or a raise by, revision {number}, and the cluster's is {revision}"
         return ""
     if key[:1] != b"i" or len(key) != 1 + _U64.size:
         return f"no record of this database has such a key of {len(key)} bytes"

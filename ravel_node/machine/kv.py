@@ -47,7 +47,9 @@ from ravel_node.machine.members import (
     write_membership,
     write_number,
 )
+from ravel_node.machine.ownership import Ownership, read_ownership, take_step
 from ravel_node.machine.sessions import Admission, Sessions
+from ravel_node.machine.slots import Step, read_step
 from ravel_node.machine.summary import describe
 from ravel_node.raft.errors import invariant
 from ravel_node.raft.types import ConfState, EntryId, Index, ReplicaId
@@ -65,6 +67,15 @@ _U64: Final = struct.Struct(">Q")
 _pack_revision: Final = _U64.pack
 _Run = Callable[[int, bytes, Txn], Outcome]
 """What a kind does; its stamp is log index << 16 | place in the entry. One that changes no key says so with `_unchanged`."""
+
+_KEYS_OF: Final[dict[int, Callable[[bytes], Sequence[bytes]]]] = {
+    Kind.PUT: lambda body: (read_put(body)[0],),
+    Kind.DELETE: lambda body: (read_key(body),),
+    Kind.GET_AND_DELETE: lambda body: (read_key(body),),
+    Kind.COMPARE_AND_SWAP: lambda body: (read_compare_and_swap(body)[0],),
+    Kind.WRITE: lambda body: [key for part in read_write(body) for key, _ in part],
+}
+"""All keys that a write is about, those of its conditions too."""
 
 _PLACE_MASK: Final = ENTRY_COMMANDS_MAX - 1
 
@@ -141,7 +152,9 @@ class KVMachine:
         self._config_index = Index(0)
         self._cluster_name = ""
         self._checksum_index = Index(0)
-        self._runs: Final[dict[int, _Run]] = {
+        self._ownership: Ownership | None = None
+        self._raise_to = 0  # the revision must not be below it once the present entry was applied
+        self._free_runs: Final[dict[int, _Run]] = {
             Kind.PUT: self._put,
             Kind.DELETE: self._delete,
             Kind.GET_AND_DELETE: self._get_and_delete,
@@ -154,13 +167,8 @@ class KVMachine:
             Kind.SLOTS: self._slots,
             Kind.DIRECTORY: self._directory,
         }
-        self._runs_once: Final[dict[int, _Run]] = {
-            **self._runs,
-            Kind.REGISTER_SESSION: _refuse_registration,
-            Kind.CHECKSUM: _refuse_checksum,
-            Kind.SLOTS: _refuse_once,
-            Kind.DIRECTORY: _refuse_once,
-        }
+        self._runs: Final = dict(self._free_runs)
+        self._runs_once: Final = self._free_runs | _NOT_ONCE
 
     def open(self, reader: Reader) -> None:
         """See StateMachine. Raises MemberVersionError where a later version wrote the state, WrongMachineError for another's."""
@@ -174,6 +182,7 @@ class KVMachine:
         self._config_index = read_config_index(reader.get)
         self._cluster_name = read_cluster_name(reader.get)
         self._take_members(read_members(reader))
+        self._take_ownership(read_ownership(reader))
 
     # --- what is known of the cluster
 
@@ -209,6 +218,11 @@ class KVMachine:
         return self._checksum_index
 
     @property
+    def ownership(self) -> Ownership | None:
+        """Which slots this cluster owns; None: all, since it was never told. Replaced, never changed, when it changes."""
+        return self._ownership
+
+    @property
     def session_count(self) -> int:
         return len(self._sessions)
 
@@ -222,6 +236,14 @@ class KVMachine:
     def _take_members(self, members: dict[ReplicaId, MemberRecord]) -> None:
         self._members = members
         self._removed = frozenset(record.replica_id for record in members.values() if record.removed)
+
+    def _take_ownership(self, ownership: Ownership | None) -> None:
+        """A cluster that was never told of slots runs writes as they are: ownership costs it nothing."""
+        if (ownership is None) != (self._ownership is None):
+            writes = {kind: self._free_runs[kind] if ownership is None else self._guarded(kind) for kind in _KEYS_OF}
+            self._runs.update(writes)
+            self._runs_once.update(writes)
+        self._ownership = ownership
 
     # --- applying
 
@@ -245,6 +267,10 @@ class KVMachine:
                     self._spread_idle(admission, noted, len(outcomes))
                 outcomes += self._sessions.settle(admission, fresh, self._revision - revision, txn)
         self._sessions.write(txn)
+        if self._raise_to:
+            self._history.raised = max(0, self._raise_to - self._revision)
+            self._revision += self._history.raised
+            self._raise_to = 0
         if self._revision != before:
             write_number(txn, REVISION, self._revision)
         self._history.applied(at.index, before, txn)
@@ -376,8 +402,36 @@ class KVMachine:
         self._checksum_index = Index(stamp >> 16)
         return Outcome(Status.OK, self._checksum_index)
 
-    def _slots(self, _stamp: int, _body: bytes, _txn: Txn) -> Outcome:
-        raise CommandError("this version moves no slots")
+    def _slots(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
+        """A raise of the revision takes effect at the end of the entry, so that changes within one still count by ones."""
+        command = read_step(body)
+        if self._raise_to and command.step is Step.ACTIVATE:
+            raise CommandError("keys came in with this very entry, and their revisions hold only after it: repeat the step")
+        taken = take_step(self._ownership, command, self._revision, txn)
+        self._take_ownership(taken.ownership)
+        self._raise_to = max(self._raise_to, taken.revision)
+        next_chunk = _U64.pack(taken.next_chunk) if taken.next_chunk else b""
+        return Outcome(Status.OK, max(self._revision, self._raise_to), taken.more, next_chunk)
+
+    def _guarded(self, kind: int) -> _Run:
+        """What this kind of write does in a cluster that owns some of the slots."""
+        run, keys_of = self._free_runs[kind], _KEYS_OF[kind]
+
+        def run_guarded(stamp: int, body: bytes, txn: Txn) -> Outcome:
+            ownership = self._ownership
+            if ownership is None:
+                return run(stamp, body, txn)
+            keys = keys_of(body)
+            if (refusal := ownership.refusal(keys)) is not None:
+                self._unchanged(stamp)
+                return refusal
+            before = self._revision
+            outcome = run(stamp, body, txn)
+            if ownership.exported and self._revision != before:
+                ownership.note(keys, self._revision, txn)
+            return outcome
+
+        return run_guarded
 
     def _directory(self, _stamp: int, _body: bytes, _txn: Txn) -> Outcome:
         raise CommandError("this cluster is no admin group: it keeps no directory")
@@ -452,3 +506,12 @@ def _refuse_checksum(_stamp: int, _body: bytes, _txn: Txn) -> Outcome:
 def _refuse_once(_stamp: int, _body: bytes, _txn: Txn) -> Outcome:
     """Servers change slots and the directory, by commands that may be repeated."""
     return _refused("slots and the directory are changed by commands of their own: leave `once` out")
+
+
+_NOT_ONCE: Final[dict[int, _Run]] = {
+    Kind.REGISTER_SESSION: _refuse_registration,
+    Kind.CHECKSUM: _refuse_checksum,
+    Kind.SLOTS: _refuse_once,
+    Kind.DIRECTORY: _refuse_once,
+}
+"""What does not run under a client's session."""

@@ -42,6 +42,15 @@ RESULTS_MAX: Final = 1_024
 RESULT_BYTES_MAX: Final = 8 << 20
 """Bytes of values in one client's stored answers. One that does not fit is not kept: repeated, its write is RESULT_FORGOTTEN."""
 
+MOVED_KEYS_MAX: Final = 1_024
+"""Keys of one step of a move of slots."""
+
+MOVED_BYTES_MAX: Final = 1 << 20
+"""Bytes of keys and values of one step of a move; a larger pair travels alone."""
+
+MOVES_MAX: Final = 64
+"""Moves of slots under way at one cluster."""
+
 NAME_BYTES_MAX: Final = 63
 """Characters of a member's or a cluster's name, out of a-z, 0-9, '-', '_', '.'; at least 1."""
 

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from ravel_node.machine import history
+from ravel_node.machine import history, ownership
 from ravel_node.machine.base import Database, Rules
 from ravel_node.machine.kv import REVISION
 from ravel_node.machine.members import (
@@ -94,11 +94,16 @@ def _history(key: bytes, payload: bytes, get: Getter) -> str:
     return history.record_problem(key, payload, read_number(get, REVISION))
 
 
+def _ownership(key: bytes, payload: bytes, get: Getter) -> str:
+    return ownership.record_problem(key, payload, read_number(get, REVISION))
+
+
 _CHECKS: Final[dict[Database, Callable[[bytes, bytes, Getter], str]]] = {
     Database.KV: _key_value,
     Database.SESSIONS: _session,
     Database.RESULTS: _result,
     Database.MEMBERS: _member,
+    Database.OWNERSHIP: _ownership,
     Database.HISTORY: _history,
 }
 

@@ -4,6 +4,9 @@ The keys and their revisions stay. What tied the state to the old cluster goes: 
 and what was noted of its log is forgotten. The revision jumps, so that no revision that the old cluster may have given out after
 this state is given out again for something else: a compare-and-swap, a watch or a cache that knows such a one fails, and is not
 deceived.
+
+A cluster that owned all slots is unmanaged again: it stands alone. One that owned some keeps these and no other: the rest lives
+elsewhere. Moves that were under way are forgotten, and with them the keys that they had brought here or not yet deleted.
 """
 
 from __future__ import annotations
@@ -26,13 +29,15 @@ from ravel_node.machine.members import (
     write_membership,
     write_number,
 )
+from ravel_node.machine.ownership import Mark, read_ownership, write_ownership
+from ravel_node.machine.slots import ALL_SLOTS
 from ravel_node.raft.types import ConfState, ReplicaId
 
 REVISION_JUMP: Final = 1_000_000_000
 """More than a cluster writes while a backup grows old: nearly three hours of 100,000 writes a second."""
 
-FORGOTTEN: Final = (Database.SESSIONS, Database.RESULTS, Database.HISTORY)
-"""Databases that are to be empty in the new cluster; whoever writes the state clears them."""
+FORGOTTEN: Final = (Database.SESSIONS, Database.RESULTS, Database.HISTORY, Database.OWNERSHIP)
+"""Databases of which the new cluster has only what `refound` writes; whoever writes the state clears them before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +81,18 @@ def refound(reader: Reader, txn: Txn, founder: Founder, cluster_name: str) -> Re
     write_membership(txn, ConfState(voters=(replica_id,)), reader.applied.index)
     txn.put(Database.META, CLUSTER_NAME, name.encode())
     write_number(txn, REVISION, read_revision(reader.get) + REVISION_JUMP)
+    _keep_slots(reader, txn)
     return replica_id
+
+
+def _keep_slots(reader: Reader, txn: Txn) -> None:
+    ownership = read_ownership(reader)
+    if ownership is None:
+        return
+    for move in ownership.moves.values():
+        for slot in move.slots:
+            if ownership.marks[slot] == Mark.FOREIGN:
+                for key in list(reader.slot_keys(slot)):
+                    txn.delete(Database.KV, key)
+    if ownership.owned != ALL_SLOTS:
+        write_ownership(txn, ownership.owned, ownership.map_version)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from ravel_node.machine.envelope import (
@@ -18,6 +18,7 @@ from ravel_node.machine.envelope import (
     read_write,
 )
 from ravel_node.machine.members import MemberRecordError, MemberVersionError, decode_member
+from ravel_node.machine.slots import read_step
 
 SHOWN_CHARACTERS_MAX: Final = 64
 """Characters of a key that are shown; a longer one is cut and its length told."""
@@ -130,7 +131,32 @@ def _checksum(_body: bytes) -> str:
 
 
 def _slots(body: bytes) -> str:
-    return f"a step of {len(body)} bytes"
+    step = read_step(body)
+    parts = [step.step.name.lower().replace("_", " ")]
+    if step.move:
+        parts.append(f"of move {step.move}")
+    if step.slots:
+        parts.append(f"slots {show_slots(step.slots)}")
+    if step.chunk:
+        parts.append(f"number {step.chunk}")
+    if step.keys:
+        parts.append(f"{len(step.keys)} keys")
+    if step.map_version:
+        parts.append(f"map {step.map_version}")
+    return ", ".join(parts)
+
+
+def show_slots(slots: Sequence[int]) -> str:
+    """Ascending slots as runs, such as 0-63,100; the last ones are counted where there are many runs."""
+    runs: list[list[int]] = []
+    for slot in slots:
+        if runs and runs[-1][1] == slot - 1:
+            runs[-1][1] = slot
+        else:
+            runs.append([slot, slot])
+    shown = [f"{first}-{last}" if first != last else str(first) for first, last in runs[:SHOWN_OPERATIONS_MAX]]
+    rest = sum(last - first + 1 for first, last in runs[SHOWN_OPERATIONS_MAX:])
+    return ",".join(shown) + (f" and {rest} more" if rest else "")
 
 
 def _directory(body: bytes) -> str:
@@ -164,6 +190,6 @@ _WORDS: Final[dict[int, tuple[str, Callable[[bytes], str], Callable[[bytes], tup
     Kind.ALLOCATE_REPLICA: ("allocate", _allocate_replica, _no_keys),
     Kind.SET_MEMBER: ("config", _set_member, _no_keys),
     Kind.CHECKSUM: ("checksum", _checksum, _no_keys),
-    Kind.SLOTS: ("slots", _slots, _no_keys),
+    Kind.SLOTS: ("slots", _slots, lambda body: tuple(key for key, _, _ in read_step(body).keys)),
     Kind.DIRECTORY: ("directory", _directory, _no_keys),
 }

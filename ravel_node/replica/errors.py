@@ -137,5 +137,29 @@ class TransferFailedError(MembershipError):
     """Leadership did not move to the chosen replica in time."""
 
 
+class MoveRefusedError(ReplicaError):
+    """A step of a move of slots that does not fit what this cluster knows of it; nothing was changed."""
+
+
+class WrongSlotError(ReplicaError):
+    """The slot of a key belongs to another cluster, as of this version of the map or a later one. Nothing was done."""
+
+    def __init__(self, slot: int, map_version: int) -> None:
+        super().__init__(f"slot {slot} of this key belongs to another cluster, as this one knows since map version {map_version}")
+        self.slot = slot
+        self.map_version = map_version
+
+
+class SlotMovingError(ReplicaError):
+    """The slot of a key is about to change its cluster: reads go on, writes wait. Nothing was done."""
+
+    def __init__(self, slot: int, map_version: int) -> None:
+        super().__init__(
+            f"slot {slot} of this key is moving to another cluster and takes no writes for a moment; nothing was done"
+        )
+        self.slot = slot
+        self.map_version = map_version
+
+
 class UnsupportedVersionError(ReplicaError):
     """A member does not yet know this kind of command; upgrade it first."""

@@ -6,9 +6,9 @@ anyway, and a fast one reads the newest entries, which the store holds in memory
 1. *Which commands did something* depends on a state that is gone. The machine noted, as part of the replicated state, the few
    that did not (`ravel_node.machine.history`), so an entry and its note give the changes. Only applied entries are read: they
    are committed, durable here, and their note is there.
-2. *Which revision an entry began with* follows by counting: each change moved the revision by one. The count begins at an
-   anchor, which the machine wrote for each 64th entry, or at what is applied now. From there it goes forward, and backward
-   only to find where the log's first entry stands.
+2. *Which revision an entry began with* follows by counting: each change moved the revision by one, and what raised it otherwise
+   (an import of slots, which is no event) was noted too. The count begins at an anchor, which the machine wrote for each 64th
+   entry, or at what is applied now. From there it goes forward, and backward only to find where the log's first entry stands.
 3. *Where the past ends*: at the first entry of the log. Compaction moves it forward (never beyond what is flushed, and always
    leaving `log_retain_entries`), installing a snapshot moves it to the snapshot. A start moves nothing. A reader that is
    behind it gets `RevisionCompactedError` with the first revision there is, and may find more at another replica, since each
@@ -53,10 +53,11 @@ class Step:
     index: Index
     before: int
     changes: list[list[Change]]
+    raised: int = 0  # by how much the revision moved on after these changes, without an event
 
     @property
     def next(self) -> Position:
-        return Position(Index(self.index + 1), self.before + len(self.changes))
+        return Position(Index(self.index + 1), self.before + len(self.changes) + self.raised)
 
 
 class Feed:
@@ -115,7 +116,7 @@ class Feed:
             raise RevisionCompactedError(position.revision + 1, self.oldest().revision + 1)
         before = position.revision
         for entry in self._store.entries(position.index, Index(reader.applied.index + 1), bytes_max):
-            step = Step(entry.index, before, _changes(reader, entry))
+            step = Step(entry.index, before, _changes(reader, entry), history.read_raise(reader.get, entry.index))
             before = step.next.revision
             yield step
 
@@ -133,7 +134,7 @@ class Feed:
             anchor, revision = Index(reader.applied.index + 1), read_revision(reader.get)
         while index < anchor:
             for entry in self._store.entries(index, anchor, COUNT_BYTES_MAX):
-                revision -= len(_changes(reader, entry))
+                revision -= len(_changes(reader, entry)) + history.read_raise(reader.get, entry.index)
                 index = Index(entry.index + 1)
         return revision
 

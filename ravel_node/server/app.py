@@ -27,7 +27,8 @@ from ravel_node.server.limits import Limits
 from ravel_node.server.peer_certificates import PeerCertificates
 from ravel_node.server.raft import OnPeer, RaftTransportHandlers
 from ravel_node.server.rebalancing import MoverView, Rebalancing
-from ravelpb.v1 import admin_pb2, cluster_pb2, inspect_pb2, kv_pb2, raft_pb2
+from ravel_node.server.slots import SlotsHandlers
+from ravelpb.v1 import admin_pb2, cluster_pb2, inspect_pb2, kv_pb2, raft_pb2, slots_pb2
 
 REQUEST_SLACK_BYTES: Final = 1 << 20
 """Beyond request_bytes_max: what is somewhat too large still arrives and gets an error of ours that names the bound."""
@@ -101,11 +102,12 @@ class RpcServer:
 
 
 def build_client_server(host: Host, options: ServerOptions, on_fatal: OnFatal, *, more: Sequence[Service] = ()) -> RpcServer:
-    """KV, Cluster, Inspect and `more` with health and reflection, for clients. Call on the loop that will serve."""
+    """KV, Cluster, Inspect, Slots and `more` with health and reflection, for clients. Call on the loop that will serve."""
     services = [
         Service(kv_pb2.DESCRIPTOR.services_by_name["KV"], KVHandlers(host, options.limits)),
         Service(cluster_pb2.DESCRIPTOR.services_by_name["Cluster"], ClusterHandlers(host)),
         Service(inspect_pb2.DESCRIPTOR.services_by_name["Inspect"], InspectHandlers(host)),
+        Service(slots_pb2.DESCRIPTOR.services_by_name["Slots"], SlotsHandlers(host)),
         *more,
     ]
     names = [service.name for service in services]

@@ -99,6 +99,9 @@ STATUS_OF: Final[dict[type[Exception], tuple[int, Reason]]] = {
     replica.AlreadyMemberError: (code_pb2.ALREADY_EXISTS, Reason.ALREADY_MEMBER),
     replica.WrongClusterError: (code_pb2.FAILED_PRECONDITION, Reason.WRONG_CLUSTER_ID),
     replica.WrongIdentityError: (code_pb2.FAILED_PRECONDITION, Reason.WRONG_IDENTITY),
+    replica.WrongSlotError: (code_pb2.FAILED_PRECONDITION, Reason.WRONG_CLUSTER),
+    replica.SlotMovingError: (code_pb2.UNAVAILABLE, Reason.SLOT_MOVING),
+    replica.MoveRefusedError: (code_pb2.FAILED_PRECONDITION, Reason.MOVE_REFUSED),
     replica.UnsupportedVersionError: (code_pb2.FAILED_PRECONDITION, Reason.UNSUPPORTED_VERSION),
     # changes of membership and leadership
     replica.MembershipError: (code_pb2.FAILED_PRECONDITION, Reason.INVALID_ARGUMENT),
@@ -197,6 +200,8 @@ def fields_of(error: Exception) -> dict[Field, str]:
             return {Field.NEXT_STEP: error.next_step}
         case replica.ReplicaBusyError() | raft.SnapshotTemporarilyUnavailableError():
             return {Field.RETRY_AFTER_MS: str(BUSY_RETRY_AFTER_MS)}
+        case replica.WrongSlotError() | replica.SlotMovingError():
+            return {Field.MAP_VERSION: str(error.map_version), Field.SLOT: str(error.slot)}
         case limits.InputError():
             return {key: value for key, value in _input_fields(error).items() if value}
         case ResultForgottenError():

@@ -75,6 +75,14 @@ class LmdbReadTxn:
         except lmdb.Error as error:
             raise unreadable(self._name, error) from error
 
+    def values(self, database: str, key: bytes, start: bytes) -> Iterator[bytes]:
+        try:
+            cursor = self._txn.cursor(self._handles[database])
+            if cursor.set_range_dup(key, start):
+                yield from cursor.iternext_dup()
+        except lmdb.Error as error:
+            raise unreadable(self._name, error) from error
+
     def last(self, database: str) -> tuple[bytes, bytes] | None:
         try:
             cursor = self._txn.cursor(self._handles[database])

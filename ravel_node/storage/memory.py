@@ -71,6 +71,12 @@ class Records:
         for place in self._order[bisect_left(self._order, (start, b"")) :]:
             yield place[0], self._values[place]
 
+    def values_of(self, key: bytes, start: bytes) -> Iterator[bytes]:
+        for at in range(bisect_left(self._order, (key, start)), len(self._order)):
+            if self._order[at][0] != key:
+                return
+            yield self._order[at][1]
+
     def last(self) -> tuple[bytes, bytes] | None:
         return (self._order[-1][0], self._values[self._order[-1]]) if self._order else None
 
@@ -95,6 +101,9 @@ class MemoryTxn:
 
     def items(self, database: str, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         return self._databases[database].pairs(start)
+
+    def values(self, database: str, key: bytes, start: bytes) -> Iterator[bytes]:
+        return self._databases[database].values_of(key, start)
 
     def last(self, database: str) -> tuple[bytes, bytes] | None:
         return self._databases[database].last()

@@ -83,6 +83,10 @@ class StateReader:
                 raise damaged_record(self._file, name, key, "its check sum does not fit")
             yield key, payload
 
+    def slot_keys(self, slot: int, after: bytes = b"") -> Iterator[bytes]:
+        """The user keys of a slot that lie above `after`, in byte order."""
+        return self._txn.values(_SLOTS, slot_key(slot), after + b"\0" if after else b"")
+
     def keys(self) -> int:
         """How many user keys there are."""
         return self._txn.entries(_KV)

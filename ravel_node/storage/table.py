@@ -11,15 +11,16 @@ A deleted key stands in a segment as None, since the state below may still have 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import merge
-from itertools import islice
+from itertools import groupby, islice
 from typing import Final, Protocol
 
 from ravel_node.machine.base import Database
 from ravel_node.raft.errors import InvariantError
 from ravel_node.raft.types import EntryId
 from ravel_node.storage.keys import KEY_BYTES_MAX
+from ravelpb.slots import slot_of
 
 RECORD_OVERHEAD_BYTES: Final = 64
 """What a record is taken to cost besides its key and value: its place in a dict, its objects, and the same again on its pages."""
@@ -41,15 +42,18 @@ class Below(Protocol):
 
     def scan(self, database: Database, start: bytes, end: bytes | None) -> Iterator[Record]: ...
 
+    def slot_keys(self, slot: int, after: bytes = b"") -> Iterator[bytes]: ...
+
 
 class Layer:
     """One segment's records of one database."""
 
-    __slots__ = ("_order", "records")
+    __slots__ = ("_order", "_slots", "records")
 
     def __init__(self) -> None:
         self.records: dict[bytes, bytes | None] = {}
         self._order: list[bytes] = []
+        self._slots: tuple[int, dict[int, list[bytes]]] = (0, {})  # how many keys are in it; keys by slot
 
     def order(self) -> list[bytes]:
         """The keys in byte order. A list that was handed out is never changed.
@@ -62,6 +66,14 @@ class Layer:
         if fresh:
             self._order = sorted((*self._order, *islice(reversed(self.records), fresh)))
         return self._order
+
+    def in_slot(self, slot: int) -> Sequence[bytes]:
+        """The keys of a slot, in no order, deleted ones too. Made when it is first asked for; used on the loop only."""
+        known, by_slot = self._slots
+        for key in islice(reversed(self.records), len(self.records) - known):
+            by_slot.setdefault(slot_of(key), []).append(key)
+        self._slots = (len(self.records), by_slot)
+        return by_slot.get(slot, ())
 
 
 class Segment:
@@ -139,6 +151,19 @@ class Table:
             if version != self._version:
                 raise InvariantError(f"a scan of database {database.name} went on after the table had moved on")
             yield pair
+
+    def slot_keys(self, slot: int, after: bytes = b"") -> Iterator[bytes]:
+        """User keys of a slot above `after`, in byte order. The same rules as for `scan`."""
+        version = self._version
+        chain = self._chains[Database.KV]
+        segments = (self._open, *self._sealed)
+        changed = sorted({key for one in segments for key in one.layers[Database.KV].in_slot(slot) if key > after})
+        for key, _ in groupby(merge(changed, self._below.slot_keys(slot, after))):
+            if version != self._version:
+                raise InvariantError("a scan of a slot went on after the table had moved on")
+            newest = next((records[key] for records in chain if key in records), b"")
+            if newest is not None:
+                yield key
 
     # --- the chain
 

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from ravelctl.client.client import RavelClient
     from ravelctl.client.cluster import ClusterClient
     from ravelctl.client.inspect import InspectClient
+    from ravelctl.client.slots import SlotsClient
     from ravelctl.client.watch import Watch
 
 __all__ = [
@@ -106,6 +107,7 @@ __all__ = [
     "RetryPolicy",
     "SessionExpiredError",
     "SlotMovingError",
+    "SlotsClient",
     "StoppedError",
     "SwapResult",
     "TlsOptions",
@@ -127,6 +129,7 @@ _LOADED_ON_USE: Final = {
     "connect": "ravelctl.client.blocking",
     "ClusterClient": "ravelctl.client.cluster",
     "InspectClient": "ravelctl.client.inspect",
+    "SlotsClient": "ravelctl.client.slots",
     "Watch": "ravelctl.client.watch",
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ravel_node.machine.base import Database
 from ravel_node.raft.types import EntryId, Index, Term
+from ravelpb.slots import slot_of
 
 
 class MemoryState:
@@ -32,6 +33,9 @@ class MemoryState:
             if end is not None and key >= end:
                 return
             yield key, pairs[key]
+
+    def slot_keys(self, slot: int, after: bytes = b"") -> Iterator[bytes]:
+        return iter([key for key in sorted(self.databases[Database.KV]) if slot_of(key) == slot and key > after])
 
     def content(self) -> dict[str, list[tuple[bytes, bytes]]]:
         """Every byte of the state, comparable."""

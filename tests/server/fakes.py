@@ -247,6 +247,10 @@ class FakeReplica:
     def reader(self) -> MemoryState:
         return self.state
 
+    def check_leader(self) -> None:
+        if self.barrier_failure is not None:
+            raise self.barrier_failure
+
     def step(self, messages: Sequence[Message]) -> None:
         self.stepped += messages
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ravel_node.machine.base import Database
 from ravel_node.raft.errors import InvariantError
 from ravel_node.storage.table import Segment, Table
+from ravelpb.slots import slot_of
 from tests.storage.support import at
 
 KV = Database.KV
@@ -27,6 +28,9 @@ class Dict:
 
     def scan(self, database: Database, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         return ((key, self.values[key]) for key in sorted(self.values) if key >= start and (end is None or key < end))
+
+    def slot_keys(self, slot: int, after: bytes = b"") -> Iterator[bytes]:
+        return (key for key in sorted(self.values) if slot_of(key) == slot and key > after)
 
     def take(self, segment: Segment) -> None:
         for key, value in segment.layers[KV].records.items():

@@ -1,0 +1,522 @@
+"""Slots owned and moved: each step, out of order and in it, against a plain model, and beside writes, sessions and watches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ravel_node.machine import envelope, history
+from ravel_node.machine.base import Database, Outcome, Status
+from ravel_node.machine.envelope import STEP_NEWEST, Once, UnknownCommandError
+from ravel_node.machine.kv import get
+from ravel_node.machine.ownership import Mark, Side, notes, read_ownership, refused_slot, write_ownership
+from ravel_node.machine.records import KV_RULES
+from ravel_node.machine.refounding import Founder, refound
+from ravel_node.machine.slots import ALL_SLOTS, NO_SLOTS, MovedKey, SlotsCommand, Step, bitmap, encode_step, read_step, slots_of
+from ravel_node.machine.summary import described
+from ravelpb.slots import SLOT_COUNT, slot_of
+from ravelpb.v1 import slots_pb2
+from tests.machine.helpers import Cluster, server_id
+
+
+def key_in(slot: int, number: int = 0) -> bytes:
+    """The key of this number in a slot."""
+    return next(key for at in range(1_000_000) if slot_of(key := b"%d-%d" % (number, at)) == slot)
+
+
+A, B, C = (key_in(slot) for slot in (7, 8, 900))
+EVERY = tuple(range(SLOT_COUNT))
+DEFAULTS = {"slots": (7, 8), "map_version": 3, "revision": 0}
+
+
+def step(kind: Step, move: int = 5, **fields: object) -> bytes:
+    return envelope.slots(encode_step(SlotsCommand(kind, move, **fields)))  # type: ignore[arg-type]
+
+
+def managed(owned: bytes = ALL_SLOTS) -> Cluster:
+    cluster = Cluster()
+    write_ownership(cluster.state, owned, 1)
+    cluster.reopen()
+    return cluster
+
+
+def take(cluster: Cluster, kind: Step, move: int = 5, **fields: object) -> Outcome:
+    (outcome,) = cluster.run(step(kind, move, **fields))
+    return outcome
+
+
+def ok(cluster: Cluster, kind: Step, move: int = 5, **fields: object) -> Outcome:
+    outcome = take(cluster, kind, move, **fields)
+    assert outcome.status is Status.OK, outcome.value
+    return outcome
+
+
+def refused(cluster: Cluster, kind: Step, move: int = 5, **fields: object) -> str:
+    before = cluster.content()
+    outcome = take(cluster, kind, move, **fields)
+    assert outcome.status is Status.REFUSED
+    assert cluster.content() == before
+    return outcome.value.decode()
+
+
+def named(*keys: bytes) -> tuple[MovedKey, ...]:
+    return tuple(MovedKey(key, b"", 0) for key in keys)
+
+
+# --- what is on the wire and in the log
+
+
+def test_numbers_are_those_of_the_wire() -> None:
+    assert {step.name: int(step) for step in Step} == {k: v for k, v in slots_pb2.SlotsStep.items() if v}
+    assert {side.name: int(side) for side in Side} == {k: v for k, v in slots_pb2.MoveSide.items() if v}
+    assert max(Step) == STEP_NEWEST
+
+
+@given(
+    st.builds(
+        SlotsCommand,
+        st.sampled_from(Step),
+        st.integers(0, 2**64 - 1),
+        st.sets(st.integers(0, SLOT_COUNT - 1), max_size=70).map(lambda slots: tuple(sorted(slots))),
+        st.integers(0, 2**64 - 1),
+        st.integers(0, 2**64 - 1),
+        st.lists(
+            st.builds(MovedKey, st.binary(min_size=1, max_size=480), st.binary(max_size=9), st.integers(0, 2**64 - 1)), max_size=4
+        ).map(tuple),
+        st.integers(0, 2**64 - 1),
+        st.booleans(),
+    )
+)
+def test_a_step_is_read_as_it_was_written_and_no_part_of_it_is(command: SlotsCommand) -> None:
+    body = encode_step(command)
+    assert read_step(body) == command
+    for wrong in (body[:-1], body + b"\0", body[:20]):
+        with pytest.raises(ValueError, match="step"):
+            read_step(wrong)
+
+
+@given(st.sets(st.integers(0, SLOT_COUNT - 1)))
+def test_a_set_of_slots_is_a_bitmap(slots: set[int]) -> None:
+    assert slots_of(bitmap(slots)) == tuple(sorted(slots))
+
+
+def test_what_breaks_a_bound_is_refused_by_every_replica_alike() -> None:
+    cluster = managed()
+    for body in (
+        b"",
+        encode_step(SlotsCommand(Step.EXPORT, 5, (8, 7))),
+        encode_step(SlotsCommand(Step.EXPORT, 5, (7, 7))),
+        encode_step(SlotsCommand(Step.EXPORT, 5, (SLOT_COUNT,))),
+        encode_step(SlotsCommand(Step.EXPORT, 0, (7,))),
+        encode_step(SlotsCommand(Step.EXPORT, 1 << 63, (7,))),
+        encode_step(SlotsCommand(Step.EXPORT, 5)),
+        encode_step(SlotsCommand(Step.IMPORT_CHUNK, 5, keys=tuple(MovedKey(A, bytes(600_000), 1) for _ in range(2)))),
+    ):
+        before = cluster.content()
+        (outcome,) = cluster.run(envelope.slots(body))
+        assert outcome.status is Status.REFUSED
+        assert cluster.content() == before
+    with pytest.raises(UnknownCommandError):
+        cluster.run(envelope.slots(bytes((STEP_NEWEST + 1,))))
+    client = cluster.register()
+    (outcome,) = cluster.run(step(Step.EXPORT, slots=(7,)), once=Once(client, 1, 1))
+    assert outcome.status is Status.REFUSED
+
+
+def test_steps_in_words() -> None:
+    def line(kind: Step, **fields: Any) -> str:
+        return described(envelope.payload([envelope.group([step(kind, **fields)])]))[0].line
+
+    assert line(Step.EXPORT, slots=(1, 2, 3, 9)) == "export, of move 5, slots 1-3,9"
+    assert line(Step.IMPORT_CHUNK, chunk=2, keys=named(A, B)) == "import chunk, of move 5, number 2, 2 keys"
+    assert line(Step.RELEASE, map_version=4) == "release, of move 5, map 4"
+    assert line(Step.EXPORT, slots=tuple(range(0, 20, 2))) == "export, of move 5, slots 0,2,4,6 and 6 more"
+
+
+# --- writes
+
+
+WRITES: dict[str, Callable[[bytes], bytes]] = {
+    "put": lambda key: envelope.put(key, b"w"),
+    "delete": envelope.delete,
+    "get_and_delete": envelope.get_and_delete,
+    "compare_and_swap": lambda key: envelope.compare_and_swap(key, 1, b"w"),
+    "write": lambda key: envelope.write([], [(C, b"c"), (key, b"w")]),
+    "condition": lambda key: envelope.write([(key, 1)], [(C, b"c")]),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_write_is_refused_where_one_of_its_slots_is_foreign_or_frozen(name: str) -> None:
+    cluster = managed()
+    cluster.run(envelope.put(A, b"a"))
+    ok(cluster, Step.EXPORT, slots=(7, 8))
+    ok(cluster, Step.FREEZE)
+    before = cluster.content()
+    (outcome,) = cluster.run(WRITES[name](A))
+    assert (outcome.status, outcome.revision, refused_slot(outcome)) == (Status.SLOT_MOVING, 1, 7)
+    ok(cluster, Step.RELEASE, map_version=9)
+    assert cluster.rows(Database.KV) == {A: before["KV"][0][1]}
+    (outcome,) = cluster.run(WRITES[name](A))
+    assert (outcome.status, outcome.revision, refused_slot(outcome)) == (Status.WRONG_CLUSTER, 9, 7)
+    assert cluster.rows(Database.KV) == {A: before["KV"][0][1]}
+    assert (
+        history.changes(
+            envelope.payload([envelope.group([WRITES[name](A)])]), history.read_idle(cluster.state.get, cluster.index)
+        )
+        == []
+    )
+
+
+def test_an_unmanaged_cluster_takes_every_write_and_no_step() -> None:
+    cluster = Cluster()
+    assert cluster.machine.ownership is None
+    cluster.run(*(envelope.put(key, b"v") for key in (A, B, C)))
+    assert "claim" in refused(cluster, Step.EXPORT, slots=(7,))
+    ok(cluster, Step.CLAIM, 0, slots=EVERY, map_version=2)
+    assert [outcome.status for outcome in cluster.run(envelope.put(A, b"v"))] == [Status.OK]
+    assert cluster.machine.ownership is not None
+
+
+def test_a_claim_holds_within_its_own_entry() -> None:
+    cluster = Cluster()
+    claim, put = step(Step.CLAIM, 0, slots=(8,), map_version=2), envelope.put(A, b"v")
+    assert [outcome.status for outcome in cluster.run(claim, put)] == [Status.OK, Status.WRONG_CLUSTER]
+
+
+def test_a_claim_hides_no_key_and_comes_before_the_first_move() -> None:
+    cluster = Cluster()
+    ok(cluster, Step.CLAIM, 0, slots=(7, 8), map_version=2)
+    ok(cluster, Step.CLAIM, 0, slots=(7, 8), map_version=2)
+    ok(cluster, Step.CLAIM, 0, slots=(7, 8, 9), map_version=3)
+    assert "older" in refused(cluster, Step.CLAIM, 0, slots=(7,), map_version=2)
+    cluster.run(envelope.put(A, b"v"))
+    assert "hide" in refused(cluster, Step.CLAIM, 0, slots=(8,), map_version=4)
+    ok(cluster, Step.EXPORT, slots=(9,))
+    ok(cluster, Step.UNFREEZE)
+    assert "first move" in refused(cluster, Step.CLAIM, 0, slots=(7, 8, 9, 10), map_version=4)
+
+
+def test_a_stored_answer_comes_first_wherever_the_slot_is_by_now() -> None:
+    cluster = managed()
+    client = cluster.register()
+    put = envelope.put(A, b"v")
+    (first,) = cluster.run(put, once=Once(client, 1, 1))
+    ok(cluster, Step.EXPORT, slots=(7, 8))
+    ok(cluster, Step.FREEZE)
+    (moving,) = cluster.run(envelope.put(A, b"x"), once=Once(client, 2, 1))
+    ok(cluster, Step.RELEASE, map_version=9)
+    assert cluster.run(put, once=Once(client, 1, 1)) == [first]
+    # What was refused stays refused under its number, or a copy of it that comes late would be done after all.
+    cluster.reopen()
+    assert cluster.run(envelope.put(A, b"x"), once=Once(client, 2, 1)) == [moving]
+    assert moving.status is Status.SLOT_MOVING
+    (fresh,) = cluster.run(envelope.put(A, b"x"), once=Once(client, 3, 1))
+    assert fresh.status is Status.WRONG_CLUSTER
+
+
+def test_written_keys_of_exported_slots_are_noted_and_no_others() -> None:
+    cluster = managed()
+    cluster.run(envelope.put(A, b"1"), envelope.put(B, b"1"))
+    ok(cluster, Step.EXPORT, slots=(7, 8))
+    cluster.run(
+        envelope.put(C, b"2"),
+        envelope.put(A, b"2"),
+        envelope.delete(b"nothing"),
+        envelope.compare_and_swap(B, 77, b"2"),
+        envelope.delete(B),
+    )
+    assert [tuple(note) for note in notes(cluster.state, 5)] == sorted([(A, 4), (B, 5)])
+    cluster.reopen()
+    cluster.run(envelope.put(A, b"3"))
+    assert dict(notes(cluster.state, 5)) == {A: 6, B: 5}
+    ok(cluster, Step.SETTLE, revision=5, keys=named(A, B))
+    assert dict(notes(cluster.state, 5)) == {A: 6}
+    ok(cluster, Step.UNFREEZE)
+    cluster.run(envelope.put(A, b"4"))
+    assert dict(notes(cluster.state, 5)) == {A: 6}
+    ok(cluster, Step.SETTLE, keys=named(A))
+    assert dict(notes(cluster.state, 5)) == {}
+
+
+# --- moves
+
+
+def test_a_move_from_end_to_end() -> None:
+    source, destination = managed(), managed(NO_SLOTS)
+    source.run(*[envelope.put(key, b"v") for key in (A, B, C)])
+    ok(source, Step.EXPORT, slots=(7, 8))
+    assert ok(destination, Step.IMPORT, slots=(7, 8), revision=source.machine.revision).value == (1).to_bytes(8, "big")
+    copied = tuple(MovedKey(*(found.key, found.value, found.revision)) for key in (A, B) if (found := get(source.state, key)))
+    outcome = ok(destination, Step.IMPORT_CHUNK, chunk=1, keys=copied, revision=3)
+    assert (outcome.revision, outcome.value) == (3, (2).to_bytes(8, "big"))
+    own = destination.machine.ownership
+    assert own is not None
+    assert not own.readable(A)
+    source.run(envelope.put(A, b"later"), envelope.delete(B))
+    ok(source, Step.FREEZE)
+    ok(destination, Step.IMPORT_CHUNK, chunk=2, keys=(MovedKey(A, b"later", 4), MovedKey(B, b"", 0)), revision=5)
+    ok(source, Step.RELEASE, map_version=7)
+    ok(destination, Step.ACTIVATE, map_version=7)
+    found = get(destination.state, A)
+    assert found is not None
+    assert (found.value, found.revision) == (b"later", 4)
+    assert destination.run(envelope.compare_and_swap(A, 4, b"mine")) == [Outcome(Status.OK, 6)]
+    assert ok(source, Step.PURGE, keys=named(A)).found
+    assert not ok(source, Step.PURGE, keys=named(B), last=True).found
+    assert set(source.rows(Database.KV)) == {C}
+    for cluster in (source, destination):
+        own = cluster.machine.ownership
+        assert own is not None
+        assert (own.last_move, own.map_version, dict(own.moves)) == (5, 7, {})
+
+
+def test_what_was_done_already_is_ok_and_what_goes_back_is_not() -> None:
+    source = managed()
+    ok(source, Step.EXPORT, slots=(7, 8))
+    ok(source, Step.EXPORT, slots=(7, 8))
+    assert "slots of its own" in refused(source, Step.EXPORT, slots=(7,))
+    assert "another move" in refused(source, Step.EXPORT, 6, slots=(8, 9))
+    assert "FROZEN" in refused(source, Step.RELEASE, map_version=2)
+    for _ in range(2):
+        ok(source, Step.FREEZE)
+    ok(source, Step.EXPORT, slots=(7, 8))
+    assert source.machine.ownership is not None
+    assert source.machine.ownership.moves[5].side is Side.FROZEN
+    assert "older" in refused(source, Step.RELEASE, map_version=0)
+    refused(source, Step.PURGE, last=True)
+    for _ in range(2):
+        ok(source, Step.RELEASE, map_version=2)
+    ok(source, Step.FREEZE)
+    refused(source, Step.UNFREEZE)
+    refused(source, Step.DROP)
+    assert source.machine.ownership.marks[7] == Mark.FOREIGN
+    assert "another move" in refused(source, Step.IMPORT, 6, slots=(7,))
+    for _ in range(2):
+        ok(source, Step.PURGE, last=True)
+    ok(source, Step.RELEASE, map_version=2)
+    assert "too late" in refused(source, Step.UNFREEZE)
+    assert "too late" in refused(source, Step.EXPORT, slots=(7,))
+    assert "too late" in refused(source, Step.EXPORT, 4, slots=(9,))
+    assert "knows no move" in refused(source, Step.FREEZE, 6)
+
+
+def test_an_import_takes_each_chunk_once_and_in_order() -> None:
+    destination = managed(NO_SLOTS)
+    for _ in range(2):
+        ok(destination, Step.IMPORT, slots=(7, 8), revision=9)
+    assert destination.machine.revision == 9
+    first = (MovedKey(A, b"1", 2),)
+    ok(destination, Step.IMPORT_CHUNK, chunk=1, keys=first, revision=9)
+    assert "was taken before" in refused(destination, Step.IMPORT_CHUNK, chunk=1, keys=first, revision=9)
+    assert "skips" in refused(destination, Step.IMPORT_CHUNK, chunk=3, keys=first, revision=9)
+    assert "slot 900" in refused(destination, Step.IMPORT_CHUNK, chunk=2, keys=(MovedKey(C, b"1", 2),), revision=9)
+    assert "newer" in refused(destination, Step.IMPORT_CHUNK, chunk=2, keys=(MovedKey(A, b"1", 20),), revision=19)
+    assert ok(destination, Step.IMPORT, slots=(7, 8)).value == (2).to_bytes(8, "big")
+    assert "names no keys" in refused(destination, Step.DROP, keys=named(A))
+    assert ok(destination, Step.DROP).found
+    assert "DROPPING" in refused(destination, Step.IMPORT_CHUNK, chunk=2, keys=first, revision=9)
+    refused(destination, Step.IMPORT, slots=(7, 8))
+    refused(destination, Step.ACTIVATE, map_version=2)
+    assert not ok(destination, Step.DROP, keys=named(A), last=True).found
+    assert destination.rows(Database.KV) == {}
+    ok(destination, Step.DROP)
+    assert "too late" in refused(destination, Step.IMPORT, slots=(7, 8))
+
+
+def test_keys_are_not_opened_by_the_entry_that_brought_them() -> None:
+    destination = managed(NO_SLOTS)
+    ok(destination, Step.IMPORT, slots=(7, 8))
+    chunk = step(Step.IMPORT_CHUNK, chunk=1, keys=(MovedKey(A, b"1", 50),), revision=60)
+    outcomes = destination.run(chunk, step(Step.ACTIVATE, map_version=2), envelope.put(A, b"x"))
+    assert [outcome.status for outcome in outcomes] == [Status.OK, Status.REFUSED, Status.WRONG_CLUSTER]
+    ok(destination, Step.ACTIVATE, map_version=2)
+    assert destination.run(envelope.put(A, b"x")) == [Outcome(Status.OK, 61)]
+
+
+@pytest.mark.parametrize("end", [Step.UNFREEZE, Step.DROP])
+def test_an_abort_of_what_never_began_keeps_it_from_beginning(end: Step) -> None:
+    cluster = managed(bitmap((7,)))
+    ok(cluster, end, 5)
+    ok(cluster, end, 5)
+    assert "too late" in refused(cluster, Step.EXPORT, 5, slots=(7,))
+    assert "too late" in refused(cluster, Step.IMPORT, 5, slots=(8,))
+    assert cluster.machine.ownership is not None
+    assert cluster.machine.ownership.last_move == 5
+
+
+# --- what a watch sees
+
+
+def test_imports_and_purges_are_no_events_and_revisions_are_still_counted() -> None:
+    cluster = managed(bitmap((7,)))
+    cluster.run(envelope.put(A, b"1"))
+    ok(cluster, Step.IMPORT, slots=(8,), revision=40)
+    chunk = step(Step.IMPORT_CHUNK, chunk=1, keys=(MovedKey(B, b"b", 90),), revision=100)
+    group = envelope.group([envelope.put(A, b"2"), chunk, envelope.put(A, b"3")])
+    assert [outcome.revision for outcome in cluster.apply(group)] == [41, 100, 42]
+    index = cluster.index
+    assert history.changes(envelope.payload([group]), history.read_idle(cluster.state.get, index)) == [[(A, b"2")], [(A, b"3")]]
+    assert history.read_raise(cluster.state.get, index) == 58
+    assert cluster.machine.revision == 100
+    assert cluster.run(envelope.put(A, b"4"))[0].revision == 101
+    cluster.reopen()
+    assert cluster.machine.revision == 101
+
+
+# --- at random, against a model
+
+
+@dataclass
+class Model:
+    """One cluster's slots, said a second time: a set, and a word and a set for each move."""
+
+    owned: set[int]
+    last: tuple[int, str] = (0, "")
+    moves: dict[int, tuple[str, tuple[int, ...], int]] = field(default_factory=dict)
+    version: int = 1
+
+    def take(self, kind: str, move: int, slots: tuple[int, ...], version: int, chunk: int, last: bool) -> bool:
+        side, held, following = self.moves.get(move, ("", (), 1))
+        over = not side and move <= self.last[0]
+        busy = {slot for _, taken, _ in self.moves.values() for slot in taken}
+        if over:
+            ended = {"UNFREEZE": ("UNFREEZE",), "PURGE": ("RELEASE", "PURGE"), "ACTIVATE": ("ACTIVATE",), "DROP": ("DROP",)}
+            return kind == "SETTLE" or (move == self.last[0] and kind in ended.get(self.last[1], ()))
+        match kind, side:
+            case "EXPORT", "":
+                fits = bool(slots) and set(slots) <= self.owned - busy
+                if fits:
+                    self.moves[move] = ("EXPORTING", slots, 1)
+                return fits
+            case "EXPORT", "EXPORTING" | "FROZEN" | "RELEASED":
+                return held == slots
+            case "FREEZE", "EXPORTING" | "FROZEN" | "RELEASED":
+                self.moves[move] = (side if side == "RELEASED" else "FROZEN", held, following)
+            case "UNFREEZE", "" | "EXPORTING" | "FROZEN":
+                self._end(move, kind)
+            case "RELEASE", "FROZEN":
+                if version < self.version:
+                    return False
+                self.version = version
+                self.owned -= set(held)
+                self.moves[move] = ("RELEASED", held, following)
+            case "RELEASE", "RELEASED":
+                pass
+            case ("PURGE", "RELEASED") | ("DROP", "DROPPING"):
+                if last:
+                    self._end(move, kind)
+            case "IMPORT", "":
+                fits = bool(slots) and not set(slots) & (self.owned | busy)
+                if fits:
+                    self.moves[move] = ("IMPORTING", slots, 1)
+                return fits
+            case "IMPORT", "IMPORTING":
+                return held == slots
+            case "IMPORT_CHUNK", "IMPORTING":
+                if chunk != following:
+                    return False
+                self.moves[move] = (side, held, following + 1)
+            case "ACTIVATE", "IMPORTING":
+                if version < self.version:
+                    return False
+                self.version = version
+                self.owned |= set(held)
+                self._end(move, kind)
+            case "DROP", "IMPORTING":
+                if last:
+                    return False
+                self.moves[move] = ("DROPPING", held, following)
+            case "DROP", "":
+                self._end(move, kind)
+            case "SETTLE", "EXPORTING" | "FROZEN" | "RELEASED":
+                pass
+            case _:
+                return False
+        return True
+
+    def _end(self, move: int, kind: str) -> None:
+        self.moves.pop(move, None)
+        if move >= self.last[0]:
+            self.last = (move, kind)
+
+
+steps = st.tuples(
+    st.sampled_from([kind for kind in Step if kind is not Step.CLAIM]),
+    st.integers(1, 4),
+    st.sampled_from([(1,), (1, 2), (2, 3), (9,), (9, 10), ()]),
+    st.integers(0, 4),
+    st.integers(0, 3),
+    st.booleans(),
+)
+
+
+@settings(max_examples=100)
+@given(st.lists(steps, max_size=40), st.booleans())
+def test_any_steps_in_any_order_are_judged_as_by_the_model(
+    log: list[tuple[Step, int, tuple[int, ...], int, int, bool]], reopen: bool
+) -> None:
+    cluster, model = managed(bitmap((1, 2, 3))), Model({1, 2, 3})
+    for kind, move, slots, version, chunk, last in log:
+        outcome = take(cluster, kind, move, slots=slots, map_version=version, chunk=chunk, last=last)
+        assert (outcome.status is Status.OK) == model.take(kind.name, move, slots, version, chunk, last), (kind, outcome)
+        if reopen:
+            cluster.reopen()
+        own = cluster.machine.ownership
+        assert own is not None
+        assert own == read_ownership(cluster.state)
+        assert own.owned == bitmap(model.owned)
+        assert (own.last_move, own.map_version) == (model.last[0], model.version)
+        assert {m.move: (m.side.name, m.slots, m.next_chunk) for m in own.moves.values()} == model.moves
+        frozen = {slot for side, held, _ in model.moves.values() for slot in held if side == "FROZEN"}
+        assert {slot for slot in range(12) if own.marks[slot] == Mark.FROZEN} == frozen
+        assert {slot for slot in range(12) if own.marks[slot] != Mark.FOREIGN} == model.owned
+    get_of = cluster.state.get
+    for database in (Database.OWNERSHIP, Database.KV):
+        for key, payload in cluster.rows(database).items():
+            assert KV_RULES.record(database, key, payload, get_of) == ""
+
+
+def test_a_record_that_no_machine_wrote_is_told() -> None:
+    cluster = managed()
+    ok(cluster, Step.EXPORT, slots=(7, 8))
+    cluster.run(envelope.put(A, b"1"))
+    get_of = cluster.state.get
+    rows = cluster.rows(Database.OWNERSHIP)
+    assert len(rows) == 3
+    for key, payload in rows.items():
+        assert KV_RULES.record(Database.OWNERSHIP, key, payload, get_of) == ""
+        assert KV_RULES.record(Database.OWNERSHIP, key, payload[:-1], get_of)
+        assert KV_RULES.record(Database.OWNERSHIP, key[1:] + b"x", payload, get_of)
+    note = next(key for key in rows if key.startswith(b"n"))
+    assert "revision" in KV_RULES.record(Database.OWNERSHIP, note, (99).to_bytes(8, "big"), get_of)
+    later = b"\x02" + rows[b"o"][1:]
+    assert "upgrade" in KV_RULES.record(Database.OWNERSHIP, b"o", later, get_of)
+
+
+@pytest.mark.parametrize("owned", [ALL_SLOTS, bitmap((7, 900))])
+def test_a_new_cluster_of_an_old_state_owns_what_that_owned_and_forgets_moves(owned: bytes) -> None:
+    cluster = managed(owned)
+    cluster.run(envelope.put(A, b"1"), envelope.put(C, b"1"))
+    ok(cluster, Step.EXPORT, 5, slots=(7,))
+    if owned != ALL_SLOTS:
+        ok(cluster, Step.IMPORT, 6, slots=(8,))
+        ok(cluster, Step.IMPORT_CHUNK, 6, chunk=1, keys=(MovedKey(B, b"1", 1),), revision=2)
+    cluster.run(envelope.put(A, b"2"))
+    refounded = Cluster()
+    refounded.state.databases[Database.KV].update(cluster.rows(Database.KV))
+    cluster.state.applied = cluster.next()
+    refound(cluster.state, refounded.state, Founder(server_id(9), "n9", "0.1.0", 3), "anew")
+    refounded.reopen()
+    own = refounded.machine.ownership
+    assert set(refounded.rows(Database.KV)) == {A, C}
+    if owned == ALL_SLOTS:
+        assert own is None
+    else:
+        assert own is not None
+        assert (own.owned, dict(own.moves), own.last_move) == (owned, {}, 0)

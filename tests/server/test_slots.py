@@ -1,0 +1,203 @@
+"""The Slots service: steps through the log, pages of keys, and what is refused before it gets there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from ravel_node.machine import envelope
+from ravel_node.machine.base import Database
+from ravel_node.machine.ownership import notes, write_ownership
+from ravel_node.machine.slots import ALL_SLOTS, NO_SLOTS
+from ravel_node.raft.types import ReplicaId
+from ravel_node.replica import slots as replica_slots
+from ravel_node.replica.errors import NotLeaderError
+from ravel_node.replica.reads import ReadMode
+from ravelpb.errors import Reason
+from ravelpb.slots import SLOT_COUNT, slot_of
+from ravelpb.v1 import kv_pb2, slots_pb2
+from ravelpb.v1.kv_pb2_grpc import KVStub
+from ravelpb.v1.slots_pb2 import ChangeSlotsRequest, MovedKey, OwnershipRequest, ReadSlotsRequest
+from ravelpb.v1.slots_pb2_grpc import SlotsStub
+from tests.server.fakes import FakeHost, info_of, serving
+
+KEYS = [key for number in range(40_000) if slot_of(key := b"key-%d" % number) in (7, 8)]
+IN_7, IN_8 = (sorted(key for key in KEYS if slot_of(key) == slot) for slot in (7, 8))
+
+
+def managed(owned: bytes = ALL_SLOTS) -> FakeHost:
+    host = FakeHost()
+    write_ownership(host.fake.state, owned, 1)
+    host.machine.open(host.fake.state)
+    return host
+
+
+@pytest.fixture
+def host() -> FakeHost:
+    return managed()
+
+
+@pytest.fixture
+async def slots(host: FakeHost) -> AsyncIterator[Any]:
+    async with serving(host) as channel:
+        for key in KEYS:
+            await KVStub(channel).Put(kv_pb2.PutRequest(key=key, value=b"v"))
+        yield SlotsStub(channel)
+
+
+def change(step: slots_pb2.SlotsStep.ValueType, move: int = 5, **fields: Any) -> ChangeSlotsRequest:
+    return ChangeSlotsRequest(step=step, move=move, **fields)
+
+
+async def refused(call: Any) -> tuple[str, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return info_of(caught.value).reason, caught.value.details() or ""
+
+
+async def pages(service: Any, **fields: Any) -> list[slots_pb2.ReadSlotsResponse]:
+    return [page async for page in service.ReadSlots(ReadSlotsRequest(**fields))]
+
+
+async def test_ownership_is_told_after_a_read_barrier(host: FakeHost, slots: Any) -> None:
+    await slots.ChangeSlots(change(slots_pb2.EXPORT, slots=[7, 8]))
+    await slots.ChangeSlots(change(slots_pb2.FREEZE))
+    told = await slots.Ownership(OwnershipRequest())
+    assert host.fake.barriers == [ReadMode.LINEARIZABLE]
+    assert (told.managed, told.owned, told.map_version, told.last_move) == (True, ALL_SLOTS, 1, 0)
+    assert told.revision == len(KEYS)
+    assert told.moves == [slots_pb2.SlotMove(move=5, side=slots_pb2.FROZEN, slots=[7, 8])]
+
+
+async def test_a_cluster_that_was_never_told_owns_all() -> None:
+    async with serving(FakeHost()) as channel:
+        slots = SlotsStub(channel)
+        told = await slots.Ownership(OwnershipRequest())
+        assert (told.managed, told.owned, list(told.moves)) == (False, ALL_SLOTS, [])
+        for step in (slots_pb2.EXPORT, slots_pb2.PURGE, slots_pb2.DROP, slots_pb2.SETTLE):
+            reason, message = await refused(slots.ChangeSlots(change(step, slots=[7])))
+            assert (reason, "claim" in message) == (Reason.MOVE_REFUSED, True)
+        await slots.ChangeSlots(change(slots_pb2.CLAIM, 0, slots=range(SLOT_COUNT), map_version=1))
+        assert (await slots.Ownership(OwnershipRequest())).managed
+
+
+async def test_keys_come_slot_by_slot_in_pages_that_fit_a_chunk(
+    host: FakeHost, slots: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_slots, "PAGE_KEYS", 4)
+    found = await pages(slots, slots=[7, 8])
+    assert [moved.key for page in found for moved in page.keys] == IN_7 + IN_8
+    assert {len(page.keys) for page in found[:-1]} == {4}
+    assert [page.more for page in found] == [True] * (len(found) - 1) + [False]
+    assert {page.revision for page in found} == {len(KEYS)}
+    assert {moved.value for page in found for moved in page.keys} == {b"v"}
+    monkeypatch.setattr(replica_slots, "MOVED_BYTES_MAX", 2 * len(IN_7[0]) + 4)
+    found = await pages(slots, slots=[7, 8], keys_only=True)
+    assert [moved.key for page in found for moved in page.keys] == IN_7 + IN_8
+    assert {len(page.keys) for page in found} <= {1, 2, 3}
+    assert {moved.value for page in found for moved in page.keys} == {b""}
+    assert host.fake.barriers == []
+    await pages(slots, slots=[7], linearizable=True)
+    assert host.fake.barriers == [ReadMode.LINEARIZABLE]
+    assert [len(page.keys) for page in await pages(slots, slots=[9])] == [0]
+
+
+async def test_notes_are_read_and_settled(host: FakeHost, slots: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_slots, "PAGE_KEYS", 2)
+    await slots.ChangeSlots(change(slots_pb2.EXPORT, slots=[7, 8]))
+    kv = host.fake
+    for key in IN_7[:5]:
+        await kv.propose(envelope.group([envelope.put(key, b"new")]), 1, grows=True)
+    await kv.propose(envelope.group([envelope.delete(IN_8[0])]), 1, grows=False)
+    found = await pages(slots, noted_for_move=5)
+    assert [(moved.key, moved.revision > 0) for page in found for moved in page.keys] == sorted(
+        [*((key, True) for key in IN_7[:5]), (IN_8[0], False)]
+    )
+    assert [moved.key for page in await pages(slots, noted_for_move=5, slots=[8]) for moved in page.keys] == [IN_8[0]]
+    await slots.ChangeSlots(change(slots_pb2.SETTLE, revision=len(KEYS) + 4))
+    assert {key for key, _ in notes(host.fake.state, 5)} == {IN_7[4], IN_8[0]}
+    await slots.ChangeSlots(change(slots_pb2.UNFREEZE))
+    assert list(notes(host.fake.state, 5)) == []
+    reason, _ = await refused(anext(aiter(slots.ReadSlots(ReadSlotsRequest(noted_for_move=5)))))
+    assert reason == Reason.MOVE_REFUSED
+
+
+async def test_purge_deletes_some_at_a_time_and_sweeps_the_notes(host: FakeHost, slots: Any) -> None:
+    await slots.ChangeSlots(change(slots_pb2.EXPORT, slots=[7, 8]))
+    await host.fake.propose(envelope.group([envelope.put(IN_7[0], b"new")]), 1, grows=True)
+    await slots.ChangeSlots(change(slots_pb2.FREEZE))
+    reason, _ = await refused(slots.ChangeSlots(change(slots_pb2.PURGE)))
+    assert reason == Reason.MOVE_REFUSED
+    await slots.ChangeSlots(change(slots_pb2.RELEASE, map_version=2))
+    assert [len(page.keys) for page in await pages(slots, slots=[7, 8], keys_only=True)] == [len(KEYS)]
+    calls = 0
+    more = True
+    while more:
+        more = (await slots.ChangeSlots(change(slots_pb2.PURGE, limit=4))).more
+        calls += 1
+    assert calls == -(-len(KEYS) // 4)
+    assert host.fake.state.databases[Database.KV] == {}
+    assert not (await slots.ChangeSlots(change(slots_pb2.PURGE))).more
+    assert set(host.fake.state.databases[Database.OWNERSHIP]) == {b"o"}
+    reason, _ = await refused(anext(aiter(slots.ReadSlots(ReadSlotsRequest(slots=[7])))))
+    assert reason == Reason.MOVE_REFUSED
+
+
+async def test_an_import_and_its_end() -> None:
+    host = managed(NO_SLOTS)
+    async with serving(host) as channel:
+        slots = SlotsStub(channel)
+        begun = await slots.ChangeSlots(change(slots_pb2.IMPORT, slots=[7, 8], revision=70))
+        assert (begun.next_chunk, begun.revision) == (1, 70)
+        keys = [MovedKey(key=key, value=b"v", revision=9) for key in KEYS]
+        taken = await slots.ChangeSlots(change(slots_pb2.IMPORT_CHUNK, chunk=1, keys=keys, revision=80))
+        assert (taken.next_chunk, taken.revision) == (2, 80)
+        reason, message = await refused(slots.ChangeSlots(change(slots_pb2.IMPORT_CHUNK, chunk=1, keys=keys)))
+        assert (reason, "takes chunk 2 next" in message) == (Reason.MOVE_REFUSED, True)
+        assert [move.next_chunk for move in (await slots.Ownership(OwnershipRequest())).moves] == [2]
+        assert [len(page.keys) for page in await pages(slots, slots=[7, 8])] == [len(KEYS)]
+        assert (await slots.ChangeSlots(change(slots_pb2.DROP, limit=len(KEYS) - 1))).more
+        assert not (await slots.ChangeSlots(change(slots_pb2.DROP))).more
+        assert host.fake.state.databases[Database.KV] == {}
+        assert (await slots.Ownership(OwnershipRequest())).last_move == 5
+        assert not (await slots.ChangeSlots(change(slots_pb2.DROP, 6))).more
+        assert (await slots.Ownership(OwnershipRequest())).last_move == 6
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"step": 0},
+        {"step": 99},
+        {"move": 1 << 63},
+        {"slots": [8, 7]},
+        {"slots": [7, 7]},
+        {"slots": [SLOT_COUNT]},
+        {"step": slots_pb2.PURGE, "keys": [MovedKey(key=b"k")]},
+        {"step": slots_pb2.IMPORT_CHUNK, "keys": [MovedKey(key=b"k")] * 1_025},
+        {"step": slots_pb2.IMPORT_CHUNK, "keys": [MovedKey(key=b"k", value=bytes(600_000))] * 2},
+    ],
+)
+async def test_what_breaks_a_bound_never_reaches_the_log(fields: dict[str, Any]) -> None:
+    host = managed()
+    async with serving(host) as channel:
+        request = ChangeSlotsRequest(**({"step": slots_pb2.EXPORT, "move": 5} | fields))
+        reason, _ = await refused(SlotsStub(channel).ChangeSlots(request))
+    assert reason == Reason.INVALID_ARGUMENT
+    assert host.fake.proposals == []
+
+
+async def test_only_the_leader_answers(host: FakeHost, slots: Any) -> None:
+    host.fake.barrier_failure = NotLeaderError(ReplicaId(2), "127.0.0.1:7002")
+    proposals = len(host.fake.proposals)
+    for call in (
+        slots.Ownership(OwnershipRequest()),
+        slots.ChangeSlots(change(slots_pb2.FREEZE)),
+        anext(aiter(slots.ReadSlots(ReadSlotsRequest(slots=[7])))),
+    ):
+        reason, _ = await refused(call)
+        assert reason == Reason.NOT_LEADER
+    assert len(host.fake.proposals) == proposals
