@@ -13,6 +13,7 @@ from ravelctl.client.following import ask_leader, stream_from
 from ravelctl.client.retry import RetryPolicy
 from ravelctl.client.tls import TlsOptions
 from ravelpb.v1.slots_pb2 import (
+    IMPORT_CHUNK,
     ChangeSlotsRequest,
     ChangeSlotsResponse,
     OwnershipRequest,
@@ -62,14 +63,14 @@ class SlotsClient:
         )
 
     async def change(self, request: ChangeSlotsRequest, *, timeout_s: float | None = None) -> ChangeSlotsResponse:
-        """Take one step. It is repeated until it is answered: a chunk whose first answer was lost is then refused, and
-        `ownership` tells that it was taken."""
+        """Take one step. It is repeated until it is answered; but a chunk whose answer is lost is OutcomeUnknownError, and
+        `ownership` tells which one is taken next: sent again it would be refused even if it was this one that was taken."""
         return await ask_leader(
             self._channels,
             self._retry,
             lambda channel: SlotsStub(channel).ChangeSlots(request),
             timeout_s=self._timeout_s if timeout_s is None else timeout_s,
-            repeatable=True,
+            repeatable=request.step != IMPORT_CHUNK,
         )
 
     async def read(
