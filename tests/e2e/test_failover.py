@@ -17,7 +17,7 @@ from tests.e2e.load import Load, same_on_all, under_load
 pytestmark = pytest.mark.e2e
 
 
-async def progress(load: Load, count: int = 200, within_s: float = 20.0) -> None:
+async def progress(load: Load, count: int = 200, within_s: float = 60.0) -> None:
     """Wait until so many more writes were acknowledged."""
     target = load.done + count
 

@@ -55,7 +55,7 @@ def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[grounds.
 
 
 def _wait_for_log(replica: grounds.Replica, word: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while word not in Path(replica.log).read_text():
         assert time.monotonic() < deadline, Path(replica.log).read_text()
         time.sleep(0.02)
@@ -127,7 +127,7 @@ def test_pause_and_resume(ground: grounds.Playground) -> None:
 
 
 def _until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)
