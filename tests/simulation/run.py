@@ -1,5 +1,7 @@
 """The simulator from the command line: `make sim SEEDS=1000`, `make sim SEEDS=1 FIRST=7`, `make sim-bugs`.
 
+With --moves the worlds are those of tests/simulation/moves: slots that move between clusters.
+
 It prints how each failure came about, and exits 1 if there was one. The digest of a run is over every step of it: the same seed
 has the same digest every time, on every machine that runs the same code.
 """
@@ -19,12 +21,15 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from tests.simulation.bugs import BUGS, Bug, planted
+from tests.simulation.moves import world as moves
+from tests.simulation.moves.bugs import MOVE_BUGS
 from tests.simulation.world import Result, SimulationError, World
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 JOBS = 2
+ALL_BUGS = (*BUGS, *MOVE_BUGS)
 STUCK_S = 60
 """Seconds of processor time after which a world, which takes about one, is given up."""
 
@@ -54,11 +59,25 @@ def run_seed(seed: int) -> Result:
         return World(seed, Path(path)).run()
 
 
+def run_moves_seed(seed: int) -> moves.Result:
+    """One world of moving slots. Raises SimulationError of its own."""
+    with _bounded():
+        return moves.World(seed).run()
+
+
 def try_seed(seed: int) -> Result | str:
     """One world, with a failure told as text, which can leave its process."""
     try:
         return run_seed(seed)
     except SimulationError as error:
+        return str(error)
+
+
+def try_moves_seed(seed: int) -> moves.Result | str:
+    """The same for moving slots."""
+    try:
+        return run_moves_seed(seed)
+    except moves.SimulationError as error:
         return str(error)
 
 
@@ -75,18 +94,19 @@ class Finding:
 def find(bug: Bug) -> Finding:
     """Plant a bug and run seeds until one fails, up to the bug's bound."""
     began = time.monotonic()
+    run = run_moves_seed if bug in MOVE_BUGS else run_seed
     with planted(bug):
         for seed in range(1, bug.seeds_max + 1):
             try:
-                run_seed(seed)
-            except SimulationError as error:
+                run(seed)
+            except (SimulationError, moves.SimulationError) as error:
                 return Finding(bug.name, seed, str(error.why).partition("\n")[0], time.monotonic() - began)
     return Finding(bug.name, 0, f"{bug.seeds_max} seeds do not show it", time.monotonic() - began)
 
 
 def find_named(name: str) -> Finding:
     """The same, by name: a bug cannot be sent to another process."""
-    return find(next(bug for bug in BUGS if bug.name == name))
+    return find(next(bug for bug in ALL_BUGS if bug.name == name))
 
 
 def main() -> int:
@@ -94,17 +114,20 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=100, help="how many (default 100)")
     parser.add_argument("--first", type=int, default=1, help="the first one (default 1)")
     parser.add_argument("--jobs", type=int, default=JOBS, help=f"processes (default {JOBS})")
+    parser.add_argument("--moves", action="store_true", help="worlds of slots that move between clusters")
     parser.add_argument("--bugs", nargs="?", const="", metavar="NAME", help="plant bugs, all or one, and look for each")
     arguments = parser.parse_args()
     if arguments.bugs is not None:
-        return _find_bugs([bug.name for bug in BUGS if arguments.bugs in ("", bug.name)], arguments.jobs)
-    return _run_seeds(range(arguments.first, arguments.first + arguments.seeds), arguments.jobs)
+        bugs = MOVE_BUGS if arguments.moves else ALL_BUGS
+        return _find_bugs([bug.name for bug in bugs if arguments.bugs in ("", bug.name)], arguments.jobs)
+    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    return _run_seeds(try_moves_seed if arguments.moves else try_seed, seeds, arguments.jobs)
 
 
-def _run_seeds(seeds: range, jobs: int) -> int:
+def _run_seeds(work: Callable[[int], Result | moves.Result | str], seeds: range, jobs: int) -> int:
     began = time.monotonic()
     failed = operations = 0
-    for seed, result in zip(seeds, _each(try_seed, seeds, jobs), strict=True):
+    for seed, result in zip(seeds, _each(work, seeds, jobs), strict=True):
         if isinstance(result, str):
             failed += 1
             print(f"seed {seed} fails: {result}\n", flush=True)

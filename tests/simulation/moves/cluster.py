@@ -1,0 +1,171 @@
+"""One cluster as one linearizable machine: the real one, over a state in memory. It can be away for a while, and be restarted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from random import Random
+from typing import TypeVar
+
+from ravel_node.admin.model import ClusterNumber
+from ravel_node.admin.ports import ClusterAwayError, StepRefusedError
+from ravel_node.machine import envelope, kv
+from ravel_node.machine.base import Database, Outcome, Reader
+from ravel_node.machine.kv import KVMachine
+from ravel_node.machine.members import bootstrap_state
+from ravel_node.machine.ownership import Mark, write_ownership
+from ravel_node.machine.slots import ALL_SLOTS, NO_SLOTS, MovedKey, SlotsCommand, Step
+from ravel_node.raft.types import EntryId, Index, Term
+from ravel_node.replica.errors import MoveRefusedError
+from ravel_node.replica.slots import SlotPages, change_slots
+from ravel_node.replica.status import Member
+from ravelpb.slots import slot_of
+from ravelpb.v1 import slots_pb2 as pb
+from tests.machine.helpers import member, voters
+from tests.machine.memory_txn import MemoryState
+from tests.simulation.moves.network import LostError, Network, ViolationError
+
+T = TypeVar("T")
+
+
+class WrongClusterError(Exception):
+    """The key's slot belongs to another cluster."""
+
+
+class SimCluster:
+    """A `Seat` of replica.slots, and what clients ask of it."""
+
+    def __init__(self, number: int, others: dict[int, SimCluster], rng: Random) -> None:
+        self.number = number
+        self.away = False
+        self._others = others
+        self._rng = rng
+        self.state = MemoryState()
+        bootstrap_state(self.state, cluster_name=f"c{number}", member=member(1), conf_state=voters(1), config_index=Index(1))
+        write_ownership(self.state, ALL_SLOTS if number == 1 else NO_SLOTS, 1)
+        self._index = 1
+        self.machine = KVMachine()
+        self.restart()
+
+    def restart(self) -> None:
+        """All that is in memory is loaded again."""
+        self.machine = KVMachine()
+        self.machine.open(self.state)
+
+    # --- as replica.slots sees it
+
+    def reader(self) -> Reader:
+        return self.state
+
+    def members(self) -> Sequence[Member]:
+        return ()
+
+    def check_leader(self) -> None:
+        """One machine is always its own leader."""
+
+    async def propose(self, group: bytes, count: int, *, grows: bool) -> Sequence[Outcome]:
+        await asyncio.sleep(self._rng.uniform(0.0, 0.002))
+        self._index += 1
+        outcomes = self.machine.apply(EntryId(Term(1), Index(self._index)), envelope.payload([group]), self.state)
+        self._check_ownership()
+        return outcomes
+
+    def mark(self, slot: int) -> Mark:
+        ownership = self.machine.ownership
+        return Mark.OWNED if ownership is None else Mark(ownership.marks[slot])
+
+    def _check_ownership(self) -> None:
+        """Two clusters never answer for one slot."""
+        for slot in {slot_of(key) for cluster in self._others.values() for key in cluster.state.databases[Database.KV]}:
+            owners = [cluster for cluster in self._others.values() if cluster.mark(slot) != Mark.FOREIGN]
+            if len(owners) > 1:
+                names = " and ".join(f"cluster {owner.number} ({owner.mark(slot).name.lower()})" for owner in owners)
+                raise ViolationError(f"slot {slot} is owned by {names}")
+
+    # --- as clients see it
+
+    def _check_here(self) -> None:
+        if self.away:
+            raise LostError(f"cluster {self.number} is away")
+
+    async def write(self, group: bytes) -> Outcome:
+        self._check_here()
+        (outcome,) = await self.propose(group, 1, grows=True)
+        return outcome
+
+    async def get(self, key: bytes) -> tuple[int, bytes | None]:
+        """Revision and value. Raises WrongClusterError."""
+        self._check_here()
+        if self.mark(slot_of(key)) == Mark.FOREIGN:
+            raise WrongClusterError
+        found = kv.get(self.state, key)
+        return (0, None) if found is None else (found.revision, found.value)
+
+    # --- the service Slots
+
+    async def ownership(self) -> pb.OwnershipResponse:
+        self._check_here()
+        ownership = self.machine.ownership
+        assert ownership is not None
+        moves = [
+            pb.SlotMove(move=move.move, side=pb.MoveSide.Name(move.side), slots=move.slots, next_chunk=move.next_chunk)  # type: ignore[arg-type]
+            for move in ownership.moves.values()
+        ]
+        return pb.OwnershipResponse(managed=True, moves=moves, last_move=ownership.last_move, revision=self.machine.revision)
+
+    async def change(self, request: pb.ChangeSlotsRequest) -> pb.ChangeSlotsResponse:
+        """Raises MoveRefusedError."""
+        self._check_here()
+        keys = tuple(MovedKey(moved.key, moved.value, moved.revision) for moved in request.keys)
+        command = SlotsCommand(
+            Step(request.step), request.move, tuple(request.slots), request.map_version, request.chunk, keys, request.revision
+        )
+        result = await change_slots(self, command, request.limit)
+        return pb.ChangeSlotsResponse(revision=result.revision, next_chunk=result.next_chunk, more=result.more)
+
+    async def page(self, pages: SlotPages) -> pb.ReadSlotsResponse:
+        self._check_here()
+        page = pages.next(self.state)
+        keys = [pb.MovedKey(key=moved.key, value=moved.value, revision=moved.revision) for moved in page.keys]
+        return pb.ReadSlotsResponse(keys=keys, revision=page.revision, more=page.more)
+
+
+class SimClusterPort:
+    """What one mover has of the clusters: a ClusterPort."""
+
+    def __init__(self, clusters: dict[int, SimCluster], network: Network, rng: Random) -> None:
+        self._clusters = clusters
+        self._network = network
+        self._rng = rng
+
+    async def ownership(self, cluster: ClusterNumber) -> pb.OwnershipResponse:
+        return await self._ask(cluster, self._clusters[cluster].ownership)
+
+    async def change(self, cluster: ClusterNumber, request: pb.ChangeSlotsRequest) -> pb.ChangeSlotsResponse:
+        return await self._ask(cluster, lambda: self._clusters[cluster].change(request))
+
+    async def read(self, cluster: ClusterNumber, request: pb.ReadSlotsRequest) -> AsyncGenerator[pb.ReadSlotsResponse, None]:
+        """Page by page, with time between them, in which others write."""
+        pages = SlotPages(request.slots, noted_for=request.noted_for_move, keys_only=request.keys_only)
+        there = self._clusters[cluster]
+        more = True
+        while more:
+            page = await self._ask(cluster, lambda: there.page(pages))
+            more = page.more
+            yield page
+
+    async def _ask(self, cluster: ClusterNumber, action: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await self._network.call(action, self._rng.uniform(0.05, 0.4))
+        except LostError as error:
+            raise ClusterAwayError(f"cluster {cluster}: {error}") from error
+        except MoveRefusedError as error:
+            raise StepRefusedError(str(error)) from error
+
+
+def leftovers(cluster: SimCluster) -> list[str]:
+    """What is left of moves."""
+    ownership = cluster.machine.ownership
+    assert ownership is not None
+    left = [f"move {move.move} {move.side.name}" for move in ownership.moves.values()]
+    return left
