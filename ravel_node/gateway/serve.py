@@ -1,0 +1,215 @@
+"""The gateway as a server: uvicorn on a socket of ours, in a loop of ours, stopped by us.
+
+`Listener` is what a daemon mounts beside its other ports; `run` is the whole process of `ravel_node gateway`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvicorn
+
+from ravel_node import __version__, certificates
+from ravel_node.config import ConfigError, LoggingConfig, Problem, TlsConfig
+from ravel_node.forms import Address
+from ravel_node.gateway.app import make_app
+from ravel_node.gateway.door import BODY_BYTES_MAX, REQUESTS_MAX, GatewayLimits
+from ravel_node.logs import setup_logging
+from ravelctl.client import AdminClient, RavelClient, TlsOptions
+
+CONNECTIONS_PER_REQUEST: Final = 4
+"""Connections that may be open for each request that may be served: most of them wait for their next one."""
+
+KEEP_ALIVE_S: Final = 75
+"""An idle connection is kept so long: longer than the usual minute of the proxies in front, so that they close it, not we."""
+
+STOP_GRACE_S: Final = 3
+BACKLOG: Final = 512
+HEADERS_BYTES_MAX: Final = 64 << 10
+
+log = structlog.get_logger("ravel_node.gateway")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayConfig:
+    """Everything that `ravel_node gateway` is told. Raises ConfigError naming every problem."""
+
+    admin: tuple[Address, ...]
+    listen: Address
+    tls_cert: Path | None = None  # shown to HTTP clients
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    cluster_ca: Path | None = None  # who signed the certificates of admins and replicas; None: they speak plain text
+    cluster_cert: Path | None = None
+    cluster_key: Path | None = None
+    insecure: bool = False
+    timeout_ms: int = 5_000
+    body_bytes_max: int = BODY_BYTES_MAX
+    requests_max: int = REQUESTS_MAX
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+
+    def __post_init__(self) -> None:
+        if found := list(self.problems()):
+            raise ConfigError(found)
+
+    @property
+    def tls(self) -> TlsOptions | None:
+        """How the clusters are dialled."""
+        return TlsOptions(self.cluster_ca, self.cluster_cert, self.cluster_key) if self.cluster_ca is not None else None
+
+    def problems(self) -> Iterator[Problem]:
+        """Every reason why these settings cannot work."""
+        if not self.admin:
+            yield Problem(("admin",), "admin is missing: name the client addresses of some admin servers with --admin")
+        for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("tls_client_ca", "tls_cert")):
+            yield from self._needs(one, other)
+        for one, other in (("cluster_cert", "cluster_key"), ("cluster_key", "cluster_cert"), ("cluster_cert", "cluster_ca")):
+            yield from self._needs(one, other)
+        for name, low, high in (("timeout_ms", 10, 600_000), ("body_bytes_max", 1, 64 << 20), ("requests_max", 1, 65_536)):
+            if not low <= getattr(self, name) <= high:
+                yield Problem((name,), f"{name} ({getattr(self, name)}) must be {low} to {high}")
+        if not (self.listen.is_loopback or self.tls_cert is not None or self.insecure):
+            yield Problem(
+                ("listen", "insecure"),
+                f"other machines could connect to listen ({self.listen}), and nothing encrypts or authenticates them: "
+                "give --tls-cert, bind a loopback address, or accept that with --insecure",
+            )
+        own = TlsConfig(tls_cert=self.tls_cert, tls_key=self.tls_key, tls_client_ca=self.tls_client_ca)
+        yield from certificates.client_problems(own, None)
+
+    def _needs(self, one: str, other: str) -> Iterator[Problem]:
+        if getattr(self, one) is not None and getattr(self, other) is None:
+            flag = "--" + other.replace("_", "-")
+            yield Problem((one, other), f"{one} ({getattr(self, one)}) is of use only with {flag}")
+
+
+class _Server(uvicorn.Server):
+    """Signals are the business of whose process it is; `up` tells when it serves."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Listener:
+    """HTTP at one address, for the clusters of one admin group. A context: it serves inside, and has answered all at its end."""
+
+    def __init__(
+        self,
+        listen: Address,
+        client: RavelClient,
+        admin: AdminClient,
+        *,
+        limits: GatewayLimits | None = None,
+        tls_cert: Path | None = None,
+        tls_key: Path | None = None,
+        tls_client_ca: Path | None = None,
+    ) -> None:
+        """The clients stay their maker's, who closes them after this was left."""
+        self._listen = listen
+        limits = limits or GatewayLimits()
+        config = uvicorn.Config(
+            make_app(client, admin, limits),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=limits.requests_max * CONNECTIONS_PER_REQUEST,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=STOP_GRACE_S,
+            h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
+            ssl_certfile=tls_cert,
+            ssl_keyfile=tls_key,
+            ssl_ca_certs=tls_client_ca,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if tls_client_ca is not None else ssl.CERT_NONE,
+        )
+        self._server = _Server(config)
+        self._serving: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Listener:
+        """Raises OSError if the address cannot be bound."""
+        bound = _bind(self._listen)
+        self._serving = asyncio.get_running_loop().create_task(self._server.serve([bound]), name="http gateway")
+        await self._server.up.wait()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        if self._serving is not None:
+            await self._serving
+
+
+def _bind(listen: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = next((one for one in found if one[0] == family), found[0])
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.setblocking(False)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def run(config: GatewayConfig) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit status: 0 after an orderly end, 1 if it could not serve."""
+    setup_logging(config.logging)
+    if sys.platform == "win32":
+        return asyncio.run(_serve(config))
+    import uvloop
+
+    return uvloop.run(_serve(config))
+
+
+async def _serve(config: GatewayConfig) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    addresses = [str(address) for address in config.admin]
+    timeout_s = config.timeout_ms / 1000
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(RavelClient(admin=addresses, timeout_s=timeout_s, tls=config.tls))
+        admin = await stack.enter_async_context(AdminClient(addresses, timeout_s=timeout_s, tls=config.tls))
+        listener = Listener(
+            config.listen,
+            client,
+            admin,
+            limits=GatewayLimits(config.body_bytes_max, config.requests_max),
+            tls_cert=config.tls_cert,
+            tls_key=config.tls_key,
+            tls_client_ca=config.tls_client_ca,
+        )
+        try:
+            await stack.enter_async_context(listener)
+        except OSError as error:
+            log.error("gateway.cannot_listen", address=str(config.listen), why=error.strerror or str(error))
+            return 1
+        log.info("gateway.serving", address=str(config.listen), admin=addresses, version=__version__)
+        await stop.wait()
+        log.info("gateway.stopping")
+    return 0
