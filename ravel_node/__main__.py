@@ -1,4 +1,4 @@
-"""`ravel_node start | admin | leave`: read the command line, load the configuration, run the daemon, or take its server out.
+"""`ravel_node start | admin | leave | gateway`: read the command line, load the configuration, run what was named.
 
 click, because `ravelctl` needs it anyway and it starts faster than argparse. Options are made from the settings, one each, and
 handed on as they were written: `settings.load` reads them, so that everything wrong with them is told at once.
@@ -18,6 +18,7 @@ import click
 from ravel_node import __version__
 from ravel_node.config import ConfigError
 from ravel_node.forms import ADDRESSES, BOOLEAN
+from ravel_node.gateway.options import GATEWAY_SETTINGS, load_gateway
 from ravel_node.settings import SETTINGS, Loaded, Setting, load
 
 USAGE_EXIT: Final = 2
@@ -25,6 +26,9 @@ USAGE_EXIT: Final = 2
 
 OF_REPLICAS: Final = frozenset({"admin", "new_cluster"})
 """Settings of a server that has an admin, and so none of an admin's own."""
+
+OF_ADMINS: Final = frozenset({"http"})
+"""Settings of an admin server alone."""
 
 LEAVE_SETTINGS: Final = ("data_dir", "admin", "tls_cert", "tls_key", "tls_client_ca", "tls_ca")
 
@@ -62,7 +66,9 @@ def _start(check_config: bool, **flags: Any) -> None:
     Without an identity, --join and --admin it waits, blank, for `ravelctl bootstrap` or `ravelctl join`. Each option can also be
     set by a variable (--tick-ms: RAVEL_TICK_MS) and in the file that --config names; options are strongest, the file is weakest.
     """
-    _run(_load(flags), check_config, admin=False)
+    loaded = _load(flags)
+    _refuse_given(loaded, OF_ADMINS, "is for admin servers: give it to `ravel_node admin`, or run `ravel_node gateway`")
+    _run(loaded, check_config, admin=False)
 
 
 def _admin(check_config: bool, **flags: Any) -> None:
@@ -72,9 +78,7 @@ def _admin(check_config: bool, **flags: Any) -> None:
     variables and the file are those of `start`.
     """
     loaded = _load(flags)
-    if given := [name for name in sorted(OF_REPLICAS) if getattr(loaded.config, name)]:
-        places = ", ".join(f"{name} ({loaded.origins[name]})" for name in given)
-        _refuse([f"{places} is for replicas: an admin server has no admin"])
+    _refuse_given(loaded, OF_REPLICAS, "is for replicas: an admin server has no admin")
     _run(loaded, check_config, admin=True)
 
 
@@ -91,6 +95,28 @@ def _leave(**flags: Any) -> None:
     except PROBLEMS as error:
         click.echo(f"ravel_node: {error}", err=True)
         sys.exit(1)
+
+
+def _gateway(**flags: Any) -> None:
+    """Serve all clusters of an admin group by HTTP: JSON with POST /put, /get, /delete, and keys as resources under /v1/kv/.
+
+    It keeps nothing: any number may run, behind any load balancer. Each option can also be set by a variable
+    (--timeout-ms: RAVEL_TIMEOUT_MS); options are stronger.
+    """
+    try:
+        config = load_gateway(flags, os.environ)
+    except ConfigError as error:
+        _refuse(error.problems)
+    from ravel_node.gateway.serve import run
+
+    sys.exit(run(config))
+
+
+def _refuse_given(loaded: Loaded, names: frozenset[str], why: str) -> None:
+    """End if one of these settings, which others have, was given."""
+    if given := [name for name in sorted(names) if getattr(loaded.config, name)]:
+        places = ", ".join(f"{name} ({loaded.origins[name]})" for name in given)
+        _refuse([f"{places} {why}"])
 
 
 def _run(loaded: Loaded, check_config: bool, *, admin: bool) -> None:
@@ -128,8 +154,13 @@ def command() -> click.Group:
     file = click.Option(["--config"], metavar="FILE", help="a TOML file with settings (variable RAVEL_CONFIG)")
     check = click.Option(["--check-config"], is_flag=True, help="print the configuration with the origin of each value, and end")
     options = {name: _option(setting) for name, setting in SETTINGS.items()}
-    commands = [
-        _StartCommand("start", callback=_start, params=[file, check, *options.values()], help=_start.__doc__),
+    commands: list[click.Command] = [
+        _StartCommand(
+            "start",
+            callback=_start,
+            params=[file, check, *(option for name, option in options.items() if name not in OF_ADMINS)],
+            help=_start.__doc__,
+        ),
         _StartCommand(
             "admin",
             callback=_admin,
@@ -138,6 +169,8 @@ def command() -> click.Group:
         ),
         _StartCommand("leave", callback=_leave, params=[file, *(options[name] for name in LEAVE_SETTINGS)], help=_leave.__doc__),
     ]
+    gateway = [_option(setting) for setting in GATEWAY_SETTINGS.values()]
+    commands.append(click.Command("gateway", callback=_gateway, params=[*gateway], help=_gateway.__doc__))
     group = click.Group("ravel_node", commands=commands, help="The daemon of ravel, a replicated key-value store.")
     return click.version_option(__version__, prog_name="ravel_node", message="%(prog)s %(version)s")(group)
 

@@ -34,7 +34,7 @@ from ravel_node.forms import (
 VALUE_ROOM_BYTES: Final = 4 * KIB
 """What a request must hold beside its value: the key and what encloses both."""
 
-_TLS_FLAG: Final = {"listen": "--tls-cert", "peer_listen": "--peer-tls-cert"}
+_TLS_FLAG: Final = {"listen": "--tls-cert", "peer_listen": "--peer-tls-cert", "http": "--tls-cert"}
 """What makes an address fit for other machines."""
 
 ELECTION_MS_MAX: Final = 60_000
@@ -64,7 +64,7 @@ class ConfigError(Exception):
         return tuple(problem.message for problem in self.found)
 
 
-def _about(
+def about(
     form: Form, help_text: str, *, low: int | None = None, high: int | None = None, words: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """The metadata of a setting's field. Bounds are inclusive; `words` are the only texts allowed."""
@@ -79,11 +79,11 @@ class TimingConfig:
     """How fast a cluster notices and elects. All members should have the same."""
 
     tick_ms: int = field(
-        default=50, metadata=_about(NUMBER, "the unit of time of the cluster, in milliseconds", low=5, high=1_000)
+        default=50, metadata=about(NUMBER, "the unit of time of the cluster, in milliseconds", low=5, high=1_000)
     )
-    heartbeat_ticks: int = field(default=2, metadata=_about(NUMBER, "a leader says that it lives every N ticks", low=1, high=100))
+    heartbeat_ticks: int = field(default=2, metadata=about(NUMBER, "a leader says that it lives every N ticks", low=1, high=100))
     election_ticks: int = field(
-        default=16, metadata=_about(NUMBER, "a follower campaigns after N to 2N-1 ticks without a leader", low=3, high=1_000)
+        default=16, metadata=about(NUMBER, "a follower campaigns after N to 2N-1 ticks without a leader", low=3, high=1_000)
     )
 
     @property
@@ -115,21 +115,19 @@ class TimingConfig:
 class LimitsConfig:
     """What one client, and all of them, may ask for."""
 
-    value_bytes_max: int = field(default=MIB, metadata=_about(SIZE, "the largest value", low=1, high=32 * MIB))
-    request_bytes_max: int = field(default=4 * MIB, metadata=_about(SIZE, "the largest request", low=8 * KIB, high=64 * MIB))
+    value_bytes_max: int = field(default=MIB, metadata=about(SIZE, "the largest value", low=1, high=32 * MIB))
+    request_bytes_max: int = field(default=4 * MIB, metadata=about(SIZE, "the largest request", low=8 * KIB, high=64 * MIB))
     proposals_waiting_max: int = field(
         default=16_384,
-        metadata=_about(NUMBER, "commands that may wait to be appended; more are refused as BUSY", low=1, high=1 << 20),
+        metadata=about(NUMBER, "commands that may wait to be appended; more are refused as BUSY", low=1, high=1 << 20),
     )
-    proposals_waiting_bytes_max: int = field(
-        default=64 * MIB, metadata=_about(SIZE, "and their size", low=64 * KIB, high=4 * GIB)
-    )
+    proposals_waiting_bytes_max: int = field(default=64 * MIB, metadata=about(SIZE, "and their size", low=64 * KIB, high=4 * GIB))
     session_requests_max: int = field(
-        default=64, metadata=_about(NUMBER, "requests that may wait on one Session stream", low=1, high=4_096)
+        default=64, metadata=about(NUMBER, "requests that may wait on one Session stream", low=1, high=4_096)
     )
-    watches_max: int = field(default=1_024, metadata=_about(NUMBER, "streams of Watch served at once", low=1, high=1 << 20))
-    streams_max: int = field(default=4_096, metadata=_about(NUMBER, "calls and streams served at once", low=1, high=1 << 20))
-    connections_max: int = field(default=4_096, metadata=_about(NUMBER, "client connections open at once", low=1, high=1 << 20))
+    watches_max: int = field(default=1_024, metadata=about(NUMBER, "streams of Watch served at once", low=1, high=1 << 20))
+    streams_max: int = field(default=4_096, metadata=about(NUMBER, "calls and streams served at once", low=1, high=1 << 20))
+    connections_max: int = field(default=4_096, metadata=about(NUMBER, "client connections open at once", low=1, high=1 << 20))
 
     def problems(self) -> Iterator[Problem]:
         needed = self.value_bytes_max + VALUE_ROOM_BYTES
@@ -153,26 +151,26 @@ class StorageConfig:
 
     db_size_max: int = field(
         default=8 * GIB,
-        metadata=_about(SIZE, "the quota: above it writes are refused, reads and deletes go on", low=MIB, high=16 * TIB),
+        metadata=about(SIZE, "the quota: above it writes are refused, reads and deletes go on", low=MIB, high=16 * TIB),
     )
     segment_bytes_max: int = field(
-        default=4 * MIB, metadata=_about(SIZE, "applied commands that are flushed to disk as one", low=4 * KIB, high=256 * MIB)
+        default=4 * MIB, metadata=about(SIZE, "applied commands that are flushed to disk as one", low=4 * KIB, high=256 * MIB)
     )
     unflushed_bytes_max: int = field(
         default=64 * MIB,
-        metadata=_about(SIZE, "applied and not yet flushed; above it proposals are refused as BUSY", low=8 * KIB, high=4 * GIB),
+        metadata=about(SIZE, "applied and not yet flushed; above it proposals are refused as BUSY", low=8 * KIB, high=4 * GIB),
     )
     log_retain_entries: int = field(
         default=10_000,
-        metadata=_about(NUMBER, "entries kept behind what is flushed, for followers that were away", low=0, high=1 << 40),
+        metadata=about(NUMBER, "entries kept behind what is flushed, for followers that were away", low=0, high=1 << 40),
     )
     log_retain_bytes_max: int = field(
-        default=GIB, metadata=_about(SIZE, "the most of the log that is kept for a follower that lags", low=MIB, high=16 * TIB)
+        default=GIB, metadata=about(SIZE, "the most of the log that is kept for a follower that lags", low=MIB, high=16 * TIB)
     )
-    snapshots_kept: int = field(default=3, metadata=_about(NUMBER, "snapshot files kept", low=1, high=100))
+    snapshots_kept: int = field(default=3, metadata=about(NUMBER, "snapshot files kept", low=1, high=100))
     checksum_interval_s: int = field(
         default=3_600,
-        metadata=_about(
+        metadata=about(
             NUMBER, "seconds between two comparisons of the replicas' states; 0: only when asked", low=0, high=30 * 86_400
         ),
     )
@@ -190,10 +188,10 @@ class StorageConfig:
 class BatchingConfig:
     """How much is done at once."""
 
-    batch_commands_max: int = field(default=256, metadata=_about(NUMBER, "commands packed into one log entry", low=1, high=4_096))
-    batch_bytes_max: int = field(default=64 * KIB, metadata=_about(SIZE, "and their size", low=KIB, high=4 * MIB))
+    batch_commands_max: int = field(default=256, metadata=about(NUMBER, "commands packed into one log entry", low=1, high=4_096))
+    batch_bytes_max: int = field(default=64 * KIB, metadata=about(SIZE, "and their size", low=KIB, high=4 * MIB))
     apply_commands_max: int = field(
-        default=512, metadata=_about(NUMBER, "commands applied in one turn of the loop", low=1, high=65_536)
+        default=512, metadata=about(NUMBER, "commands applied in one turn of the loop", low=1, high=65_536)
     )
 
     def problems(self) -> Iterator[Problem]:
@@ -206,10 +204,10 @@ class LoggingConfig:
 
     log_format: str = field(
         default="auto",
-        metadata=_about(TEXT, "json, text, or auto: text on a terminal, else json", words=("auto", "json", "text")),
+        metadata=about(TEXT, "json, text, or auto: text on a terminal, else json", words=("auto", "json", "text")),
     )
     log_level: str = field(
-        default="info", metadata=_about(TEXT, "the least that is logged", words=("debug", "info", "warning", "error"))
+        default="info", metadata=about(TEXT, "the least that is logged", words=("debug", "info", "warning", "error"))
     )
 
     def problems(self) -> Iterator[Problem]:
@@ -224,15 +222,15 @@ class TlsConfig:
     """
 
     tls_cert: Path | None = field(
-        default=None, metadata=_about(PATH, "the certificate (PEM) shown to clients; with it the client port speaks TLS only")
+        default=None, metadata=about(PATH, "the certificate (PEM) shown to clients; with it the client port speaks TLS only")
     )
-    tls_key: Path | None = field(default=None, metadata=_about(PATH, "its private key, which only its owner may read"))
+    tls_key: Path | None = field(default=None, metadata=about(PATH, "its private key, which only its owner may read"))
     tls_client_ca: Path | None = field(
-        default=None, metadata=_about(PATH, "the authority of clients; with it each client must show a certificate")
+        default=None, metadata=about(PATH, "the authority of clients; with it each client must show a certificate")
     )
     tls_ca: Path | None = field(
         default=None,
-        metadata=_about(PATH, "the authority that signed the members' --tls-cert, to dial them (default: --tls-client-ca)"),
+        metadata=about(PATH, "the authority that signed the members' --tls-cert, to dial them (default: --tls-client-ca)"),
     )
 
     @property
@@ -263,15 +261,15 @@ class PeerTlsConfig:
     """TLS between replicas: always mutual, with an authority that signs for peers and nobody else."""
 
     peer_tls_cert: Path | None = field(
-        default=None, metadata=_about(PATH, "the certificate (PEM) shown to other replicas, as server and as client")
+        default=None, metadata=about(PATH, "the certificate (PEM) shown to other replicas, as server and as client")
     )
-    peer_tls_key: Path | None = field(default=None, metadata=_about(PATH, "its private key, which only its owner may read"))
+    peer_tls_key: Path | None = field(default=None, metadata=about(PATH, "its private key, which only its owner may read"))
     peer_tls_ca: Path | None = field(
-        default=None, metadata=_about(PATH, "the authority of peers: whoever it signed for may send Raft messages")
+        default=None, metadata=about(PATH, "the authority of peers: whoever it signed for may send Raft messages")
     )
     peer_tls_name: str | None = field(
         default=None,
-        metadata=_about(TEXT, "a name in every peer's certificate, checked instead of the host of its peer address"),
+        metadata=about(TEXT, "a name in every peer's certificate, checked instead of the host of its peer address"),
     )
 
     @property
@@ -304,30 +302,33 @@ class ServerConfig:
     `load` fills in what follows from other settings: the name, the peer address and what is advertised.
     """
 
-    data_dir: Path = field(metadata=_about(PATH, "where this server keeps its data; made if it is not there"))
-    name: str = field(metadata=_about(TEXT, "this server's name in its cluster (default: from host name and port)"))
-    listen: Address = field(metadata=_about(ADDRESS, "the address for clients (default: 127.0.0.1:7400)"))
-    peer_listen: Address = field(metadata=_about(ADDRESS, "the address for other replicas (default: the port after --listen)"))
-    advertise: Address = field(metadata=_about(ADDRESS, "what clients dial (default: --listen)"))
+    data_dir: Path = field(metadata=about(PATH, "where this server keeps its data; made if it is not there"))
+    name: str = field(metadata=about(TEXT, "this server's name in its cluster (default: from host name and port)"))
+    listen: Address = field(metadata=about(ADDRESS, "the address for clients (default: 127.0.0.1:7400)"))
+    peer_listen: Address = field(metadata=about(ADDRESS, "the address for other replicas (default: the port after --listen)"))
+    advertise: Address = field(metadata=about(ADDRESS, "what clients dial (default: --listen)"))
     peer_advertise: Address = field(
-        metadata=_about(ADDRESS, "what other replicas dial (default: --advertise with the port of --peer-listen)")
+        metadata=about(ADDRESS, "what other replicas dial (default: --advertise with the port of --peer-listen)")
     )
     metrics_listen: Address | None = field(
-        default=None, metadata=_about(ADDRESS, "the address for /metrics, /healthz and /readyz by HTTP (default: none)")
+        default=None, metadata=about(ADDRESS, "the address for /metrics, /healthz and /readyz by HTTP (default: none)")
+    )
+    http: Address | None = field(
+        default=None, metadata=about(ADDRESS, "the address for keys and values by HTTP, of an admin server (default: none)")
     )
     join: tuple[Address, ...] = field(
-        default=(), metadata=_about(ADDRESSES, "members of the cluster to join while this server is blank; may be repeated")
+        default=(), metadata=about(ADDRESSES, "members of the cluster to join while this server is blank; may be repeated")
     )
     admin: tuple[Address, ...] = field(
         default=(),
-        metadata=_about(ADDRESSES, "admins that give this server its cluster, and are told how it stands; may be repeated"),
+        metadata=about(ADDRESSES, "admins that give this server its cluster, and are told how it stands; may be repeated"),
     )
     new_cluster: str | None = field(
         default=None,
-        metadata=_about(TEXT, "the cluster that a blank server asks the admin for; made if there is none of this name"),
+        metadata=about(TEXT, "the cluster that a blank server asks the admin for; made if there is none of this name"),
     )
     insecure: bool = field(
-        default=False, metadata=_about(BOOLEAN, "allow other machines to connect to ports without TLS: nothing is encrypted")
+        default=False, metadata=about(BOOLEAN, "allow other machines to connect to ports without TLS: nothing is encrypted")
     )
     timing: TimingConfig = field(default_factory=TimingConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
@@ -345,7 +346,7 @@ class ServerConfig:
         """Every reason why these settings cannot work."""
         parts = (self.timing, self.limits, self.storage, self.batching, self.logging, self.tls, self.peer_tls)
         for part in (self, *parts):
-            yield from _bound_problems(part)
+            yield from bound_problems(part)
         for part in parts:
             yield from part.problems()
         if not _NAME.fullmatch(self.name):
@@ -356,8 +357,7 @@ class ServerConfig:
 
     def _address_problems(self) -> Iterator[Problem]:
         bound = [("listen", self.listen), ("peer_listen", self.peer_listen)]
-        if self.metrics_listen is not None:
-            bound.append(("metrics_listen", self.metrics_listen))
+        bound += [(name, address) for name in ("metrics_listen", "http") if (address := getattr(self, name)) is not None]
         for (name, address), (other_name, other) in combinations(bound, 2):
             same_host = address.host == other.host or address.is_wildcard or other.is_wildcard
             if same_host and address.port == other.port:
@@ -394,19 +394,21 @@ class ServerConfig:
             yield Problem(("new_cluster",), f"new_cluster ({self.new_cluster!r}) must be {_NAME_RULE}")
 
     def _exposure_problems(self) -> Iterator[Problem]:
-        bound = (("listen", self.listen, self.tls.on), ("peer_listen", self.peer_listen, self.peer_tls.on))
+        bound = [("listen", self.listen, self.tls.on), ("peer_listen", self.peer_listen, self.peer_tls.on)]
+        if self.http is not None:
+            bound.append(("http", self.http, self.tls.on))
         open_ones = [(name, address) for name, address, encrypted in bound if not address.is_loopback and not encrypted]
         if open_ones and not self.insecure:
             named = " and ".join(f"{name} ({address})" for name, address in open_ones)
             yield Problem(
                 ("insecure", *(name for name, _ in open_ones)),
                 f"other machines could connect to {named}, and nothing encrypts or authenticates them: "
-                f"give {' and '.join(_TLS_FLAG[name] for name, _ in open_ones)}, bind a loopback address, "
+                f"give {' and '.join(dict.fromkeys(_TLS_FLAG[name] for name, _ in open_ones))}, bind a loopback address, "
                 "or accept that with --insecure",
             )
 
 
-def _bound_problems(part: Any) -> Iterator[Problem]:
+def bound_problems(part: Any) -> Iterator[Problem]:
     """Values outside the bounds, or the words, that their fields declare."""
     for one in fields(part):
         value, low, high, words = getattr(part, one.name), *(one.metadata.get(key) for key in ("low", "high", "words"))

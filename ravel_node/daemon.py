@@ -25,6 +25,7 @@ from ravel_node.admin.liveness import Liveness
 from ravel_node.admin_link import AdminLink
 from ravel_node.config import ServerConfig
 from ravel_node.event_keeper import EventKeeper
+from ravel_node.forms import Address
 from ravel_node.leaving import remember_admins
 from ravel_node.logs import event_line, setup_logging
 from ravel_node.machine import members
@@ -51,6 +52,7 @@ from ravel_node.storage.base import Identity, Store, StoreError, StoreFailedErro
 from ravel_node.storage.directory import EVENTS, Presence
 from ravel_node.storage.store import StoreOptions, open_store
 from ravel_node.transport.grpc_transport import GrpcTransport
+from ravelctl.client import AdminClient, RavelClient
 
 STOP_GRACE_S: Final = 1.0
 DIRECTORY_EVERY_S: Final = 1.0
@@ -249,12 +251,30 @@ class Daemon:
         ):
             await server.start()
             self._stack.push_async_callback(server.stop, STOP_GRACE_S)
+        if config.http is not None:
+            await self._open_gateway(config.http)
         if config.metrics_listen is not None:
             metrics_server = MetricsServer(
                 config.metrics_listen, self._metrics.registry, healthy=lambda: self._failure is None, ready=self._ready
             )
             await metrics_server.start()
             self._stack.push_async_callback(metrics_server.close)
+
+    async def _open_gateway(self, listen: Address) -> None:
+        """HTTP for all clusters, by way of this admin's own client port: what any other gateway does, nearer."""
+        # Loaded here: a daemon without HTTP has no use for it.
+        from ravel_node.gateway.serve import Listener
+
+        admins = [str(self.config.advertise)]
+        client = await self._stack.enter_async_context(RavelClient(admin=admins, tls=self._client_tls))
+        admin = await self._stack.enter_async_context(AdminClient(admins, tls=self._client_tls))
+        tls = self.config.tls
+        gateway = Listener(listen, client, admin, tls_cert=tls.tls_cert, tls_key=tls.tls_key, tls_client_ca=tls.tls_client_ca)
+        try:
+            await self._stack.enter_async_context(gateway)
+        except OSError as error:
+            raise ListenError(f"cannot listen for HTTP at {listen}: {error.strerror or error}; give another --http") from None
+        log.info("gateway.serving", address=str(listen), tls=tls.on)
 
     async def _shut_down(self) -> None:
         if self._replica is not None:

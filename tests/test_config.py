@@ -198,7 +198,7 @@ def test_every_setting_can_be_set_in_all_three_ways(tmp_path: Path) -> None:
     peer_tls = {"peer_tls_cert": pair.cert, "peer_tls_key": pair.key, "peer_tls_ca": authority.cert}
     peer_tls_name = {"peer_tls_name": "peers.example"}
     admin = {"admin": "127.0.0.1:7410", "new_cluster": "orders"}
-    flags = {**DATA, "metrics_listen": "127.0.0.1:7402", **admin, **tls, **peer_tls, **peer_tls_name}
+    flags = {**DATA, "metrics_listen": "127.0.0.1:7402", "http": "127.0.0.1:7480", **admin, **tls, **peer_tls, **peer_tls_name}
     described = tomllib.loads(_load(flags).describe())
     flat = {key: value for section in described.values() if isinstance(section, dict) for key, value in section.items()}
     flat |= {key: value for key, value in described.items() if not isinstance(value, dict)}
@@ -292,6 +292,11 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
         ({"name": "Has Space"}, "name ('Has Space') must be 1 to 63 of"),
         ({"name": "a" * 64}, "must be 1 to 63 of"),
         ({"peer_listen": "127.0.0.1:7400"}, "listen (127.0.0.1:7400) and peer_listen (127.0.0.1:7400) must not share a port"),
+        (
+            {"http": "0.0.0.0:7480"},
+            "other machines could connect to http (0.0.0.0:7480), and nothing encrypts or authenticates them: give --tls-cert, "
+            "bind a loopback address, or accept that with --insecure",
+        ),
         (
             {"metrics_listen": "0.0.0.0:7401"},
             "peer_listen (127.0.0.1:7401) and metrics_listen (0.0.0.0:7401) must not share a port",

@@ -37,10 +37,13 @@ def test_version() -> None:
 
 
 def test_help_names_every_setting() -> None:
-    result = _run("start", "--help")
-    assert result.returncode == 0
-    assert all(setting.flag in result.stdout for setting in SETTINGS.values())
-    assert "section [timing] of the file" in result.stdout
+    shown = {verb: _run(verb, "--help") for verb in ("start", "admin")}
+    assert all(result.returncode == 0 for result in shown.values())
+    told = shown["start"].stdout + shown["admin"].stdout
+    assert all(setting.flag in told for setting in SETTINGS.values())
+    assert "--http" not in shown["start"].stdout
+    assert "--new-cluster" not in shown["admin"].stdout
+    assert "section [timing] of the file" in told
 
 
 def test_check_config_prints_everything_with_its_origin(tmp_path: Path) -> None:

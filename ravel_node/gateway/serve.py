@@ -12,20 +12,19 @@ import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import structlog
 import uvicorn
 
-from ravel_node import __version__, certificates
-from ravel_node.config import ConfigError, LoggingConfig, Problem, TlsConfig
+from ravel_node import __version__
 from ravel_node.forms import Address
 from ravel_node.gateway.app import make_app
-from ravel_node.gateway.door import BODY_BYTES_MAX, REQUESTS_MAX, GatewayLimits
+from ravel_node.gateway.door import GatewayLimits
+from ravel_node.gateway.options import GatewayConfig
 from ravel_node.logs import setup_logging
-from ravelctl.client import AdminClient, RavelClient, TlsOptions
+from ravelctl.client import AdminClient, RavelClient
 
 CONNECTIONS_PER_REQUEST: Final = 4
 """Connections that may be open for each request that may be served: most of them wait for their next one."""
@@ -38,59 +37,6 @@ BACKLOG: Final = 512
 HEADERS_BYTES_MAX: Final = 64 << 10
 
 log = structlog.get_logger("ravel_node.gateway")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayConfig:
-    """Everything that `ravel_node gateway` is told. Raises ConfigError naming every problem."""
-
-    admin: tuple[Address, ...]
-    listen: Address
-    tls_cert: Path | None = None  # shown to HTTP clients
-    tls_key: Path | None = None
-    tls_client_ca: Path | None = None
-    cluster_ca: Path | None = None  # who signed the certificates of admins and replicas; None: they speak plain text
-    cluster_cert: Path | None = None
-    cluster_key: Path | None = None
-    insecure: bool = False
-    timeout_ms: int = 5_000
-    body_bytes_max: int = BODY_BYTES_MAX
-    requests_max: int = REQUESTS_MAX
-    logging: LoggingConfig = field(default_factory=LoggingConfig)
-
-    def __post_init__(self) -> None:
-        if found := list(self.problems()):
-            raise ConfigError(found)
-
-    @property
-    def tls(self) -> TlsOptions | None:
-        """How the clusters are dialled."""
-        return TlsOptions(self.cluster_ca, self.cluster_cert, self.cluster_key) if self.cluster_ca is not None else None
-
-    def problems(self) -> Iterator[Problem]:
-        """Every reason why these settings cannot work."""
-        if not self.admin:
-            yield Problem(("admin",), "admin is missing: name the client addresses of some admin servers with --admin")
-        for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("tls_client_ca", "tls_cert")):
-            yield from self._needs(one, other)
-        for one, other in (("cluster_cert", "cluster_key"), ("cluster_key", "cluster_cert"), ("cluster_cert", "cluster_ca")):
-            yield from self._needs(one, other)
-        for name, low, high in (("timeout_ms", 10, 600_000), ("body_bytes_max", 1, 64 << 20), ("requests_max", 1, 65_536)):
-            if not low <= getattr(self, name) <= high:
-                yield Problem((name,), f"{name} ({getattr(self, name)}) must be {low} to {high}")
-        if not (self.listen.is_loopback or self.tls_cert is not None or self.insecure):
-            yield Problem(
-                ("listen", "insecure"),
-                f"other machines could connect to listen ({self.listen}), and nothing encrypts or authenticates them: "
-                "give --tls-cert, bind a loopback address, or accept that with --insecure",
-            )
-        own = TlsConfig(tls_cert=self.tls_cert, tls_key=self.tls_key, tls_client_ca=self.tls_client_ca)
-        yield from certificates.client_problems(own, None)
-
-    def _needs(self, one: str, other: str) -> Iterator[Problem]:
-        if getattr(self, one) is not None and getattr(self, other) is None:
-            flag = "--" + other.replace("_", "-")
-            yield Problem((one, other), f"{one} ({getattr(self, one)}) is of use only with {flag}")
 
 
 class _Server(uvicorn.Server):
@@ -193,8 +139,8 @@ async def _serve(config: GatewayConfig) -> int:
     addresses = [str(address) for address in config.admin]
     timeout_s = config.timeout_ms / 1000
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(RavelClient(admin=addresses, timeout_s=timeout_s, tls=config.tls))
-        admin = await stack.enter_async_context(AdminClient(addresses, timeout_s=timeout_s, tls=config.tls))
+        client = await stack.enter_async_context(RavelClient(admin=addresses, timeout_s=timeout_s, tls=config.cluster_tls))
+        admin = await stack.enter_async_context(AdminClient(addresses, timeout_s=timeout_s, tls=config.cluster_tls))
         listener = Listener(
             config.listen,
             client,
