@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -37,6 +38,8 @@ from ravelctl.tui.widgets.replica_table import RowTable
 PRESSING_AFTER_S: Final = 0.1
 """What cannot wait for the next interval is painted after this: what comes together is painted together."""
 REPLAY_TICK_S: Final = 0.1
+SETTLED_S: Final = 3.0
+"""After this all is loaded that a dashboard which is only looked at will ever load."""
 
 
 class TopApp(App[None]):
@@ -84,6 +87,8 @@ class TopApp(App[None]):
             # Without this the terminal would stay as it is: no cursor, no echo.
             with suppress(NotImplementedError, ValueError, RuntimeError):  # not in a thread, and not on every system
                 asyncio.get_running_loop().add_signal_handler(number, self.exit)
+        if not gc.isenabled():
+            self.set_timer(SETTLED_S, _look_for_garbage)
         if isinstance(self.source, Replayed):
             if self.source.player.damage:
                 self.notify(_extent(self.source.player), title="This recording is damaged", severity="warning", timeout=15)
@@ -452,8 +457,17 @@ def _extent(player: Player) -> str:
     return f"{player.damage}. It plays up to {clock(end_ms)}, {span(player.recording.length_ms / 1000)} after it began."
 
 
+def _look_for_garbage() -> None:
+    """From now on, and never in what has been there since the start."""
+    gc.freeze()
+    gc.enable()
+
+
 def run(options: Options) -> None:
-    """Show the dashboard until it is left. Raises CommandError where it cannot begin, and exits 1 if it failed within."""
+    """Show the dashboard until it is left. Raises CommandError where it cannot begin, and exits 1 if it failed within.
+
+    Begins without garbage collection if the caller has switched it off, and switches it on once the first pictures are there.
+    """
     app = TopApp(options)
     app.run()
     if app.return_code:

@@ -10,7 +10,7 @@ from textual.widgets import Static
 
 from ravelctl.tui.keys import Where, footer
 from ravelctl.tui.text import Line, Span, Tone
-from ravelctl.tui.widgets.panel import Panel
+from ravelctl.tui.widgets.panel import TONE_CLASSES, Panel
 
 if TYPE_CHECKING:
     from ravelctl.tui.app import TopApp
@@ -22,6 +22,7 @@ LEAST_ROWS = 16
 class Paged(Screen[None]):
     """A screen of the dashboard. `paint` shows the newest picture, at the size that there is."""
 
+    COMPONENT_CLASSES: ClassVar[set[str]] = set(TONE_CLASSES)
     where: ClassVar[Where] = Where.CLUSTER
 
     @property

@@ -37,6 +37,7 @@ class ClusterScreen(Paged):
         self._widths: dict[str, int] = {}
         self._widths_of: tuple[str, ...] = ()
         self._paints = 0
+        self._field: Input | None = None  # of the filter
 
     def compose(self) -> ComposeResult:
         yield Panel(id="head")
@@ -47,7 +48,6 @@ class ClusterScreen(Paged):
         yield Panel(id="rule-3")
         yield Panel(id="tabs")
         yield Panel(id="events")
-        yield Input(id="filter", placeholder="part of a name, a role, a state or an address; ! shows those with trouble")
         yield Panel(id="foot")
         yield from self.compose_small()
 
@@ -57,7 +57,8 @@ class ClusterScreen(Paged):
 
     @property
     def pattern(self) -> str:
-        return self.query_one("#filter", Input).value
+        field = self._field
+        return field.value if field is not None else ""
 
     def paint(self) -> None:
         picture, size = self.top.source.picture, self.app.size
@@ -94,7 +95,7 @@ class ClusterScreen(Paged):
         roomy = height >= ROOMY_ROWS
         self.query_one("#rule-3").display = roomy
         self.query_one("#tabs").display = roomy or self.events_shown != FILTERS[0]
-        fixed = head + 2 + 1 + (2 if roomy else 0) + 1 + (1 if self.query_one("#filter").has_class("open") else 0)
+        fixed = head + 2 + 1 + (2 if roomy else 0) + 1 + self._filter_is_open
         room = max(3, height - fixed - EVENT_ROWS_LEAST)
         for name, wanted_rows in (("#head", head), ("#table", min(room, max(rows, 1) + 1))):
             styles = self.query_one(name).styles
@@ -103,20 +104,29 @@ class ClusterScreen(Paged):
 
     # --- the filter
 
+    @property
+    def _filter_is_open(self) -> bool:
+        return self._field is not None and self._field.has_class("open")
+
     def open_filter(self) -> None:
-        field = self.query_one("#filter", Input)
-        field.add_class("open")
-        field.focus()
+        """The field is made when it is first wanted: its styles take a while to read, and most looks at a cluster need none."""
+        if self._field is None:
+            self._field = Input(
+                id="filter", placeholder="part of a name, a role, a state or an address; ! shows those with trouble"
+            )
+            self.mount(self._field, before="#foot")
+        self._field.add_class("open")
+        self._field.focus()
         self.refit()
 
     def close_filter(self, *, clear: bool) -> bool:
         """Back to the table. Returns whether there was anything to close."""
-        field = self.query_one("#filter", Input)
-        was_open = field.has_class("open")
-        if clear:
-            field.value = ""
-        if not field.value:
-            field.remove_class("open")
+        was_open = self._filter_is_open
+        if self._field is not None:
+            if clear:
+                self._field.value = ""
+            if not self._field.value:
+                self._field.remove_class("open")
         self.query_one(RowTable).focus()
         self.refit()
         return was_open

@@ -11,7 +11,7 @@ from textual.screen import ModalScreen
 
 from ravelctl.tui.keys import Where, commands
 from ravelctl.tui.text import Line, Span, Tone, line
-from ravelctl.tui.widgets.panel import Panel
+from ravelctl.tui.widgets.panel import TONE_CLASSES, Panel
 
 _COLUMNS: Final = (
     ("ROLE … APPLIED", "what the replica says of itself; indexes as a difference to the leader's LAST"),
@@ -49,6 +49,7 @@ def help_lines(where: Where, *, replay: bool, read_only: bool) -> list[Line]:
 class HelpScreen(ModalScreen[None]):
     """The page scrolls where it does not fit."""
 
+    COMPONENT_CLASSES: ClassVar[set[str]] = set(TONE_CLASSES)
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,enter,f1", "dismiss", show=False)]
 
     def __init__(self, where: Where, *, replay: bool, read_only: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
@@ -14,13 +13,19 @@ from textual.widget import Widget
 from ravelctl.tui.text import Line, Tone, fitted
 
 TONE_CLASSES: frozenset[str] = frozenset(f"tone--{tone.value}" for tone in Tone)
+"""Component classes of every screen that holds one of these widgets."""
 
 
 class Painter:
-    """Turns lines into strips with the styles that `ravel.tcss` gives the tones in one widget."""
+    """Turns lines into strips with the styles that `ravel.tcss` gives the tones, on the background of one widget.
+
+    The tones are component classes of the widget's screen: were they each widget's own, Textual would work out a hundred styles
+    before the first picture.
+    """
 
     def __init__(self, widget: Widget) -> None:
-        self._styles = {tone: widget.get_component_rich_style(f"tone--{tone.value}") for tone in Tone}
+        ground, screen = widget.rich_style, widget.screen
+        self._styles = {tone: ground + screen.get_component_rich_style(f"tone--{tone.value}", partial=True) for tone in Tone}
 
     def strip(self, line: Line, width: int, over: Style | None = None) -> Strip:
         """Exactly `width` cells; `over` is laid over every tone, as the cursor is."""
@@ -34,8 +39,6 @@ class Painter:
 
 class Panel(Widget):
     """As many lines as it is given, from its top; what does not fit is not shown."""
-
-    COMPONENT_CLASSES: ClassVar[set[str]] = set(TONE_CLASSES)
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)

@@ -13,13 +13,13 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from ravelctl.tui.text import Line
-from ravelctl.tui.widgets.panel import TONE_CLASSES, Painter
+from ravelctl.tui.widgets.panel import Painter
 
 
 class RowTable(ScrollView, can_focus=True):
     """Titles, and rows that are named by keys. A row that did not change is not painted again."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = set(TONE_CLASSES) | {"table--cursor"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"table--cursor"}
 
     class Opened(Message):
         """A row was clicked twice, or Enter pressed on it."""
