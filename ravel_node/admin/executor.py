@@ -226,12 +226,16 @@ class _Carrier:
         await self._directory.propose(FinishMove(move.move_id))
 
     async def _final_step(self, cluster: ClusterNumber, step: SlotsStep.ValueType, map_version: int = 0) -> ChangeSlotsResponse:
-        """A step that follows from the decision. It is done where the cluster has ended the move: only the decision ends one."""
+        """A step that follows from the decision. It is done where the cluster has ended the move: only the decision ends one.
+
+        A cluster that was never told of slots has taken no step, and has nothing to take back.
+        """
         try:
             return await self._step(cluster, step, map_version=map_version)
         except StepRefusedError:
             there = await self._clusters.ownership(cluster)
-            if there.last_move >= self.move_id and all(move.move != self.move_id for move in there.moves):
+            ended = there.last_move >= self.move_id and all(move.move != self.move_id for move in there.moves)
+            if ended or (step in (UNFREEZE, DROP) and not there.managed):
                 return ChangeSlotsResponse()
             raise
 

@@ -35,6 +35,7 @@ class ModelCluster:
         self.moves: dict[int, ModelMove] = {}
         self.last_move = 0
         self.map_version = 0
+        self.managed = True
 
     def write(self, key: bytes, value: bytes | None) -> bool:
         """Whether the cluster takes the write."""
@@ -56,9 +57,11 @@ class ModelCluster:
             pb.SlotMove(move=number, side=move.side, slots=move.slots, next_chunk=move.next_chunk)
             for number, move in self.moves.items()
         ]
-        return pb.OwnershipResponse(managed=True, moves=moves, revision=self.revision, last_move=self.last_move)
+        return pb.OwnershipResponse(managed=self.managed, moves=moves, revision=self.revision, last_move=self.last_move)
 
     def change(self, request: pb.ChangeSlotsRequest) -> pb.ChangeSlotsResponse:
+        if not self.managed:
+            raise StepRefusedError("this cluster was never told which slots it owns")
         if request.move <= self.last_move:
             raise StepRefusedError(f"move {request.move} has ended")
         move = self.moves.get(request.move)

@@ -189,6 +189,15 @@ async def test_a_refused_step_calls_the_move_off() -> None:
     assert world.source.owned == set(range(SLOT_COUNT))
 
 
+async def test_a_cluster_that_knows_of_no_slots_keeps_nobody_waiting() -> None:
+    world = World()
+    world.source.managed = world.destination.managed = False
+    world.directory.plan(*SLOTS)
+    async with running(world) as mover:
+        await until(lambda: ended(world))
+    assert "never told" in mover.totals.why_called_off
+
+
 async def _killed_after(world: World, steps: int) -> None:
     """A mover that dies after so many requests; the last one was done, and its answer lost."""
     count = 0
