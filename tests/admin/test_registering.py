@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from ravel_node.admin.commands import ForgetServer, MarkLeaving, SetCluster
+from ravel_node.admin import decisions
+from ravel_node.admin.commands import ForgetServer, MarkLeaving, RemoveCluster, SetCluster
 from ravel_node.admin.model import Seat
 from ravelpb.errors import Reason
 from tests.admin.helpers import Admin, hex_id, registering, report
@@ -139,3 +140,22 @@ def test_a_fresh_id_must_be_fresh(admin: Admin) -> None:
     cluster = admin.found("a", 1)
     admin.refuses(registering(2, new_cluster="b", fresh_id=cluster.cluster_id), Reason.INVALID_ARGUMENT, "drawn")
     admin.refuses(SetCluster("b", cluster.cluster_id), Reason.INVALID_ARGUMENT, "drawn")
+
+
+def test_the_list_has_bounds(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decisions, "SERVERS_MAX", 2)
+    monkeypatch.setattr(decisions, "CLUSTERS_MAX", 1)
+    cluster = admin.found("a", 1, 2)
+    admin.refuses(registering(3), Reason.INVALID_ARGUMENT, "2 servers and takes no more")
+    admin.refuses(SetCluster("b", hex_id(7)), Reason.INVALID_ARGUMENT, "no more clusters")
+    assert admin.run(registering(2, name="again")) == {"cluster": 1}, "who is there may register"
+    admin.run(report(cluster, 1, 2, 3, index=2))
+    assert hex_id(3) not in admin.directory.servers, "a report is not refused for it"
+    assert admin.cluster("a").config_index == 2
+
+
+def test_numbers_of_clusters_end(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decisions, "CLUSTER_NUMBER_MAX", 1)
+    admin.make("a", 7)
+    admin.run(RemoveCluster("a"))
+    admin.refuses(SetCluster("b", hex_id(8)), Reason.INVALID_ARGUMENT, "1 ever")
