@@ -39,6 +39,7 @@ CLUSTERS_MAX: Final = 9
 ADMINS_MAX: Final = 5
 ADMIN: Final = "admin"
 """The name of the admin group, which is a cluster as others are."""
+HTTP: Final = "--http"
 HOST: Final = "127.0.0.1"
 LEADER: Final = "leader"
 # Below the range from which Linux draws ports of outgoing connections: what is free while a replica is down stays free.
@@ -119,6 +120,11 @@ class Playground:
 
     def of(self, cluster: str) -> tuple[Replica, ...]:
         return tuple(replica for replica in self.replicas if replica.cluster == cluster)
+
+    @property
+    def http(self) -> str:
+        """Where the gateway listens; empty: there is none."""
+        return next((admin.options[admin.options.index(HTTP) + 1] for admin in self.admins if HTTP in admin.options), "")
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -224,7 +230,7 @@ def plan_system(folder: Path, clusters: int, replicas: int, admins: int, http: b
     ports = free_ports()
     group = [_blank(folder, f"a{number}", ports, cluster=ADMIN) for number in range(1, admins + 1)]
     if http:
-        group[0] = replace(group[0], options=("--http", f"{HOST}:{next(ports)[0]}"))
+        group[0] = replace(group[0], options=(HTTP, f"{HOST}:{next(ports)[0]}"))
     return with_clusters(Playground(folder, "", ADMIN, tuple(group)), clusters, replicas, ports)
 
 
@@ -350,7 +356,7 @@ def start_network(playground: Playground) -> Playground:
     if network is None or not network.alive:
         network = _spawn([sys.executable, "-m", "ravelctl.links", str(playground.folder)], log)
     deadline = time.monotonic() + NETWORK_WAIT_S
-    while not all(map(_answers, links)):
+    while links := [link for link in links if not _answers(link)]:  # each that answers is dialled once: a daemon is behind it
         if not network.alive or time.monotonic() > deadline:
             raise CommandError("the playground's network did not start", next_step=f"read {log}")
         time.sleep(_POLL_S)

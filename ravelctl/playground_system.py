@@ -7,7 +7,7 @@ from the directory. A playground that was made before comes up by itself; only w
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ravelctl import dial, rebalancing
 from ravelctl import playground as grounds
@@ -18,6 +18,9 @@ from ravelctl.founding import found
 from ravelctl.output import count_text
 from ravelctl.playground import ADMIN, Playground, Replica
 from ravelpb.v1 import admin_pb2 as pb
+
+BALANCE_TIMEOUT_S: Final = 60.0
+"""So long `up` waits until every cluster has its share of slots; the moves go on."""
 
 if TYPE_CHECKING:
     from ravelctl.client import AdminClient
@@ -131,6 +134,6 @@ async def _balanced(app: App, client: AdminClient) -> None:
     """Every cluster gets its share of the slots. Where that does not come about, all are up all the same."""
     try:
         if (await client.plan_rebalance()).moves:
-            app.say(str((await rebalancing.balance(app, client)).body))
+            app.say(str((await rebalancing.balance(app, client, within_s=BALANCE_TIMEOUT_S)).body))
     except (CommandError, RavelError) as error:
-        app.say(f"slots are not shared out: {error.message}; `ravelctl admin rebalance --apply` does")
+        app.say(f"slots are not shared out yet: {error.message}; see `ravelctl admin rebalance`")

@@ -50,7 +50,7 @@ class Wanted:
         clusters = len(ground.clusters)
         if self.admins is not None and self.admins != len(ground.admins):
             raise _other_ground(f"{there} {count_text(len(ground.admins), 'admin server')}, not {self.admins}", "--admins")
-        if self.http and not any("--http" in admin.options for admin in ground.admins):
+        if self.http and not ground.http:
             raise _other_ground(f"{there} no HTTP gateway", "--http")
         if self.clusters is not None and self.clusters != clusters and (self.clusters < clusters or not ground.admins):
             raise _other_ground(f"{there} {count_text(clusters, 'cluster')}, not {self.clusters}", "--clusters")

@@ -84,8 +84,8 @@ async def apply(app: App, empty: Sequence[str]) -> View:
         return await balance(app, client, empty)
 
 
-async def balance(app: App, client: AdminClient, empty: Sequence[str] = ()) -> View:
-    """The same with a client that is there."""
+async def balance(app: App, client: AdminClient, empty: Sequence[str] = (), *, within_s: float | None = None) -> View:
+    """The same with a client that is there. `within_s`: for so long at most, unless --timeout says otherwise."""
     directory = await _known(client, empty)
     found = await client.plan_rebalance(empty)
     if app.settings.dry_run:
@@ -95,7 +95,7 @@ async def balance(app: App, client: AdminClient, empty: Sequence[str] = ()) -> V
     if found.moves and app.settings.output is not Output.JSON:
         app.say(plain_text(plan_table(found)).rstrip("\n"))
     way = _way(directory, found.moves)
-    return await _followed(app, client, way, begin=_Begin(tuple(empty), found.map_version))
+    return await _followed(app, client, way, begin=_Begin(tuple(empty), found.map_version), within_s=within_s)
 
 
 def _way(directory: pb.DirectoryResponse, planned: Iterable[pb.DirectoryMove] = ()) -> Way:
@@ -135,11 +135,13 @@ class _Begin:
     map_version: int  # of the plan that was shown
 
 
-async def _followed(app: App, client: AdminClient, way: Way, begin: _Begin | None = None) -> View:
+async def _followed(
+    app: App, client: AdminClient, way: Way, begin: _Begin | None = None, *, within_s: float | None = None
+) -> View:
     began = time.monotonic()
     try:
         with app.progress("rebalance:") as progress:
-            limit_s = app.settings.timeout_s
+            limit_s = within_s if app.settings.timeout_s is None else app.settings.timeout_s
             try:
                 async with asyncio.timeout(limit_s):
                     await _told_to_the_end(client, way, progress, begin)

@@ -136,7 +136,8 @@ def _reached(app: App, ground: Playground) -> tuple[str, tuple[str, ...]]:
     if ground.admins:
         each = ", ".join(f"--context {name}-{cluster}" for cluster in ground.clusters[:2])
         words = f"`ravelctl admin clusters`, `ravelctl top`, and of one cluster `ravelctl status` with {each}"
-        return name, (f"the current context is {name} now, the admin group: try {words}",)
+        http = (f"HTTP at http://{ground.http}, described at http://{ground.http}/docs",) if ground.http else ()
+        return name, (f"the current context is {name} now, the admin group: try {words}", *http)
     return name, (f"the current context is {name} now: try `ravelctl status`, `ravelctl top`",)
 
 
@@ -451,6 +452,7 @@ def _view(ground: Playground, context: str, below: tuple[str, ...]) -> View:
             "cluster": ground.cluster_id,
             "cluster_name": ground.cluster_name,
             "endpoints": list(ground.endpoints),
+            "http": ground.http,
             "context": context,
             "replicas": rows,
         },
