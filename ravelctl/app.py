@@ -37,6 +37,7 @@ class App:
     apart: bool = False  # the command names its daemons itself: a context does not apply unless this run names one
     local: bool = False  # the command has nothing to do with any context
     runner: Runner | None = None  # of the event loop, once a command has dialled
+    routed: bool | None = None  # whether the daemons are an admin group, which routes keys to their clusters; None: not asked yet
 
     _read: dict[str, Context | None] = field(default_factory=dict)  # by the name that was asked for; "": the current one
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ravelctl.app import App, Progress
-from ravelctl.client.errors import LocalReason, RavelError
+from ravelctl.client.errors import LocalReason, NoLeaderError, RavelError
 from ravelctl.client.tls import TlsOptions
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from ravelctl.client import AdminClient, ClusterClient, InspectClient, RavelClient
 
 T = TypeVar("T")
+
+KIND_TIMEOUT_S: Final = 1.0
+"""How long a daemon may take to say whether it is an admin server."""
 
 POLL_EVERY_S: Final = 0.1
 """Between two looks at a cluster that is waited for."""
@@ -45,21 +49,39 @@ def tls(app: App) -> TlsOptions | None:
     return TlsOptions(settings.cacert, settings.tls_cert, settings.tls_key)
 
 
-def keys(app: App) -> RavelClient:
-    """The key-value client, without a session: a script of ten thousand commands would push those of long-lived programs out.
+@asynccontextmanager
+async def keys(app: App) -> AsyncIterator[RavelClient]:
+    """The key-value client, of one cluster, or of all that the admin group lists whose daemons the settings name.
 
-    So a write whose fate is unknown is not repeated, but told (exit 6).
+    Without a session: a script of ten thousand commands would push those of long-lived programs out. So a write whose fate is
+    unknown is not repeated, but told (exit 6).
     """
     from ravelctl.client import RavelClient
 
     settings = app.settings
-    return RavelClient(
-        settings.endpoints,
+    if app.routed is None:
+        app.routed = await _is_admin_group(app)
+    async with RavelClient(
+        () if app.routed else settings.endpoints,
+        admin=settings.endpoints if app.routed else (),
         timeout_s=settings.call_timeout_s,
         exactly_once=False,
         tls=tls(app),
         cluster_id=settings.cluster_id,
-    )
+    ) as client:
+        yield client
+
+
+async def _is_admin_group(app: App) -> bool:
+    """Whether the settings name admin servers. Where nobody answers, what is asked next will tell why."""
+    try:
+        async with admin(app) as client:
+            await client.slot_map(timeout_s=min(KIND_TIMEOUT_S, app.settings.call_timeout_s))
+    except NoLeaderError:
+        return True  # others do not even know the question
+    except RavelError:
+        return False
+    return True
 
 
 def cluster(app: App, endpoints: tuple[str, ...] | None = None, *, cluster_id: str | None = None) -> ClusterClient:

@@ -136,7 +136,7 @@ def _reached(app: App, ground: Playground) -> tuple[str, tuple[str, ...]]:
     if ground.admins:
         each = ", ".join(f"--context {name}-{cluster}" for cluster in ground.clusters[:2])
         words = f"`ravelctl admin clusters`, `ravelctl top`, and of one cluster `ravelctl status` with {each}"
-        http = (f"HTTP at http://{ground.http}, described at http://{ground.http}/docs",) if ground.http else ()
+        http = (f"HTTP at http://{ground.http}, described at http://{ground.http}/",) if ground.http else ()
         return name, (f"the current context is {name} now, the admin group: try {words}", *http)
     return name, (f"the current context is {name} now: try `ravelctl status`, `ravelctl top`",)
 
