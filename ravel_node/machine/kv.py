@@ -63,6 +63,9 @@ PAGE_KEYS_MAX: Final = 10_000
 PAGE_BYTES_MAX: Final = 1 << 20
 """Bytes of keys and values after which a page ends; it holds at least one pair."""
 
+HIDDEN_KEYS_MAX: Final = 10_000
+"""Keys of slots that are not this cluster's (any more, or yet) which a page passes over before it ends."""
+
 _U64: Final = struct.Struct(">Q")
 _pack_revision: Final = _U64.pack
 _Run = Callable[[int, bytes, Txn], Outcome]
@@ -89,11 +92,12 @@ class KeyValue(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A part of a scan, at one point in time: `revision` is the cluster's. With `more`, go on from `items[-1].key + b"\\0"`."""
+    """A part of a scan, at one point in time: `revision` is the cluster's. With `more`, go on from `next`."""
 
     items: list[KeyValue]
     more: bool
     revision: int
+    next: bytes = b""
 
 
 def get(reader: Reader, key: bytes) -> KeyValue | None:
@@ -112,23 +116,31 @@ def scan(
     *,
     bytes_max: int = PAGE_BYTES_MAX,
     keys_only: bool = False,
+    ownership: Ownership | None = None,
 ) -> Page:
     """The first `limit` (1 to PAGE_KEYS_MAX) pairs with start <= key < end in byte order; `end` None: to the last key.
 
-    The page ends early once it holds `bytes_max` of keys and values. With `keys_only` values are left empty.
+    The page ends early once it holds `bytes_max` of keys and values. With `keys_only` values are left empty. With `ownership`,
+    which is the reader's, keys that it hides are passed over; a page may then be empty though there is more.
     """
     invariant(0 < limit <= PAGE_KEYS_MAX, f"a page of {limit} keys, where 1 to {PAGE_KEYS_MAX} are allowed")
     items: list[KeyValue] = []
     size = 0
     more = False
+    hidden = 0
+    following = start
     for key, record in reader.scan(Database.KV, start, end):
-        if len(items) == limit or size >= bytes_max:
+        if len(items) == limit or size >= bytes_max or hidden == HIDDEN_KEYS_MAX:
             more = True
+            following = key
             break
+        if ownership is not None and not ownership.readable(key):
+            hidden += 1
+            continue
         value = b"" if keys_only else record[8:]
         items.append(KeyValue(key, value, int.from_bytes(record[:8], "big")))
         size += len(key) + len(value)
-    return Page(items, more, read_revision(reader.get))
+    return Page(items, more, read_revision(reader.get), following)
 
 
 def read_revision(read: Getter) -> int:

@@ -12,9 +12,12 @@ from typing import Any, Final, NamedTuple
 from ravel_node.machine import envelope
 from ravel_node.machine.base import Outcome, Status
 from ravel_node.machine.envelope import Once
+from ravel_node.machine.ownership import Ownership, refused_slot
+from ravel_node.replica.errors import SlotMovingError, WrongSlotError
 from ravel_node.replica.reads import ReadMode
 from ravel_node.server.errors import ResultForgottenError, SessionExpiredError
 from ravel_node.server.limits import InputError, Limits
+from ravelpb.slots import slot_of
 from ravelpb.v1 import common_pb2, kv_pb2
 
 
@@ -133,7 +136,17 @@ def check_outcome(outcome: Outcome, once: Once | None, offset: int = 0) -> None:
         raise SessionExpiredError(once.client_id if once else 0)
     if status is Status.RESULT_FORGOTTEN:
         raise ResultForgottenError(once.sequence + offset if once else 0)
+    if status is Status.WRONG_CLUSTER:
+        raise WrongSlotError(refused_slot(outcome), outcome.revision)
+    if status is Status.SLOT_MOVING:
+        raise SlotMovingError(refused_slot(outcome), outcome.revision)
     raise InputError(outcome.value.decode(errors="replace") or "the command was refused by every replica", field="command")
+
+
+def check_owned(ownership: Ownership, key: bytes) -> None:
+    """Raises WrongSlotError for a key that this cluster does not answer for (any more, or yet), in whatever mode it is read."""
+    if not ownership.readable(key):
+        raise WrongSlotError(slot_of(key), ownership.map_version)
 
 
 _MODES: Final = {int(mode): mode for mode in ReadMode}

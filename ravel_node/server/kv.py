@@ -11,7 +11,7 @@ from ravel_node.machine import envelope, kv
 from ravel_node.machine.base import Outcome
 from ravel_node.replica.errors import ReplicaStoppedError
 from ravel_node.replica.replica import Replica
-from ravel_node.server.commands import WRITES, answer_put, check_outcome, encode_put, mode_of, once_of
+from ravel_node.server.commands import WRITES, answer_put, check_outcome, check_owned, encode_put, mode_of, once_of
 from ravel_node.server.host import Host
 from ravel_node.server.interrupts import Interrupts
 from ravel_node.server.limits import Limits
@@ -96,6 +96,8 @@ class KVHandlers:
         replica = self._host.replica
         if not replica.barrier_free(mode):
             await replica.read_barrier(mode)
+        if (ownership := replica.machine.ownership) is not None:
+            check_owned(ownership, key)
         found = kv.get(replica.reader(), key)
         replica.vitals.reads += 1
         header = self._header(replica)
@@ -114,7 +116,8 @@ class KVHandlers:
             if not replica.barrier_free(mode):
                 await replica.read_barrier(mode)
             count = page_keys if left is None else min(page_keys, left)
-            page = kv.scan(replica.reader(), start, end, count, keys_only=request.keys_only)
+            ownership = replica.machine.ownership
+            page = kv.scan(replica.reader(), start, end, count, keys_only=request.keys_only, ownership=ownership)
             replica.vitals.reads += 1
             if left is not None:
                 left -= len(page.items)
@@ -124,10 +127,11 @@ class KVHandlers:
                 items=[kv_pb2.KeyValue(key=item.key, value=item.value, revision=item.revision) for item in page.items],
                 more=more,
                 header=self._header(replica),
+                slots=b"" if ownership is None else ownership.owned,
             )
             if not more:
                 return
-            start = page.items[-1].key + b"\0"
+            start = page.next
 
     async def watch(self, request: kv_pb2.WatchRequest) -> AsyncIterator[EncodedResponse]:
         """The changes of a range, from a revision on, for ever."""

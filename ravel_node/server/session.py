@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 from ravel_node.machine import envelope, kv
 from ravel_node.machine.envelope import Once
-from ravel_node.replica.errors import QuotaExceededError
+from ravel_node.replica.errors import QuotaExceededError, SlotMovingError, WrongSlotError
 from ravel_node.replica.replica import Replica
-from ravel_node.server.commands import WRITES, check_outcome, mode_of, once_of
+from ravel_node.server.commands import WRITES, check_outcome, check_owned, mode_of, once_of
 from ravel_node.server.errors import FATAL, ResultForgottenError, SessionExpiredError, is_refusal, to_rpc_status
 from ravel_node.server.host import Host
 from ravel_node.server.interrupts import Interrupts
@@ -164,16 +164,18 @@ class SessionStream:
 
     def _read_all(self, replica: Replica, requests: Sequence[tuple[kv_pb2.Result, kv_pb2.GetRequest]], waiting: _Waiting) -> None:
         """Answer gets from the state as it is now; does not await."""
-        reader = replica.reader()
+        reader, ownership = replica.reader(), replica.machine.ownership
         replica.vitals.reads += len(requests)
         most = self._limits.answer_bytes_max
         for result, request in requests:
             try:
                 self._limits.key(request.key)
+                if ownership is not None:
+                    check_owned(ownership, request.key)
                 found = kv.get(reader, request.key)
                 if found is not None and 0 < waiting.answer_bytes > most - len(found.value):
                     raise AnswerTooLargeError(len(found.value), most)
-            except InputError as error:
+            except (InputError, WrongSlotError) as error:
                 _fail([result], error)
                 continue
             if found is None:
@@ -225,7 +227,7 @@ class SessionStream:
         for write, outcome in zip(writes, outcomes, strict=True):
             try:
                 check_outcome(outcome, once, write.position)
-            except (InputError, SessionExpiredError, ResultForgottenError) as error:
+            except (InputError, SessionExpiredError, ResultForgottenError, WrongSlotError, SlotMovingError) as error:
                 _fail([results[write.position]], error)
             else:
                 getattr(results[write.position], write.kind).CopyFrom(WRITES[write.kind].answer(outcome))

@@ -4,6 +4,9 @@ A watcher that is behind reads the log by itself, a bounded part at a time, and 
 takes messages slowly stops only itself, and nothing is queued for it but the one message under way. If the log is compacted
 before it has come so far, its stream ends with COMPACTED.
 
+A watch of one key is told all that happened to it here, and ends with WRONG_CLUSTER once its slot has gone: it goes on where that
+is. A watch of a range is told what happens to keys here; that keys come or go with their slots is no event.
+
 A watcher that has caught up sleeps. When entries are applied, `_look` reads them once for all sleepers, finds by bisection in
 the sorted keys whose ranges they touch, and wakes those. Watchers of the same range that wake together share their message.
 The look rests for LOOK_REST times as long as it took, so that many watchers cannot take the loop away from what they watch.
@@ -29,6 +32,7 @@ from ravel_node.replica.errors import OutOfTouchError, ReplicaBusyError, Revisio
 from ravel_node.replica.feed import Position, Step
 from ravel_node.replica.reads import ReadMode
 from ravel_node.replica.replica import Replica
+from ravel_node.server.commands import check_owned
 from ravel_node.server.interrupts import Interrupts
 from ravelpb.v1 import common_pb2, kv_pb2
 
@@ -56,6 +60,11 @@ class Range(NamedTuple):
 
     start: bytes
     end: bytes
+
+    @property
+    def key(self) -> bytes:
+        """The only key in it; empty: it may hold more."""
+        return self.start if self.end == self.start + b"\0" else b""
 
     def holds(self, key: bytes) -> bool:
         return self.start <= key and (not self.end or key < self.end)
@@ -143,7 +152,8 @@ class Watches:
     async def watch(self, wanted: Range, from_revision: int, progress_s: float) -> AsyncGenerator[EncodedResponse, None]:
         """The messages of one watcher, without end; see WatchRequest.
 
-        Raises RevisionCompactedError, OutOfTouchError, ReplicaBusyError (too many watchers), ReplicaStoppedError, RemovedError.
+        Raises RevisionCompactedError, WrongSlotError, OutOfTouchError, ReplicaBusyError (too many watchers), ReplicaStoppedError,
+        RemovedError.
         """
         if self._count >= self._watches_max:
             raise ReplicaBusyError(
@@ -153,12 +163,21 @@ class Watches:
         self._count += 1
         try:
             await self.replica.read_barrier(ReadMode.STALE)
-            position = self._feed.seek(from_revision) if from_revision else self._feed.head()
+            position = self._begin(wanted, from_revision)
             cursor = _Cursor(wanted, position, from_revision - 1 if from_revision else position.revision)
             async for response in self._messages(cursor, progress_s):
                 yield response
         finally:
             self._count -= 1
+
+    def _begin(self, wanted: Range, from_revision: int) -> Position:
+        if not from_revision:
+            return self._feed.head()
+        try:
+            return self._feed.seek(from_revision)
+        except RevisionCompactedError:
+            self._check_owned(wanted)  # what is lost here may be told where the key is
+            raise
 
     async def _messages(self, cursor: _Cursor, progress_s: float) -> AsyncGenerator[EncodedResponse, None]:
         loop = asyncio.get_running_loop()
@@ -171,6 +190,7 @@ class Watches:
                 if not events:
                     await asyncio.sleep(0)  # a long way through entries that do not matter: others have their turn
             else:
+                self._check_owned(cursor.range)
                 self._check_in_touch()
                 events = b""
                 await self._sleep(cursor, told_at + progress_s)
@@ -181,6 +201,12 @@ class Watches:
     def _response(self, events: bytes, revision: int) -> EncodedResponse:
         rest = kv_pb2.WatchResponse(revision=revision, header=self._header())
         return EncodedResponse(events + rest.SerializeToString())
+
+    def _check_owned(self, wanted: Range) -> None:
+        """Raises WrongSlotError where the one key that is watched belongs to another cluster."""
+        ownership = self.replica.machine.ownership
+        if ownership is not None and wanted.key:
+            check_owned(ownership, wanted.key)
 
     def _check_in_touch(self) -> None:
         silence_s = self.replica.leaderless_s()
@@ -309,11 +335,16 @@ class Watches:
             self._wake(list(self._asleep), start)
             return
         keys.sort()
-        self._wake([wanted for wanted in self._asleep if wanted.touches(keys)], start)
+        self._wake([wanted for wanted in self._asleep if wanted.touches(keys) or self._gone(wanted)], start)
         now = loop.time()
         self._rest_until = now + LOOK_REST * (now - began)
         if not done and self._asleep:
             self._more_applied()
+
+    def _gone(self, wanted: Range) -> bool:
+        """Whether what is watched belongs to another cluster."""
+        ownership = self.replica.machine.ownership
+        return ownership is not None and bool(wanted.key) and not ownership.readable(wanted.key)
 
     def _wake(self, ranges: Sequence[Range], start: Position) -> None:
         for wanted in ranges:

@@ -9,10 +9,11 @@ from typing import Final, Self
 
 from ravelctl.client.channels import ChannelFactory, no_endpoints
 from ravelctl.client.errors import InvalidArgumentError
+from ravelctl.client.patient import PatientStore
 from ravelctl.client.retry import RetryPolicy
 from ravelctl.client.routed import RoutedStore
 from ravelctl.client.scan import scan_request
-from ravelctl.client.store import ClusterStore, Dialling, Store
+from ravelctl.client.store import Dialling, Store
 from ravelctl.client.tls import TlsOptions
 from ravelctl.client.types import (
     Condition,
@@ -94,7 +95,7 @@ class RavelClient:
         self._store: Store = (
             RoutedStore(admin, dialling, timeout_s=timeout_s, admin_cluster_id=cluster_id)
             if admin
-            else ClusterStore(endpoints, dialling, cluster_id=cluster_id)
+            else PatientStore(endpoints, dialling, cluster_id=cluster_id)
         )
 
     async def __aenter__(self) -> Self:

@@ -82,7 +82,7 @@ class ClusterStore:
             Lane(kind, self.channels, self._retry) for kind in (LaneKind.READS, LaneKind.STALE_READS, writes)
         )
 
-    def write(self, keys: Sequence[bytes], command: Command, size_bytes: int, timeout_s: float) -> asyncio.Future[Any]:
+    def write(self, keys: Sequence[bytes], command: Command, size_bytes: int, timeout_s: float) -> Awaitable[Any]:
         return self._writes.submit(command, size_bytes, timeout_s)
 
     def read(self, key: bytes, command: Command, size_bytes: int, timeout_s: float, *, stale: bool) -> asyncio.Future[Any]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravel_node.machine import envelope
+from ravel_node.machine.slots import MovedKey, SlotsCommand, encode_step
+from ravel_node.machine.slots import Step as SlotsStep
 from ravel_node.raft import CompactedError, Entry, EntryType, Index, Term
 from ravel_node.replica.errors import ReplicaBusyError, RevisionCompactedError
 from ravel_node.replica.feed import Feed, Position
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.storage.base import Store
 from ravel_node.storage.store import DiskStore
+from ravelpb.slots import SLOT_COUNT, slot_of
 from tests.machine.helpers import Cluster as Machine
 from tests.machine.helpers import voters
 from tests.machine.memory_txn import MemoryState
@@ -207,3 +210,35 @@ async def test_after_a_snapshot_was_installed_the_past_begins_behind_it(tmp_path
         await leader.put(b"c", b"3")
         await cluster.converged()
         assert told(away.replica.feed, 403) == [(403, b"c", b"3")]
+
+
+def test_an_import_raises_the_revision_without_an_event_and_counting_goes_on() -> None:
+    log = Log()
+    slot = slot_of(b"moved")
+    log.append(slots_step(SlotsStep.CLAIM, 0, slots=tuple(range(SLOT_COUNT - 1)), map_version=1), envelope.put(b"a", b"1"))
+    log.append(
+        slots_step(SlotsStep.EXPORT, 3, slots=(slot,)),
+        slots_step(SlotsStep.FREEZE, 3),
+        slots_step(SlotsStep.RELEASE, 3, map_version=2),
+    )
+    log.append(slots_step(SlotsStep.PURGE, 3, last=True))
+    log.append(envelope.put(b"a", b"2"), slots_step(SlotsStep.IMPORT, 5, slots=(slot,), revision=700), envelope.put(b"b", b"1"))
+    for number in range(100):  # past an anchor
+        log.append(envelope.put(b"a", b"%d" % number))
+    log.append(slots_step(SlotsStep.IMPORT_CHUNK, 5, chunk=1, keys=(MovedKey(b"moved", b"m", 880),), revision=900))
+    log.append(envelope.put(b"a", b"end"))
+    early = [(1, b"a", b"1"), (2, b"a", b"2"), (3, b"b", b"1")]
+    middle = [(701 + number, b"a", b"%d" % number) for number in range(100)]
+    events = [*early, *middle, (901, b"a", b"end")]
+    for revision in (1, 2, 3, 4, 500, 700, 701, 760, 800, 801, 850, 900, 901):
+        assert told(log.feed, revision) == [event for event in events if event[0] >= revision]
+    for first in (5, 6, 7, 70, len(log.log) + 1):  # counted back to a first entry, over raises and anchors
+        log.first = first
+        oldest = log.feed.oldest()
+        assert oldest.index == first
+        assert told(log.feed, oldest.revision + 1) == [event for event in events if event[0] > oldest.revision]
+    assert [log.feed.oldest().revision] == [900]
+
+
+def slots_step(kind: SlotsStep, move: int, **fields: Any) -> bytes:
+    return envelope.slots(encode_step(SlotsCommand(kind, move, **fields)))

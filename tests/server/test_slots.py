@@ -9,9 +9,10 @@ import grpc
 import pytest
 
 from ravel_node.machine import envelope
+from ravel_node.machine import kv as machine_kv
 from ravel_node.machine.base import Database
 from ravel_node.machine.ownership import notes, write_ownership
-from ravel_node.machine.slots import ALL_SLOTS, NO_SLOTS
+from ravel_node.machine.slots import ALL_SLOTS, NO_SLOTS, bitmap, difference
 from ravel_node.raft.types import ReplicaId
 from ravel_node.replica import slots as replica_slots
 from ravel_node.replica.errors import NotLeaderError
@@ -22,7 +23,7 @@ from ravelpb.v1 import kv_pb2, slots_pb2
 from ravelpb.v1.kv_pb2_grpc import KVStub
 from ravelpb.v1.slots_pb2 import ChangeSlotsRequest, MovedKey, OwnershipRequest, ReadSlotsRequest
 from ravelpb.v1.slots_pb2_grpc import SlotsStub
-from tests.server.fakes import FakeHost, info_of, serving
+from tests.server.fakes import FakeHost, info_of, info_of_status, serving
 
 KEYS = [key for number in range(40_000) if slot_of(key := b"key-%d" % number) in (7, 8)]
 IN_7, IN_8 = (sorted(key for key in KEYS if slot_of(key) == slot) for slot in (7, 8))
@@ -201,3 +202,60 @@ async def test_only_the_leader_answers(host: FakeHost, slots: Any) -> None:
         reason, _ = await refused(call)
         assert reason == Reason.NOT_LEADER
     assert len(host.fake.proposals) == proposals
+
+
+# --- keys of slots that are not here
+
+
+async def moved_away(slots: Any) -> None:
+    """Slot 7 goes, slot 8 stays."""
+    for step in (slots_pb2.EXPORT, slots_pb2.FREEZE, slots_pb2.RELEASE):
+        await slots.ChangeSlots(change(step, slots=[7] if step == slots_pb2.EXPORT else [], map_version=4))
+
+
+@pytest.mark.parametrize("consistency", [kv_pb2.LINEARIZABLE, kv_pb2.QUORUM, kv_pb2.STALE])
+async def test_gets_of_a_slot_that_has_gone_are_refused_and_frozen_ones_are_served(
+    host: FakeHost, consistency: kv_pb2.Consistency.ValueType
+) -> None:
+    async with serving(host) as channel:
+        kv, slots = KVStub(channel), SlotsStub(channel)
+        for key in (IN_7[0], IN_8[0]):
+            await kv.Put(kv_pb2.PutRequest(key=key, value=b"v"))
+        await slots.ChangeSlots(change(slots_pb2.EXPORT, slots=[7]))
+        await slots.ChangeSlots(change(slots_pb2.FREEZE))
+        mine, other = (kv_pb2.GetRequest(key=key, consistency=consistency) for key in (IN_8[0], IN_7[0]))
+        assert (await kv.Get(other)).found
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await kv.Put(kv_pb2.PutRequest(key=IN_7[0], value=b"w"))
+        assert info_of(caught.value).reason == Reason.SLOT_MOVING
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        await slots.ChangeSlots(change(slots_pb2.RELEASE, map_version=4))
+        for call in (kv.Get(other), kv.Put(kv_pb2.PutRequest(key=IN_7[0], value=b"w"))):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            info = info_of(caught.value)
+            assert (info.reason, dict(info.metadata)) == (Reason.WRONG_CLUSTER, {"map_version": "4", "slot": "7"})
+        assert (await kv.Get(mine)).value == b"v"
+        batch = [kv_pb2.Command(get=other), kv_pb2.Command(get=mine), kv_pb2.Command(put=kv_pb2.PutRequest(key=IN_7[1]))]
+        answer = await anext(aiter(kv.Session(iter([kv_pb2.SessionRequest(id=1, commands=batch)]))))
+        reasons = [info_of_status(result.error).reason if result.HasField("error") else "" for result in answer.results]
+        assert reasons == [Reason.WRONG_CLUSTER, "", Reason.WRONG_CLUSTER]
+
+
+async def test_scans_pass_over_keys_that_are_not_here_and_tell_what_they_cover(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(host) as channel:
+        kv, slots = KVStub(channel), SlotsStub(channel)
+        for key in KEYS:
+            await kv.Put(kv_pb2.PutRequest(key=key, value=b"v"))
+        assert [page.slots async for page in kv.Scan(kv_pb2.ScanRequest())] == [ALL_SLOTS]
+        await moved_away(slots)
+        monkeypatch.setattr(machine_kv, "HIDDEN_KEYS_MAX", 1)
+        found = [page async for page in kv.Scan(kv_pb2.ScanRequest(page_keys_max=2))]
+        assert [item.key for page in found for item in page.items] == IN_8
+        assert {page.slots for page in found} == {difference(ALL_SLOTS, bitmap((7,)))}
+        assert [page.more for page in found] == [True] * (len(found) - 1) + [False]
+        assert any(not page.items for page in found)
+    async with serving(FakeHost()) as channel:
+        assert [page.slots async for page in KVStub(channel).Scan(kv_pb2.ScanRequest())] == [b""]

@@ -7,19 +7,27 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import cast
+from typing import Any, cast
 
 import grpc
 import pytest
 
 from ravel_node.machine import envelope
-from ravel_node.replica.errors import OutOfTouchError, ReplicaBusyError, ReplicaStoppedError, RevisionCompactedError
+from ravel_node.machine.slots import MovedKey, SlotsCommand, Step, encode_step
+from ravel_node.replica.errors import (
+    OutOfTouchError,
+    ReplicaBusyError,
+    ReplicaStoppedError,
+    RevisionCompactedError,
+    WrongSlotError,
+)
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.server import watch as watch_module
 from ravel_node.server.host import Host
 from ravel_node.server.kv import KVHandlers
 from ravel_node.server.limits import InputError, Limits
 from ravelpb.errors import Field, Reason
+from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1 import kv_pb2, kv_pb2_grpc
 from ravelpb.v1.kv_pb2 import KeyEvent, WatchRequest, WatchResponse
 from tests.replica.cluster import Node, cluster_of, until
@@ -433,3 +441,43 @@ def test_whatever_the_pace_everyone_is_told_the_same(tmp_path: Path, monkeypatch
             assert len(happened) > 150
 
     run()
+
+
+def step(kind: Step, move: int = 5, **fields: Any) -> bytes:
+    return envelope.slots(encode_step(SlotsCommand(kind, move, **fields)))
+
+
+@virtual
+async def test_a_watch_of_a_key_ends_where_its_slot_goes_and_is_told_all_before(tmp_path: Path) -> None:
+    key, slot = b"a", slot_of(b"a")
+    async with cluster_of(tmp_path, 1) as cluster:
+        node = await cluster.leader()
+        every = tuple(range(SLOT_COUNT))
+        await node.write(step(Step.CLAIM, 0, slots=every, map_version=1), envelope.put(key, b"1"))
+        await node.write(step(Step.EXPORT, slots=(slot,)))
+        kv = handlers(node)
+        async with watching(kv, key=key) as asleep, watching(kv, from_revision=1) as of_all:
+            await node.write(envelope.put(key, b"2"))
+            ended = asyncio.create_task(asleep.through(99))
+            await asyncio.sleep(0.2)
+            began = asyncio.get_running_loop().time()
+            await node.write(step(Step.FREEZE))
+            await node.write(step(Step.RELEASE, map_version=7))
+            with pytest.raises(WrongSlotError) as caught:
+                await ended
+            assert asyncio.get_running_loop().time() - began < 5  # it does not sleep until its next sign of life is due
+            assert (caught.value.slot, caught.value.map_version) == (slot, 7)
+            assert asleep.told() == [(2, key, b"2")]
+            # One that comes now is still told what happened here: where the key is nobody knows it.
+            late = Stream(kv, WatchRequest(key=key, from_revision=1))
+            with pytest.raises(WrongSlotError):
+                await late.through(99)
+            assert late.told() == [(1, key, b"1"), (2, key, b"2")]
+            # Purged and imported keys are no events.
+            await node.write(step(Step.PURGE, keys=(MovedKey(key, b"", 0),), last=True))
+            await node.write(step(Step.IMPORT, 6, slots=(slot,), revision=50))
+            await node.write(step(Step.IMPORT_CHUNK, 6, chunk=1, keys=(MovedKey(key, b"3", 40),), revision=50))
+            await node.write(step(Step.ACTIVATE, 6, map_version=8))
+            await node.write(envelope.put(key, b"4"))
+            await of_all.through(51)
+            assert of_all.told() == [(1, key, b"1"), (2, key, b"2"), (51, key, b"4")]

@@ -27,12 +27,15 @@ from ravelctl.client import (
     PutResult,
     RavelClient,
     RetryPolicy,
+    SlotMovingError,
     SwapResult,
     UnreachableError,
     WriteResult,
+    WrongClusterError,
 )
 from ravelctl.client.scan import range_of_prefix
 from ravelpb.errors import Reason
+from ravelpb.slots import slot_of
 from tests.ravelctl.client.fake_server import FakeCluster, Fault, fake_cluster, make_status, scripted
 
 
@@ -335,3 +338,20 @@ async def test_impatience_is_a_setting(cluster: FakeCluster) -> None:
     async with RavelClient([cluster.replicas[0].address], timeout_s=20, retry=retry) as client:
         cluster.script = scripted([Fault.HANG])
         assert await client.put(b"k", b"v") == PutResult(1)
+
+
+async def test_a_frozen_slot_is_waited_for_and_a_foreign_one_is_not(cluster: FakeCluster, client: RavelClient) -> None:
+    await client.put(b"k", b"v")
+    cluster.frozen = 1 << slot_of(b"k")
+    waiting = asyncio.create_task(client.put(b"k", b"w"))
+    assert await client.put(b"other", b"v") == PutResult(2)
+    assert await client.get(b"k") == KeyValue(b"k", b"v", 1)
+    with pytest.raises(SlotMovingError):
+        await client.put(b"k", b"x", timeout_s=0.3)
+    cluster.frozen = 0
+    assert await waiting == PutResult(3)
+    cluster.owned &= ~(1 << slot_of(b"k"))
+    with pytest.raises(WrongClusterError):
+        await client.put(b"k", b"y")
+    with pytest.raises(WrongClusterError):
+        await client.get(b"k")
