@@ -78,7 +78,8 @@ class LmdbReadTxn:
     def values(self, database: str, key: bytes, start: bytes) -> Iterator[bytes]:
         try:
             cursor = self._txn.cursor(self._handles[database])
-            if cursor.set_range_dup(key, start):
+            # LMDB takes no empty value to begin with, where a key has more values than fit into one page.
+            if cursor.set_range_dup(key, start) if start else cursor.set_key(key):
                 yield from cursor.iternext_dup()
         except lmdb.Error as error:
             raise unreadable(self._name, error) from error

@@ -235,3 +235,23 @@ async def test_a_closed_environment_refuses(engine: LmdbEngine, tmp_path: Path) 
         await env.inspect(lambda txn: None)
     with pytest.raises(StoreError):
         view.get("kv", b"a")
+
+
+@pytest.mark.parametrize("count", [1, 20, 2_000])
+async def test_the_values_of_a_key_are_walked_through_however_many_they_are(env: Environment, count: int) -> None:
+    values = [b"value/%06d" % number for number in range(count)]
+
+    def job(txn: WriteTxn) -> None:
+        for key in (b"a", b"b"):
+            for value in values:
+                txn.add_value("sets", key, value)
+
+    await env.write(job)
+    view = env.view()
+    try:
+        assert list(view.values("sets", b"a", b"")) == values
+        assert list(view.values("sets", b"b", values[-1])) == values[-1:]
+        assert list(view.values("sets", b"b", b"value/000000\0")) == values[1:]
+        assert list(view.values("sets", b"c", b"")) == []
+    finally:
+        view.close()
