@@ -17,7 +17,7 @@ from ravel_node.machine.envelope import (
     read_server_id,
     read_write,
 )
-from ravel_node.machine.members import MemberRecordError, MemberVersionError, decode_member
+from ravel_node.machine.members import MemberRecordError, MemberVersionError, decode_member, is_server_id
 from ravel_node.machine.slots import read_step
 
 SHOWN_CHARACTERS_MAX: Final = 64
@@ -160,7 +160,7 @@ def show_slots(slots: Sequence[int]) -> str:
 
 
 def _directory(body: bytes) -> str:
-    """The kind, then the fields in the order in which they are written; of a list only how many are in it."""
+    """The kind, then the fields as they are written; of a list only how many are in it, of an id the first digits."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -172,8 +172,15 @@ def _directory(body: bytes) -> str:
         if isinstance(held, list):
             shown.append(f"{name}: {len(held)}")
         elif held != "":
-            shown.append(f"{name}={held if isinstance(held, str) else json.dumps(held)}")
+            shown.append(f"{name}={_short(held)}")
     return show_bytes(" ".join(shown).encode(errors="backslashreplace"), DIRECTORY_CHARACTERS_MAX)
+
+
+def _short(held: object) -> str:
+    """A field's value; an id by its first digits, as everywhere."""
+    if isinstance(held, str):
+        return held[:8] if is_server_id(held) else held
+    return json.dumps(held)
 
 
 def _no_keys(_body: bytes) -> tuple[bytes, ...]:

@@ -185,7 +185,9 @@ def test_commands_in_words() -> None:
 
     assert line(encode(DecideMove(65_536, True))) == "decide commit=true move_id=65536"
     assert line(encode(RemoveCluster("b"))) == "remove-cluster name=b"
-    assert line(encode(replace(registering(1), version=""))).startswith("register format=3 fresh_id=00000000000000000000000000")
+    assert line(encode(replace(registering(1), version=""))) == (
+        "register format=3 fresh_id=00000000 listen=10.0.0.1:7400 name=n1 peer=10.0.0.1:7401 replica_id=0 server_id=00000000"
+    )
     assert line(encode(EACH[9])) == "plan map_version=4 moves: 4096"
     assert line(b"\xff{") == "unreadable: \\xff{"
     assert line(b"[1]") == "unreadable: [1]"
