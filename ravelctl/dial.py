@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ravelctl.app import App, Progress
-from ravelctl.client.errors import LocalReason, NoLeaderError, RavelError
+from ravelctl.client.errors import LocalReason, NotAdminError, RavelError, UnreachableError, WrongServerError
 from ravelctl.client.tls import TlsOptions
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
@@ -77,10 +77,10 @@ async def _is_admin_group(app: App) -> bool:
     try:
         async with admin(app) as client:
             await client.slot_map(timeout_s=min(KIND_TIMEOUT_S, app.settings.call_timeout_s))
-    except NoLeaderError:
-        return True  # others do not even know the question
-    except RavelError:
+    except (NotAdminError, UnreachableError, WrongServerError):
         return False
+    except RavelError:
+        pass  # others do not even know the question: a key must not end up among the admin group's own because an admin is busy
     return True
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -191,6 +191,12 @@ class BlockingClient:
         self, operations: Sequence[Operation], *, conditions: Sequence[Condition] = (), timeout_s: float | None = None
     ) -> WriteResult:
         return self._call(lambda: self._client.write(operations, conditions=conditions, timeout_s=timeout_s))
+
+    def groups(self, keys: Iterable[bytes]) -> list[list[bytes]]:
+        async def grouped() -> list[list[bytes]]:
+            return self._client.groups(keys)
+
+        return self._call(grouped)
 
     def scan(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Final, Self
@@ -165,6 +165,10 @@ class RavelClient:
             return WriteResult(True, answer.revision, None, None)
         failed = KeyValue(answer.failed_key, answer.value, answer.revision) if answer.found else None
         return WriteResult(False, answer.revision, failed, answer.failed_key)
+
+    def groups(self, keys: Iterable[bytes]) -> list[list[bytes]]:
+        """These keys, those together that `write` takes at once: by the map as it is known now, which may change."""
+        return self._store.groups(keys)
 
     async def scan(
         self,

@@ -183,28 +183,40 @@ class MergedScan:
 
 
 class _Stream:
-    """The pages of one cluster from a position on."""
+    """The pages of one cluster from a position on.
+
+    A page says which slots it shows, but not how far it looked beyond its last key: what it passed over there, since it was not
+    its cluster's own, the next page does not look at again. So a slot that comes to the cluster meanwhile counts as shown only by
+    a new stream; within one, slots only get fewer.
+    """
 
     def __init__(self, pages: AsyncGenerator[ScanResponse, None], position: bytes, limit: int, end: bytes) -> None:
         self.position = position  # where its next page begins
         self.ended = False
         self._pages = pages
+        self._slots = ALL_SLOTS
         self._limit = limit
         self._end = end
         self._seen = 0
 
     async def next(self) -> Page:
         """The next page. A page that ends with the limit says nothing of what comes after its last key."""
-        message = await anext(self._pages)
+        message = await self._read()
         while message.more and not message.items:
-            message = await anext(self._pages)
+            message = await self._read()
         self._seen += len(message.items)
         cut = message.more or (self._limit and self._seen >= self._limit)
         end = message.items[-1].key + b"\0" if cut and message.items else self._end
-        page = Page(self.position, end, slots_in(message.slots), tuple(message.items))
+        items = tuple(item for item in message.items if self._slots >> slot_of(item.key) & 1)
+        page = Page(self.position, end, self._slots, items)
         self.position = end
         self.ended = not message.more or bool(self._limit and self._seen >= self._limit)
         return page
+
+    async def _read(self) -> ScanResponse:
+        message = await anext(self._pages)
+        self._slots &= slots_in(message.slots)
+        return message
 
     async def close(self) -> None:
         with suppress(StopAsyncIteration):

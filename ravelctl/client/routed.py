@@ -31,9 +31,10 @@ from ravelctl.client.errors import (
 from ravelctl.client.lane import LAST_MOMENT_S
 from ravelctl.client.mapkeeper import MapKeeper
 from ravelctl.client.merged import MergedScan
-from ravelctl.client.routing import ClusterRoute, SlotRoutes
+from ravelctl.client.routing import NOBODY, ClusterRoute, SlotRoutes
 from ravelctl.client.store import ClusterStore, Dialling
 from ravelctl.client.watch import Watch
+from ravelpb.slots import slot_of
 from ravelpb.v1 import kv_pb2
 from ravelpb.v1.kv_pb2 import Command, ScanRequest, WatchRequest
 
@@ -62,6 +63,13 @@ class RoutedStore:
 
     async def read(self, key: bytes, command: Command, size_bytes: int, timeout_s: float, *, stale: bool) -> Any:
         return await self._ask((key,), timeout_s, lambda store, left_s: store.read(key, command, size_bytes, left_s, stale=stale))
+
+    def groups(self, keys: Iterable[bytes]) -> list[list[bytes]]:
+        routes = self._map.routes
+        found: dict[int, list[bytes]] = {}
+        for key in keys:
+            found.setdefault(routes.owners[slot_of(key)] if routes is not None else NOBODY, []).append(key)
+        return list(found.values())
 
     def scan(self, request: ScanRequest, timeout_s: float) -> AsyncGenerator[Iterable[kv_pb2.KeyValue], None]:
         return MergedScan(request, self._map, self._pages, self._retry, timeout_s).windows()

@@ -52,6 +52,10 @@ class Store(Protocol):
         """The answer message of a command that reads this key."""
         ...
 
+    def groups(self, keys: Iterable[bytes]) -> list[list[bytes]]:
+        """These keys, those together that live in one cluster as far as is known."""
+        ...
+
     def scan(self, request: ScanRequest, timeout_s: float) -> AsyncGenerator[Iterable[kv_pb2.KeyValue], None]:
         """The keys of the request in order, some at a time; `timeout_s` is for each part."""
         ...
@@ -87,6 +91,10 @@ class ClusterStore:
 
     def read(self, key: bytes, command: Command, size_bytes: int, timeout_s: float, *, stale: bool) -> asyncio.Future[Any]:
         return (self._stale_reads if stale else self._reads).submit(command, size_bytes, timeout_s)
+
+    def groups(self, keys: Iterable[bytes]) -> list[list[bytes]]:
+        together = list(keys)
+        return [together] if together else []
 
     async def scan(self, request: ScanRequest, timeout_s: float) -> AsyncGenerator[Iterable[kv_pb2.KeyValue], None]:
         pages = self.pages(request, timeout_s)

@@ -41,7 +41,10 @@ _file_option = click.option("--file", "file", type=click.Path(dir_okay=False), h
 
 @click.group("kv", cls=RavelGroup)
 def command() -> None:
-    """Get, put, delete, swap, list and watch keys."""
+    """Get, put, delete, swap, list and watch keys.
+
+    Where the endpoints are those of an admin group, each key is found in its cluster, and lists merge those of all clusters.
+    """
 
 
 @command.command("get")

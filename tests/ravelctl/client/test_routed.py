@@ -319,6 +319,35 @@ async def test_a_move_in_the_middle_of_a_scan_neither_hides_nor_doubles(at: int,
         assert found == keys
 
 
+async def test_a_slot_that_comes_to_a_cluster_is_not_looked_for_in_the_stream_that_passed_it_over() -> None:
+    """A server goes on behind what it passed over: keys of a slot that it got meanwhile are not in its further pages."""
+    passed_over = key_of_slot([4], prefix=b"a")[0]
+    async with fake_world(2) as world, world.client() as client:
+        late = key_of_slot(ODD, 4, prefix=b"b")
+        await asyncio.gather(*(client.put(key, b"v") for key in (passed_over, *late)))
+        first = {key: world.clusters[1].data.pop(key) for key in late[2:]}
+        pages = 0
+
+        def come() -> None:
+            nonlocal pages
+            pages += 1
+            if pages == 2:
+                world.clusters[1].data |= first
+                world.move([4], 1, 2)
+
+        world.clusters[1].before_page = come
+        found = [item.key async for item in client.scan(page_keys_max=1)]
+        assert passed_over in found
+        assert len(found) == len(set(found))
+
+
+async def test_keys_are_grouped_by_cluster(world: FakeWorld, client: RavelClient) -> None:
+    await client.get(b"k")
+    even, odd = key_of_slot(EVEN, 3), key_of_slot(ODD, 2)
+    assert sorted(map(sorted, client.groups([*even, *odd]))) == sorted([sorted(even), sorted(odd)])
+    assert client.groups([]) == []
+
+
 async def test_a_scan_over_a_slot_that_nobody_shows_gives_up(world: FakeWorld, client: RavelClient) -> None:
     await fill(world, client, 10)
     world.clusters[0].owned &= ~(1 << 4)
