@@ -2,22 +2,185 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
-from tests.e2e.admins import running_system
+from ravelctl.client import ClusterClient, RavelClient, RavelError
+from ravelpb.v1 import admin_pb2
+from tests.e2e.admins import System, running_system
+from tests.e2e.cluster import Server, until
 
 pytestmark = pytest.mark.e2e
 
+JOINS_GO_ON_S = 4.0
+"""What is promised once an admin leader is killed. Tests allow more: they run on machines that are busy with other things."""
 
-async def test_servers_find_their_clusters_and_leave_them(tmp_path: Path) -> None:
-    async with running_system(tmp_path) as system:
-        for name in ("n1", "n2", "n3"):
-            system.start(name)
-        await system.seated("default", "n1", "n2", "n3")
+PATIENCE_S = 40.0
+
+
+def down(name: str, *, is_down: bool) -> Callable[[admin_pb2.DirectoryResponse], bool]:
+    def ask(directory: admin_pb2.DirectoryResponse) -> bool:
+        (server,) = [entry for entry in directory.servers if entry.server.name == name]
+        return server.down == is_down and server.heard
+
+    return ask
+
+
+async def test_three_admins_and_two_clusters(tmp_path: Path) -> None:
+    """The admin leader is killed while servers join; a server that is killed is shown as down, and comes back by itself."""
+    async with running_system(tmp_path, admins=("a1", "a2", "a3")) as system:
+        system.start("n1")
+        await system.seated("default", "n1")
+        system.start("o1", "--new-cluster", "orders")
+        await system.seated("orders", "o1")
+        leader = await system.admins.leader()
+        for name in ("n2", "o2"):
+            system.start(name, "--new-cluster", "default" if name == "n2" else "orders")
+        leader.kill()
+        killed_at = monotonic()
+        for name in ("n3", "o3"):
+            system.start(name)  # each goes to the cluster with the fewest
+        await system.told("somebody joined since", lambda directory: len(directory.servers) > 2, PATIENCE_S)
+        assert monotonic() - killed_at < 5 * JOINS_GO_ON_S
+
+        def balanced(directory: admin_pb2.DirectoryResponse) -> bool:
+            voters = [entry.cluster for entry in directory.servers if entry.seat == admin_pb2.SEAT_VOTER]
+            return sorted(voters) == [1, 1, 1, 2, 2, 2]
+
+        await system.told("both clusters have three voters", balanced, PATIENCE_S)
         n2 = system.servers.servers["n2"]
-        status, said = await system.leave(n2)
-        print(said)
-        assert status == 0
+        n2.kill()
+        leader.start()
+        await system.admins.caught_up(leader)
+        directory = await system.directory()
+        assert [(entry.name, entry.replicas_wanted, entry.founded) for entry in directory.clusters] == [
+            ("default", 3, True),
+            ("orders", 3, True),
+        ]
+        assert len({entry.replica_id for entry in directory.servers if entry.cluster == 1}) == 3
+        await system.told("n2 is down", down("n2", is_down=True), PATIENCE_S)
+        system.start("n2")
+        await system.told("n2 is back", down("n2", is_down=False), PATIENCE_S)
+        assert await system.members(n2) == await system.members(system.servers.servers["n1"])
+
+
+STOP_IT = "stop its daemon and delete its data directory"
+
+
+async def put(server: Server, key: bytes) -> None:
+    async with RavelClient([server.address], timeout_s=20.0) as client:
+        await client.put(key, b"v")
+
+
+async def test_a_cluster_goes_on_without_admins_and_reports_when_they_are_back(tmp_path: Path) -> None:
+    async with running_system(tmp_path) as system:
+        servers = [system.start(name) for name in ("n1", "n2", "n3")]
+        await system.seated("default", "n1", "n2", "n3")
+        (admin,) = system.admins.servers.values()
+        admin.terminate()
+        await put(servers[0], b"before")
+        led = await system.servers.leader()
+        led.kill()
+        heir = await system.servers.leader()
+        await put(heir, b"after")
+        led.start("--admin", ",".join(system.admins.endpoints))  # it starts and serves without any admin
+        await system.servers.caught_up(led)
+        assert (await system.servers.status(led)).role is not None
+        blank = system.start("n4")
+        await system.servers.answering(blank)
+        admin.start()
+        term = (await system.servers.status(await system.servers.leader())).header.term
+
+        def reported(directory: admin_pb2.DirectoryResponse) -> bool:
+            (cluster,) = directory.clusters
+            return cluster.term >= term
+
+        await system.told("another one leads", reported, PATIENCE_S)
+        await system.seated("default", "n1", "n2", "n3", "n4")
+        assert heir.log.count('"obstacle": "away"') == 1, "one line for all that time"
+
+
+async def test_servers_leave_and_stay_out(tmp_path: Path) -> None:
+    async with running_system(tmp_path) as system:
+        n1, n2, n3, n4 = [system.start(name) for name in ("n1", "n2", "n3", "n4")]
+        await system.seated("default", "n1", "n2", "n3", "n4")
+        assert n4.terminate() == 0
+        assert (await system.leave(n4))[0] == 0, "its daemon does not run"
+        assert await system.leave(n2) == (0, f"{await says(system, n2)} has left cluster default: {STOP_IT}\n")
         await system.seated("default", "n1", "n3")
+        for server in (n2, n4):
+            server.kill()
+            system.start(server.name)
+            await until("it knows, also after a restart", removed(system, server), PATIENCE_S)
+            await until("it says so", said(server, "daemon.removed"), PATIENCE_S)
+        await system.seated("default", "n1", "n3")
+        again, text = await system.leave(n2)
+        assert (again, "not in the admin's list (any more)" in text) == (0, True)
+        (cluster,) = (await system.directory()).clusters
+        leads = (await system.servers.status(n1)).server.server_id == cluster.leader_id
+        leader, other = (n1, n3) if leads else (n3, n1)
+        assert (await system.leave(leader))[0] == 0
+        await system.seated("default", other.name)
+        status, text = await system.leave(other)
+        assert (status, "last replica" in text) == (1, True), text
+        await put(other, b"it serves on")
+        await system.seated("default", other.name)
+
+
+async def says(system: System, server: Server) -> str:
+    """How `ravel_node leave` names it."""
+    return f"{server.name} (server {(await system.servers.status(server)).server.server_id[:8]})"
+
+
+def removed(system: System, server: Server) -> Callable[[], Awaitable[bool]]:
+    async def ask() -> bool:
+        try:
+            return (await system.servers.status(server)).removed
+        except RavelError:
+            return False
+
+    return ask
+
+
+def said(server: Server, event: str) -> Callable[[], Awaitable[bool]]:
+    async def ask() -> bool:
+        return event in server.log
+
+    return ask
+
+
+async def test_what_cannot_be_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    async with running_system(tmp_path) as system:
+        n1 = system.start("n1")
+        await system.seated("default", "n1")
+        before = (await system.directory()).servers
+        namesake = system.servers.add("n1-again")
+        namesake.name = "n1"
+        namesake.start("--admin", system.admins.endpoints[0])
+        stranger = system.servers.add("stranger")
+        stranger.start()
+        await system.servers.answering(stranger)
+        async with ClusterClient([stranger.address]) as client:
+            await client.bootstrap(stranger.address, "ab" * 16, "elsewhere")
+        stranger.terminate()
+        system.start("stranger")
+        await until("the taken name is told", said(namesake, "has this name already"), PATIENCE_S)
+        await until("the foreign identity is told", said(stranger, "not in the list"), PATIENCE_S)
+        assert [entry.server for entry in (await system.directory()).servers] == [entry.server for entry in before]
+        assert (await system.servers.status(namesake)).blank
+        await put(stranger, b"serves on")
+        admin_dir = system.admins.servers["a1"]
+        admin_dir.terminate()
+        admin_dir.verb = "start"
+        admin_dir.start()
+        assert await asyncio.to_thread(admin_dir.wait, 30.0) == 1
+        assert "start it with `ravel_node admin`" in admin_dir.log
+        n1.terminate()
+        n1.verb = "admin"
+        n1.start()
+        assert await asyncio.to_thread(n1.wait, 30.0) == 1
+        assert "start it with `ravel_node start`" in n1.log
