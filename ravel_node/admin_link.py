@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from ravel_node.machine.members import all_replicas
+from ravel_node.machine.slots import ALL_SLOTS, NO_SLOTS
 from ravel_node.replica.errors import AlreadyMemberError, MembershipError
 from ravel_node.replica.replica import Replica
 from ravel_node.seat import Seat
@@ -85,7 +86,8 @@ class AdminLink:
             self._answered()
             self._wait_s = RETRY_S
             if told.found_it:
-                await self._seat.found(told.cluster.cluster_id, told.cluster.name)
+                owned = ALL_SLOTS if told.owns_all_slots else NO_SLOTS
+                await self._seat.found(told.cluster.cluster_id, told.cluster.name, owned=owned)
             elif told.addresses:
                 via, cluster_id = list(told.addresses), told.cluster.cluster_id
                 await self._seat.join(via, promote=True, dry_run=False, cluster_id=cluster_id)

@@ -17,6 +17,7 @@ import structlog
 
 from ravel_node.machine import members
 from ravel_node.machine.base import MemberRecord, Txn
+from ravel_node.machine.ownership import write_ownership
 from ravel_node.raft import ConfState, HardState, Index, ReplicaId, Snapshot, Term
 from ravel_node.replica.errors import AlreadyMemberError, MembershipError, ReplicaError
 from ravel_node.replica.events import EventKind
@@ -55,8 +56,11 @@ class Seat:
         self._client_tls = client_tls
         self._taking = False
 
-    async def found(self, cluster_id: str, cluster_name: str) -> MemberRecord:
-        """Become the first voter of a new cluster; repeated with the same id it is the same answer. Raises AlreadyMemberError."""
+    async def found(self, cluster_id: str, cluster_name: str, *, owned: bytes | None = None) -> MemberRecord:
+        """Become the first voter of a new cluster; repeated with the same id it is the same answer. Raises AlreadyMemberError.
+
+        `owned` is the set of slots (see machine.slots) that a cluster of an admin begins with; None: the cluster has no admin.
+        """
         identity = self._host.identity
         first = replace(self._host.server, replica_id=BIRTH.conf_state.voters[0])
         if not identity.blank:
@@ -73,6 +77,8 @@ class Seat:
                 config_index=BIRTH.index,
                 machine=self._host.machine.machine,
             )
+            if owned is not None:
+                write_ownership(txn, owned)
 
         wanted = replace(identity, cluster_id=cluster_id, cluster_name=cluster_name, replica_id=first.replica_id, name=first.name)
         with self._taker():

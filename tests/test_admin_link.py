@@ -130,14 +130,15 @@ def script(admin: FakeReplica, method: str, *answers: Any) -> list[Any]:
     return asked
 
 
-async def test_a_blank_server_founds_the_cluster_that_it_is_given(admins: FakeCluster) -> None:
+@pytest.mark.parametrize(("all_slots", "owned"), [(True, b"\xff" * 512), (False, bytes(512))])
+async def test_a_blank_server_founds_the_cluster_that_it_is_given(admins: FakeCluster, all_slots: bool, owned: bytes) -> None:
     host = StandingHost(Identity(server_id(1)))
     seat = StandingSeat(host)
-    found = admin_pb2.RegisterResponse(cluster=CLUSTER, found_it=True, owns_all_slots=True)
+    found = admin_pb2.RegisterResponse(cluster=CLUSTER, found_it=True, owns_all_slots=all_slots)
     asked = script(admins.replicas[0], "Register", found)
     async with linked(host, seat, admins.replicas[0], new_cluster="orders"):
         await until(lambda: len(asked) == 2)
-    assert seat.taken[0][:3] == ("found", "c" * 32, "orders")
+    assert seat.taken == [("found", "c" * 32, "orders", owned)]
     assert (asked[0].new_cluster, asked[0].cluster_id) == ("orders", "")
     assert (asked[1].new_cluster, asked[1].cluster_id, asked[1].replica_id) == ("", "c" * 32, 1), "then it says who it is"
 

@@ -10,6 +10,7 @@ from time import monotonic
 import pytest
 
 from ravelctl.client import ClusterClient, RavelClient, RavelError
+from ravelpb.slots import SLOT_COUNT
 from ravelpb.v1 import admin_pb2
 from tests.e2e.admins import System, running_system
 from tests.e2e.cluster import Server, until
@@ -184,3 +185,29 @@ async def test_what_cannot_be_is_refused_and_changes_nothing(tmp_path: Path) -> 
         n1.start()
         assert await asyncio.to_thread(n1.wait, 30.0) == 1
         assert "start it with `ravel_node start`" in n1.log
+
+
+async def test_slots_move_to_a_cluster_that_was_added(tmp_path: Path) -> None:
+    async with running_system(tmp_path) as system:
+        n1 = system.start("n1")
+        await system.seated("default", "n1")
+        async with RavelClient([n1.address], timeout_s=20.0) as client:
+            for number in range(200):
+                await client.put(b"k%d" % number, b"v%d" % number)
+        o1 = system.start("o1", "--new-cluster", "orders")
+        await system.seated("orders", "o1")
+        async with RavelClient([o1.address], timeout_s=20.0) as client:
+            with pytest.raises(RavelError):
+                await client.put(b"k1", b"x")
+        async with system.client(timeout_s=20.0) as admin:
+            plan = await admin.plan_rebalance()
+            assert sum(len(move.slots) for move in plan.moves) == SLOT_COUNT // 2
+            told = [message async for message in admin.rebalance(map_version=plan.map_version)]
+            assert (told[-1].slots_left, told[-1].obstacle) == (0, "")
+            slots = {entry.name: entry.slots for entry in (await admin.directory()).clusters}
+            assert slots == {"default": SLOT_COUNT // 2, "orders": SLOT_COUNT // 2}
+        async with RavelClient(admin=system.admins.endpoints, timeout_s=20.0) as client:
+            for number in range(200):
+                found = await client.get(b"k%d" % number)
+                assert found is not None
+                assert found.value == b"v%d" % number

@@ -403,7 +403,7 @@ async def test_stopping_calls_off_what_is_not_decided(admin: Any, host: FakeHost
     await command(host, DecideMove(decided, commit=True))
     assert (await admin.StopRebalance(admin_pb2.StopRebalanceRequest())).moves_stopped == len(moves) - 1
     phases = [move.phase for move in (await admin.Directory(admin_pb2.DirectoryRequest())).moves]
-    assert phases == [admin_pb2.COMMITTED] + [admin_pb2.ABORTED] * (len(moves) - 1)
+    assert phases == [admin_pb2.COMMITTED], "those that only waited are struck at once"
     assert (await admin.StopRebalance(admin_pb2.StopRebalanceRequest())).moves_stopped == 0
 
 
