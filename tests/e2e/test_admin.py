@@ -9,7 +9,7 @@ from time import monotonic
 
 import pytest
 
-from ravelctl.client import ClusterClient, RavelClient, RavelError
+from ravelctl.client import ClusterClient, RavelClient, RavelError, WrongClusterError
 from ravelpb.slots import SLOT_COUNT
 from ravelpb.v1 import admin_pb2
 from tests.e2e.admins import System, running_system
@@ -197,7 +197,7 @@ async def test_slots_move_to_a_cluster_that_was_added(tmp_path: Path) -> None:
         o1 = system.start("o1", "--new-cluster", "orders")
         await system.seated("orders", "o1")
         async with RavelClient([o1.address], timeout_s=20.0) as client:
-            with pytest.raises(RavelError):
+            with pytest.raises(WrongClusterError):
                 await client.put(b"k1", b"x")
         async with system.client(timeout_s=20.0) as admin:
             plan = await admin.plan_rebalance()
