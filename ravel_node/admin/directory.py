@@ -7,6 +7,7 @@ for each server, cluster and move, the slot map and the counters (see records.py
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from ravel_node.admin import records
@@ -14,12 +15,13 @@ from ravel_node.admin.answers import RefusedError, answered, refused
 from ravel_node.admin.codec import check_known, decode
 from ravel_node.admin.commands import CommandFormError
 from ravel_node.admin.decisions import decide
-from ravel_node.admin.model import Directory
+from ravel_node.admin.model import Directory, MoveId
 from ravel_node.machine import envelope
 from ravel_node.machine.base import Database, Outcome, Reader, Txn
 from ravel_node.machine.envelope import Kind
 from ravel_node.machine.kv import KVMachine
 from ravel_node.machine.members import DIRECTORY, MACHINE, Getter
+from ravel_node.machine.refounding import REVISION_JUMP
 from ravel_node.raft.types import EntryId, Index
 from ravelpb.errors import Reason
 
@@ -55,6 +57,17 @@ class DirectoryMachine(KVMachine):
                 if kind == Kind.DIRECTORY:
                     check_known(body)
         return super().apply(at, payload, txn)
+
+    def refounded(self, txn: Txn) -> None:
+        """See StateMachine: clusters take no move that is older than one that they ended, and no older map."""
+        view, slot_map = self._view, self._view.slot_map
+        after = replace(
+            view,
+            last_move=MoveId(view.last_move + (REVISION_JUMP << 16)),
+            slot_map=replace(slot_map, version=slot_map.version + REVISION_JUMP) if slot_map.version else slot_map,
+        )
+        records.write_changes(txn, view, after)
+        self._view = after
 
     def _directory(self, stamp: int, body: bytes, txn: Txn) -> Outcome:
         try:

@@ -133,6 +133,11 @@ class StateMachine(Protocol):
         """Store a membership that took effect; `context` is the change's own (see machine.members)."""
         ...
 
+    def refounded(self, txn: Txn) -> None:
+        """The opened state becomes that of another cluster (see machine.refounding). What it gives out from now on must lie above
+        all that the old cluster may have given out after this state."""
+        ...
+
     def summarize(self, payload: bytes) -> list[str]:
         """One line for each command, for people. Never raises: what cannot be read is said so."""
         ...

@@ -488,6 +488,9 @@ class KVMachine:
         write_membership(txn, conf_state, at.index)
         self._history.applied(at.index, self._revision, txn)
 
+    def refounded(self, txn: Txn) -> None:
+        """See StateMachine. Revisions jump already (see refounding), and nothing else is known outside."""
+
     def summarize(self, payload: bytes) -> list[str]:
         """See StateMachine. `summary.describe` tells the type of each command too."""
         return [line for _, line in describe(payload)]

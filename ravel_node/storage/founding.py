@@ -112,7 +112,7 @@ async def _fill(
     async with AsyncExitStack() as stack:
         engine, env, state = await stack.enter_async_context(_brought_on(directory.state(1), source, entries, machine_of, tell))
         at = state.applied()
-        replica_id = await _refound(env, state, at, new)
+        replica_id = await _refound(env, state, at, machine_of, new)
         env_raft = await engine.open(directory.raft, RAFT_DATABASES, MAP_BYTES)
         stack.push_async_callback(env_raft.close)
         fresh = StateStore(env, directory.state(1).name)
@@ -139,9 +139,12 @@ async def _brought_on(
         yield engine, env, state
 
 
-async def _refound(env: Environment, state: StateStore, at: EntryId, new: NewCluster) -> ReplicaId:
+async def _refound(env: Environment, state: StateStore, at: EntryId, machine_of: MachineOf, new: NewCluster) -> ReplicaId:
     table = Table(state, EntryId(at.term, Index(at.index - 1)), segment_bytes_max=SEGMENT_BYTES_MAX)
+    machine = machine_of(table.get)
+    machine.open(table)
     table.applied_to(at)
+    machine.refounded(table)
     replica_id = refound(table, table, new.founder, new.cluster_name)
     segment = table.seal()
     if segment is None:

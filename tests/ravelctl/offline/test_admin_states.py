@@ -18,6 +18,8 @@ from tests.admin.helpers import hex_id, registering
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.offline.support import CLUSTER, OPTIONS, edit_record, make, puts
 
+JUMP = 1_000_000_000
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -71,7 +73,11 @@ def test_a_new_admin_group_is_made_of_it(ctl: Ctl, path: Path, tmp_path: Path) -
     ran = ctl("recover", "apply", path, "--to", target, "--yes", "--confirm", CLUSTER)
     assert ran.code == 0, ran.err
     assert f"ravel_node admin --data-dir {target}" in ran.out
-    assert sorted(content(target).servers) == [hex_id(number) for number in range(1, 7)]
+    found = content(target)
+    assert sorted(found.servers) == [hex_id(number) for number in range(1, 7)]
+    # What the old group may have done after this state, of which its clusters know, must not look newer than what this one does.
+    assert (found.slot_map.version, found.last_move) == (1 + JUMP, JUMP << 16)
+    assert set(found.slot_map.owners) == {1}
     assert ctl("store", "check", "--data-dir", target).code == 0
 
 
