@@ -22,6 +22,7 @@ from ravel_node.gateway.options import GATEWAY_SETTINGS, load_gateway
 from ravel_node.settings import SETTINGS, Loaded, Setting, load
 
 USAGE_EXIT: Final = 2
+INTERRUPTED_EXIT: Final = 130
 
 
 OF_REPLICAS: Final = frozenset({"admin", "new_cluster"})
@@ -177,7 +178,22 @@ def command() -> click.Group:
 
 def main() -> None:
     """The command `ravel_node`. Exits 0 after an orderly end, 1 if the daemon stopped itself, 2 for wrong usage."""
-    command().main(prog_name="ravel_node")
+    try:
+        sys.exit(command().main(prog_name="ravel_node", standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+    except click.UsageError as error:
+        _tell_usage(error)
+    except click.Abort:
+        sys.exit(INTERRUPTED_EXIT)
+    sys.exit(USAGE_EXIT)
+
+
+def _tell_usage(error: click.UsageError) -> None:
+    path = error.ctx.command_path if error.ctx is not None else "ravel_node"
+    sentence = error.format_message().strip()
+    click.echo(f"ravel_node: {sentence[:1].lower()}{sentence[1:]}", err=True)
+    click.echo(f"next: see `{path} --help`", err=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from ravelctl.app import App
 from ravelctl.client.errors import RavelError
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
-from ravelctl.membership import cluster_status, distance, member_data
+from ravelctl.membership import cluster_status, distance, member_data, newcomer_status
 from ravelctl.output import U64, View
 from ravelctl.overview import find_member, name_of
 from ravelctl.preflight import preflight, refusal, show_refused, verdict_view
@@ -195,7 +195,7 @@ async def replace(app: App, word: str, address: str) -> View:
     async with dial.cluster(app) as client:
         status = await cluster_status(app, client, need_leader=True)
         old = find_member(status.members, word)
-        newcomer = await client.status(address)
+        newcomer = await newcomer_status(app, client, address)
         _check_pair(status, old, newcomer, address)
         name = newcomer.server.name
         title = f"replace {listed([old])} by {name} at {address}"

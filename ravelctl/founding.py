@@ -19,7 +19,16 @@ from ravelctl.app import App
 from ravelctl.client.errors import RavelError
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
-from ravelctl.membership import caught_up, cluster_status, distance, member_data, member_table, role_of, standing_of
+from ravelctl.membership import (
+    caught_up,
+    cluster_status,
+    distance,
+    member_data,
+    member_table,
+    newcomer_status,
+    role_of,
+    standing_of,
+)
 from ravelctl.output import ABSENT, U64, Table, View, columns, count_text
 from ravelctl.overview import wrong_door_step
 from ravelctl.preflight import refusal, show_refused, verdict_text, verdict_view
@@ -238,7 +247,7 @@ async def join(app: App, address: str, via: Sequence[str], *, promote: bool, wai
     """Take the daemon at `address` into the cluster behind `via`. Raises CommandError: 5 where the leader refuses."""
     async with dial.cluster(app, tuple(via)) as client:
         status = await cluster_status(app, client, via, need_leader=True)
-        newcomer = await client.status(address)
+        newcomer = await newcomer_status(app, client, address)
         members = [*status.members, pb.Member(server=newcomer.server)]  # it has no id yet
         name, title = newcomer.server.name, f"join {newcomer.server.name} to cluster {status.cluster_name}"
         if newcomer.blank:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ravelctl.app import App
+from ravelctl.client.errors import UnreachableError
+from ravelctl.dial import POLL_EVERY_S
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
 from ravelctl.names import remember
 from ravelctl.output import U64, Table, columns
-from ravelctl.overview import chief, heard, require_answer, survey
+from ravelctl.overview import chief, heard, require_answer, survey, why_silent
 from ravelpb.v1 import cluster_pb2 as pb
 
 if TYPE_CHECKING:
     from ravelctl.client import ClusterClient
+
+STARTING_S: Final = 5.0
+"""How long a daemon may take from its start to its first answer."""
 
 
 async def cluster_status(
@@ -43,6 +50,24 @@ async def cluster_status(
             reason="NO_LEADER",
         )
     return status
+
+
+async def newcomer_status(app: App, client: ClusterClient, address: str) -> pb.StatusResponse:
+    """What the daemon that is to be taken in says of itself. One that was started a moment ago is waited for.
+
+    Raises RavelError.
+    """
+    patience_s = STARTING_S if app.settings.timeout_s is None else min(STARTING_S, app.settings.timeout_s)
+    deadline = time.monotonic() + patience_s
+    with app.progress(f"waiting for a daemon at {address}:") as progress:
+        while True:
+            try:
+                return await client.status(address)
+            except UnreachableError as error:
+                if time.monotonic() > deadline:
+                    raise
+                progress.update(why_silent(address, error))
+            await asyncio.sleep(POLL_EVERY_S)
 
 
 # --- members as they are shown

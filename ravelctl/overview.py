@@ -150,7 +150,11 @@ def require_answer(answers: Answers) -> None:
 
 def why_silent(address: str, error: RavelError) -> str:
     """Its message for a place that has named the address already."""
-    return error.message.removeprefix(f"{address} cannot be reached: ").removeprefix(f"{address} ")
+    return without_place(address, error.message)
+
+
+def without_place(address: str, message: str) -> str:
+    return message.removeprefix(f"{address} cannot be reached: ").removeprefix(f"{address} ")
 
 
 def wrong_door_step(answers: Iterable[object]) -> str:
@@ -385,6 +389,8 @@ def _about_stranger(reply: pb.StatusResponse, via: str) -> str:
         return f"{reply.server.name} belongs to no cluster yet: `ravelctl join {address} --via {via}` takes it in"
     if reply.removed:
         return f"{reply.server.name} was removed from the cluster and stays out: its daemon can be stopped"
+    if any(member.replica_id == reply.header.replica_id for member in reply.members):  # by an older membership: ids are used once
+        return f"{reply.server.name} was removed from the cluster, and has not heard of it yet: its daemon can be stopped"
     return f"{reply.server.name} belongs to the cluster by its own word, but is no member of it"
 
 

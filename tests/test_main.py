@@ -82,7 +82,7 @@ def test_problems_are_told_at_once_and_exit_2(check: list[str]) -> None:
     [
         (["start", "--lisen", "x"], "--listen"),
         (["start", "extra"], "unexpected extra argument"),
-        (["strat"], "No such command 'strat'"),
+        (["strat"], "ravel_node: no such command 'strat'. Did you mean 'start'?\nnext: see `ravel_node --help`"),
         (["start", "--config"], "requires an argument"),
     ],
 )

@@ -24,6 +24,7 @@ from ravel_node.raft import (
     TransferStarted,
 )
 from ravel_node.replica.events import EventKind, EventLog
+from ravel_node.replica.past_hour import LEADER_KNOWN
 from ravel_node.replica.status import Member, MemberRole
 
 
@@ -135,22 +136,26 @@ class Chronicle:
 
     # --- who leads
 
-    def leader(self, leader: ReplicaId, term: Term) -> None:
-        """Whom the replica follows, or is, from now on; 0: nobody. Repeating the same tells nothing."""
+    def leader(self, leader: ReplicaId, term: Term) -> bool:
+        """Whom the replica follows, or is, from now on; 0: nobody. Repeating the same tells nothing.
+
+        Returns whether there is a new leader, or the same one in a later term.
+        """
         before, before_term = self._leader, self._leader_term
         if (leader, term) == (before, before_term) or leader == before == 0:
-            return
+            return False
         self._leader = leader
         if leader:
             self._leader_term = term
             text = f"{self._name_of(leader)} leads in term {term}"
-            self._events.record(EventKind.LEADERSHIP, "leader-known", text, {"leader_id": leader}, term=term)
+            self._events.record(EventKind.LEADERSHIP, LEADER_KNOWN, text, {"leader_id": leader}, term=term)
             self._polls, self._polled_at, self._poll_s = 0, None, None
             if self._heir:
                 self._transfer_ended(leader, term)
         else:
             text = f"no leader is known; {self._name_of(before)} led in term {before_term}"
             self._events.record(EventKind.LEADERSHIP, "leader-lost", text, {"leader_id": before}, term=term)
+        return leader != 0 and term != before_term
 
     # --- members
 

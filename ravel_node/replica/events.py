@@ -73,6 +73,11 @@ class EventLog:
         self._changed: asyncio.Future[None] | None = None
 
     @property
+    def wall_ms(self) -> int:
+        """Now, on the clock that events are dated by."""
+        return int(self._wall_clock() * 1000)
+
+    @property
     def newest(self) -> int:
         """The sequence of the newest event; 0: there has been none."""
         return self._newest
@@ -86,7 +91,7 @@ class EventLog:
             Event(
                 boot_id=self.boot_id,
                 sequence=self._newest,
-                wall_ms=int(self._wall_clock() * 1000),
+                wall_ms=self.wall_ms,
                 kind=kind,
                 name=name,
                 replica_id=self.replica_id,

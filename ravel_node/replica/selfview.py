@@ -156,6 +156,7 @@ class SelfView:
             vote_id=core.vote,
             votes=core.votes,
             elections_1h=vitals.elections_1h,
+            leader_changes_1h=vitals.leader_changes_1h,
             fsync=vitals.fsync.summary(now),
             apply=vitals.apply.summary(now),
             commit=vitals.commit.summary(now),

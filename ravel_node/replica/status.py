@@ -112,6 +112,7 @@ class ReplicaStatus:
     saving_s: float  # for how long the save that is under way has been; 0: none is
     counters: Counters
     alarms: tuple[Alarm, ...] = field(default=())
+    leader_changes_1h: int = 0  # as elections_1h
     checksum: StateHash | None = None  # the newest hash of its state that it made since it started
 
 

@@ -6,20 +6,16 @@ status and the events.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from ravel_node.raft import Entry, Index, Message, MessageType, RaftEvent, ReplicaId, Role, SoftState, Term
 from ravel_node.replica.acks import AckTimers
 from ravel_node.replica.chronicle import Chronicle
 from ravel_node.replica.events import EventLog
 from ravel_node.replica.histogram import SlidingHistogram
+from ravel_node.replica.past_hour import LEADER_KNOWN, PastHour, elections, leaders
 from ravel_node.replica.trail import LogTrail
-
-ELECTIONS_WINDOW_S: Final = 3_600.0
-ELECTIONS_KEPT: Final = 1_024
-"""Elections of the last hour that are remembered: more than that many are told as that many."""
 
 
 class Observer(Protocol):
@@ -57,7 +53,11 @@ class Vitals:
         self.fsync, self.apply, self.commit = SlidingHistogram(), SlidingHistogram(), SlidingHistogram()
         self.chronicle = Chronicle(events, clock=clock, name_of=name_of, leads=leads)
         self._term = term
-        self._elections: deque[float] = deque(maxlen=ELECTIONS_KEPT)  # when they were seen
+        kept = events.since(0)
+        self._elections = PastHour(clock, elections(kept, events.wall_ms))
+        self._leaders = PastHour(clock, leaders(kept, events.wall_ms))
+        # Of the newest leader that was known; 0: none ever was, and the first of all takes over from nobody.
+        self._led_term = max((event.term for event in kept if event.name == LEADER_KNOWN), default=0)
         self.elections = 0
         """Elections seen since the start: each is a term that began."""
         self.writes = 0
@@ -98,19 +98,27 @@ class Vitals:
         """A later term has begun. The first that a newcomer hears of began without it."""
         if self._term:
             self.elections += 1
-            self._elections.append(self._clock())
+            self._elections.add()
         self._term = term
-        self.chronicle.leader(leader, term)
+        self._follow(leader, term)
 
     def role_changed(self, before: SoftState, after: SoftState, term: Term) -> None:
         if (before.role is Role.LEADER) != (after.role is Role.LEADER):
             self.acks.forget()
-        self.chronicle.leader(after.leader, term)
+        self._follow(after.leader, term)
+
+    def _follow(self, leader: ReplicaId, term: Term) -> None:
+        if self.chronicle.leader(leader, term):
+            if 0 < self._led_term < term:
+                self._leaders.add()
+            self._led_term = term
 
     @property
     def elections_1h(self) -> int:
-        """Elections seen in the last hour."""
-        since = self._clock() - ELECTIONS_WINDOW_S
-        while self._elections and self._elections[0] <= since:
-            self._elections.popleft()
-        return len(self._elections)
+        """Elections seen in the last hour, those before a restart too."""
+        return self._elections.count
+
+    @property
+    def leader_changes_1h(self) -> int:
+        """The same of leaders that took over."""
+        return self._leaders.count

@@ -136,6 +136,7 @@ def _status(status: ReplicaStatus) -> cluster_pb2.StatusResponse:
         vote_id=status.vote_id,
         candidacy=_candidacy(status),
         elections_1h=status.elections_1h,
+        leader_changes_1h=status.leader_changes_1h,
         fsync=_latency(status.fsync),
         apply=_latency(status.apply),
         commit=_latency(status.commit),

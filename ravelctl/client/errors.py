@@ -378,8 +378,16 @@ def _from_code(code: str, details: str, endpoint: str) -> RavelError:
     return InternalError(f"{where} failed: {details or 'no details'} ({code.lower()})")
 
 
+_WENT_AWAY: Final = ("goaway", "cancelling all calls")
+
+
 def _last_clause(details: str) -> str:
-    """gRPC's details are a chain of causes with colons between; the last one is the cause that people look for."""
+    """gRPC's details are a chain of causes with colons between; the last one is the cause that people look for.
+
+    That of a server which goes away is gRPC's own word for it, with its debugging behind.
+    """
+    if any(word in details.lower() for word in _WENT_AWAY):
+        return "it closed the connection"
     return details.rsplit(": ", 1)[-1].strip().rstrip(".").lower() or "no details"
 
 

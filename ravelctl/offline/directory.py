@@ -63,8 +63,13 @@ def _command_error(error: StoreError) -> CommandError:
         case LaterFormatError():
             return CommandError(str(error), code=ExitCode.REFUSED, reason="UNSUPPORTED_VERSION")
         case FormatError():
-            return usage_error(str(error), "give --data-dir the directory that the daemon was started with")
+            return usage_error(said(error), "give --data-dir the directory that the daemon was started with")
     return CommandError(str(error))
+
+
+def said(error: StoreError) -> str:
+    """Without what it advises a daemon to do, which has other directories to choose from than whoever looks at one."""
+    return str(error).partition("; give --data-dir")[0]
 
 
 def reader(path: Path) -> DirectoryReader:

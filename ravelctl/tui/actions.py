@@ -125,7 +125,7 @@ def snapshot(target: Target, base: Ground) -> Plan:
     async def carry_out() -> str:
         try:
             async with target.inspect() as client:
-                info = (await client.save_snapshot(base.row.address)).snapshot
+                info = (await client.save_snapshot(base.row.address, expect=base.seen)).snapshot
         except RavelError as error:
             raise NotDoneError(_sentence(error)) from error
         return f"{base.row.name} has a snapshot of index {count(info.index)}, {size_text(info.size_bytes)}"

@@ -139,8 +139,8 @@ def _writes(picture: Picture) -> str:
     return UNKNOWN if picture.view.writes_s is None else short(picture.view.writes_s)
 
 
-def _elections(picture: Picture) -> str:
-    return UNKNOWN if picture.view.elections_1h is None else str(picture.view.elections_1h)
+def _changes(picture: Picture) -> str:
+    return UNKNOWN if picture.view.leader_changes_1h is None else str(picture.view.leader_changes_1h)
 
 
 def _trend(row: FleetRow, width: int) -> str:
@@ -155,7 +155,7 @@ FLEET_COLUMNS: Final[tuple[FleetColumn, ...]] = (
     FleetColumn("HEALTH", 9, 0, lambda row, width: row.health, left=True),
     FleetColumn("LEADER", 8, 0, _leader, left=True),
     FleetColumn("TERM", 6, 4, _term),
-    FleetColumn("ELECT/h", 7, 5, _known(_elections)),
+    FleetColumn("CHG/h", 5, 5, _known(_changes)),
     FleetColumn("NODES", 5, 6, _known(_nodes)),
     FleetColumn("QUORUM", 6, 0, _quorum),
     FleetColumn("SLOTS", 5, 8, lambda row, width: NOTHING if row.slots is None else str(row.slots)),

@@ -132,6 +132,7 @@ class ClusterView:
     reads_s: float | None
     commit_p99_us: int | None
     elections_1h: int | None
+    leader_changes_1h: int | None
     rivals: tuple[tuple[int, tuple[str, ...]], ...]  # terms with more than one leader: a broken promise
 
     @property
@@ -392,6 +393,7 @@ def cluster_view(sights: Sequence[Sight], now_s: float, interval_s: float) -> Cl
         reads_s=_sum([row.reads_s for row in rows]),
         commit_p99_us=_p99(chief, "commit") if chief is not None else None,
         elections_1h=max((s.elections_1h for s in live if s.HasField("counters")), default=None),
+        leader_changes_1h=max((s.leader_changes_1h for s in live if s.HasField("leader_changes_1h")), default=None),
         rivals=_rivals(live, members),
     )
 

@@ -11,6 +11,7 @@ from ravelctl.client.errors import RavelError
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
 from ravelctl.output import View
+from ravelctl.overview import without_place
 from ravelctl.tui.fleet import FleetRow, arranged, fleet_lines
 from ravelctl.tui.listing import GROUP, clusters_of
 from ravelctl.tui.model import Freshness, Sight
@@ -49,7 +50,10 @@ async def one_frame(options: Options) -> View:
     live.look(at_interval=True)
     picture = live.look(at_interval=True)  # an alarm stands once two views break its rule
     if not any(row.fresh for row in picture.view.replicas):
-        why = "; ".join(sorted({row.error for row in picture.view.replicas if row.error})) or "no answer in time"
+        why = (
+            "; ".join(sorted({without_place(row.address, row.error) for row in picture.view.replicas if row.error}))
+            or "no answer in time"
+        )
         raise CommandError(
             f"no daemon answers at {', '.join(options.target.endpoints)}: {why}",
             code=ExitCode.UNREACHABLE,

@@ -114,17 +114,18 @@ class TestElections:
 
     @virtual
     async def test_elections_are_counted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ravel_node.replica.vitals.ELECTIONS_WINDOW_S", 5.0)
+        monkeypatch.setattr("ravel_node.replica.past_hour.WINDOW_S", 5.0)
         async with cluster_of(tmp_path, 3) as cluster:
             leader = await cluster.leader()
             (other, _) = await cluster.followers()
-            before = other.replica.status().elections_1h
+            before, changes = other.replica.status().elections_1h, other.replica.status().leader_changes_1h
             await leader.replica.transfer_leader(other.id, dry_run=False, expect=ANY)
             await until("it leads", lambda: other.replica.is_leader)
             assert other.replica.status().elections_1h == before + 1
+            assert other.replica.status().leader_changes_1h == changes + 1
             assert other.replica.status().counters.elections == before + 1
             await asyncio.sleep(6)
-            assert other.replica.status().elections_1h == 0
+            assert (other.replica.status().elections_1h, other.replica.status().leader_changes_1h) == (0, 0)
             assert other.replica.status().counters.elections == before + 1
 
 

@@ -962,6 +962,7 @@ class StatusResponse(_message.Message):
     WALL_MS_FIELD_NUMBER: _builtins.int
     EVENTS_SEQUENCE_FIELD_NUMBER: _builtins.int
     DB_MAP_BYTES_FIELD_NUMBER: _builtins.int
+    LEADER_CHANGES_1H_FIELD_NUMBER: _builtins.int
     cluster_name: _builtins.str
     role: Global___RaftRole.ValueType
     leader_id: _builtins.int
@@ -1006,13 +1007,15 @@ class StatusResponse(_message.Message):
     vote_id: _builtins.int
     """whom it voted for in this term; 0: nobody"""
     elections_1h: _builtins.int
-    """elections that this replica saw in the last hour of its life"""
+    """elections that this replica saw in the last hour, before a restart too"""
     wall_ms: _builtins.int
     """its wall clock, since 1970, UTC; for people only"""
     events_sequence: _builtins.int
     """of its newest event"""
     db_map_bytes: _builtins.int
     """the map of the applied state, as it is now"""
+    leader_changes_1h: _builtins.int
+    """leaders that it saw take over in the last hour, the same one in a later term too"""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     @_builtins.property
@@ -1086,12 +1089,15 @@ class StatusResponse(_message.Message):
         wall_ms: _builtins.int = ...,
         events_sequence: _builtins.int = ...,
         db_map_bytes: _builtins.int = ...,
+        leader_changes_1h: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "candidacy", b"candidacy", "commit", b"commit", "counters", b"counters", "fsync", b"fsync", "header", b"header", "server", b"server"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_leader_changes_1h", b"_leader_changes_1h", "apply", b"apply", "candidacy", b"candidacy", "commit", b"commit", "counters", b"counters", "fsync", b"fsync", "header", b"header", "leader_changes_1h", b"leader_changes_1h", "server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "applied_index", b"applied_index", "apply", b"apply", "blank", b"blank", "boot_id", b"boot_id", "candidacy", b"candidacy", "cluster_name", b"cluster_name", "commit", b"commit", "commit_index", b"commit_index", "config_index", b"config_index", "contact_age_ms", b"contact_age_ms", "counters", b"counters", "db_map_bytes", b"db_map_bytes", "db_size_max_bytes", b"db_size_max_bytes", "db_used_bytes", b"db_used_bytes", "election_timeout_ms", b"election_timeout_ms", "elections_1h", b"elections_1h", "events_sequence", b"events_sequence", "first_index", b"first_index", "flushed_index", b"flushed_index", "fsync", b"fsync", "header", b"header", "heartbeat_ms", b"heartbeat_ms", "last_index", b"last_index", "leader_age_ms", b"leader_age_ms", "leader_id", b"leader_id", "lease_remaining_ms", b"lease_remaining_ms", "log_used_bytes", b"log_used_bytes", "members", b"members", "progress", b"progress", "ready", b"ready", "removed", b"removed", "revision", b"revision", "role", b"role", "server", b"server", "snapshot_index", b"snapshot_index", "transferee_id", b"transferee_id", "uptime_ms", b"uptime_ms", "vote_id", b"vote_id", "wall_ms", b"wall_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leader_changes_1h", b"_leader_changes_1h", "alarms", b"alarms", "applied_index", b"applied_index", "apply", b"apply", "blank", b"blank", "boot_id", b"boot_id", "candidacy", b"candidacy", "cluster_name", b"cluster_name", "commit", b"commit", "commit_index", b"commit_index", "config_index", b"config_index", "contact_age_ms", b"contact_age_ms", "counters", b"counters", "db_map_bytes", b"db_map_bytes", "db_size_max_bytes", b"db_size_max_bytes", "db_used_bytes", b"db_used_bytes", "election_timeout_ms", b"election_timeout_ms", "elections_1h", b"elections_1h", "events_sequence", b"events_sequence", "first_index", b"first_index", "flushed_index", b"flushed_index", "fsync", b"fsync", "header", b"header", "heartbeat_ms", b"heartbeat_ms", "last_index", b"last_index", "leader_age_ms", b"leader_age_ms", "leader_changes_1h", b"leader_changes_1h", "leader_id", b"leader_id", "lease_remaining_ms", b"lease_remaining_ms", "log_used_bytes", b"log_used_bytes", "members", b"members", "progress", b"progress", "ready", b"ready", "removed", b"removed", "revision", b"revision", "role", b"role", "server", b"server", "snapshot_index", b"snapshot_index", "transferee_id", b"transferee_id", "uptime_ms", b"uptime_ms", "vote_id", b"vote_id", "wall_ms", b"wall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__leader_changes_1h: _TypeAlias = _typing.Literal["leader_changes_1h"]  # noqa: Y015
+    _WhichOneofArgType__leader_changes_1h: _TypeAlias = _typing.Literal["_leader_changes_1h", b"_leader_changes_1h"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__leader_changes_1h) -> _WhichOneofReturnType__leader_changes_1h | None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
 

@@ -123,6 +123,13 @@ def test_the_cause_that_people_look_for_stands_at_the_end() -> None:
     assert error.message == "a:1 cannot be reached: connection refused"
 
 
+def test_a_server_that_goes_away_is_told_in_our_words() -> None:
+    debug = "GOAWAY received; Error code: 2; Debug Text: Cancelling all calls {http2_error:2}"
+    for details in (debug, "Cancelling all calls"):
+        found = from_rpc_error(rpc_error(grpc.StatusCode.UNAVAILABLE, details), "10.0.0.1:7400")
+        assert found.message == "10.0.0.1:7400 cannot be reached: it closed the connection"
+
+
 def test_errors_can_be_copied_and_pickled() -> None:
     error = from_status(make_status(Reason.KEY_TOO_LARGE, "key has 481 bytes", {Field.LIMIT: "480", Field.NEXT_STEP: "shorten"}))
     for twin in (copy(error), pickle.loads(pickle.dumps(error))):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from ravelctl.client import ClusterClient
+from ravelctl.client.errors import UnreachableError
 from ravelpb.v1 import cluster_pb2 as pb
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.fake import FakeCluster
@@ -200,6 +204,27 @@ def test_the_leader_is_chosen_by_the_cluster_where_none_is_named(ctl: Ctl, at: s
     ran = ctl("leader", "transfer", "-e", at, "-o", "json")
     assert (ran.code, cluster.asked[0].replica_id) == (0, 0)
     assert (ran.json["id"], ran.json["name"], ran.json["before"]) == ("2", "n2", "n1")
+
+
+def test_a_daemon_that_was_started_a_moment_ago_is_waited_for(
+    ctl: Ctl, at: str, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (new,) = cluster.grow(1)
+    asked: list[str] = []
+    status = ClusterClient.status
+
+    async def not_yet(self: ClusterClient, endpoint: str, *, timeout_s: float | None = None) -> pb.StatusResponse:
+        asked.append(endpoint)
+        if endpoint == new and asked.count(new) < 3:
+            raise UnreachableError(f"{new} cannot be reached: the connection was refused or failed")
+        return await status(self, endpoint, timeout_s=timeout_s)
+
+    monkeypatch.setattr(ClusterClient, "status", not_yet)
+    assert ctl("join", new, "--via", at, "--no-wait").code == 0
+    assert asked.count(new) == 3
+    began = time.monotonic()
+    assert ctl("join", "127.0.0.1:1", "--via", at, "--timeout", "300ms").code == 3
+    assert time.monotonic() - began < 30
 
 
 def test_join_and_wait(ctl: Ctl, at: str, cluster: FakeCluster) -> None:

@@ -131,3 +131,11 @@ async def test_what_a_new_leader_replaced_is_told_and_shown_again(tmp_path: Path
     out, err = capfd.readouterr()
     assert out.split() == ["10", "11", "12", "13", "12", "13"]
     assert "a new leader replaced the entries from 12 on" in err
+
+
+def test_a_directory_that_is_none_of_ours_gets_one_advice(ctl: Ctl, tmp_path: Path) -> None:
+    (tmp_path / "passwd").write_text("root")
+    ran = ctl("log", "verify", "--data-dir", tmp_path)
+    assert ran.code == 2
+    assert "it is no data directory of ravel\n" in ran.err
+    assert ran.err.count("give --data-dir") == 1

@@ -142,7 +142,7 @@ class Replica:
             status.apply.CopyFrom(_summary(self.apply_us))
             status.commit.CopyFrom(_summary(4_200 if leads else 0))
             status.counters.CopyFrom(pb.Counters(monotonic_ms=found.monotonic_ms(), writes=self.writes, reads=self.reads))
-            status.elections_1h = self.elections_1h
+            status.elections_1h = status.leader_changes_1h = self.elections_1h
             status.wall_ms = found.wall_ms() + self.wall_offset_ms
             status.events_sequence = len(self.events)
             if self.leaderless_ms is not None:

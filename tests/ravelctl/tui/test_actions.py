@@ -151,6 +151,7 @@ async def test_transfer_promote_and_snapshot(desk: Open) -> None:
         promoted, saved, transferred = cluster.asked
         assert list(promoted.replica_ids) == [4]
         assert isinstance(saved, ins.SaveSnapshotRequest)
+        assert saved.expect == transferred.expect
         assert transferred.replica_id == 2
 
 

@@ -177,5 +177,5 @@ def test_nobody_answers_a_pipe() -> None:
     nowhere = type("Nowhere", (), {"addresses": "127.0.0.1:1"})()
     ran = piped(nowhere, stdin=subprocess.DEVNULL)
     assert ran.returncode == 3
-    assert "no daemon answers at 127.0.0.1:1" in ran.stderr
+    assert "no daemon answers at 127.0.0.1:1: the connection" in ran.stderr
     assert ran.stdout == ""
