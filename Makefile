@@ -59,7 +59,7 @@ e2e: $(INSTALLED) ## real daemons, real sockets, real kills
 faults: $(INSTALLED) ## kills, stops, cuts, bad disks: every fault on real daemons, each with a checked history; a table at the end
 	@$(BIN)/python -m pytest -q -n $(E2E_JOBS) tests/faults
 
-demo: $(INSTALLED) ## three daemons, a killed leader, nothing lost: half a minute
+demo: $(INSTALLED) ## three daemons, a killed leader; then clusters with an admin, one more under writers: nothing lost, one minute
 	@$(BIN)/python tests/e2e/demo.py
 
 bench: $(INSTALLED) ## micro-benchmarks and the whole put path
