@@ -157,11 +157,14 @@ def move_data(move: MoveRow) -> dict[str, Any]:
 
 
 def move_lines(moves: Sequence[MoveRow]) -> tuple[str, ...]:
-    """One a move, then how many there are beside these."""
-    lines = [_move_line(move) for move in moves[:MOVES_SHOWN]]
-    if len(moves) > MOVES_SHOWN:
-        lines.append(f"and {count_text(len(moves) - MOVES_SHOWN, 'further move')}")
-    return tuple(lines)
+    """One for each that is under way or kept from it, then what waits for its turn, by source and destination."""
+    waiting = [move for move in moves if move.phase == "planned" and not move.obstacle]
+    told = [move for move in moves if move not in waiting]
+    lines = [_move_line(move) for move in told[:MOVES_SHOWN]]
+    if len(told) > MOVES_SHOWN:
+        lines.append(f"and {count_text(len(told) - MOVES_SHOWN, 'further move')}")
+    flows = _flows(waiting)
+    return (*lines, *(f"{source} -> {destination}: {count_text(count, 'slot')} planned" for source, destination, count in flows))
 
 
 def _move_line(move: MoveRow) -> str:

@@ -56,6 +56,8 @@ async def brought_up(app: App, ground: Playground) -> Playground:
     ground = await _admins(app, ground)
     async with dial.admin(app, ground.endpoints) as client:
         for cluster in ground.clusters:
+            if not any(replica.replica_id for replica in ground.of(cluster)):
+                await client.set_cluster(cluster, replicas_wanted=len(ground.of(cluster)))
             # The first one that is founded owns all slots, so it is to be the first one by name.
             for replica in ground.of(cluster):
                 ground = started(app, ground, replica)

@@ -102,16 +102,15 @@ async def demo(folder: Path, say: Callable[[str], None]) -> int:
             await writers.end()
             await operator.run_meanwhile("admin", "clusters")
             missing = await writers.missing()
-            print(
-                f"{missing} of {len(writers.acknowledged)} acknowledged puts are missing; the slowest took {writers.slowest_s:.2f} s"
-            )
+            of = len(writers.acknowledged)
+            print(f"{missing} of {of} acknowledged puts are missing; the slowest took {writers.slowest_s:.2f} s")
 
             say("HTTP in, HTTP out")
             base = f"http://{ground['http']}"
             value = {"state": "shipped", "items": [1, 2, 3]}
             await asyncio.to_thread(curl, "POST", f"{base}/put", {"key": "orders/17", "val": value})
             back = await asyncio.to_thread(curl, "POST", f"{base}/get", {"key": "orders/17"})
-            missing += back["val"] != value
+            missing += int(back["val"] != value)
             await operator.run_meanwhile("kv", "get", "orders/17")
             await operator.run_meanwhile("admin", "slots", "orders/17")
         return missing

@@ -155,6 +155,10 @@ def test_slots(ctl: Ctl, admin: FakeAdmin) -> None:
         "orders -> users: 64 slots (8-71) copying, 1,204 keys copied\n"
         "orders -> users: 1 slot (80) planned; waits: users is down\n"
     )
+    for move in range(30):
+        directory.moves.append(pb.DirectoryMove(move=65540 + move, slots=[90 + move], source=1, destination=2, phase=pb.PLANNED))
+    assert asked(ctl, admin, "slots").out == ran.out + "orders -> users: 30 slots planned\n", "what waits is one line"
+    del directory.moves[2:]
     told = asked(ctl, admin, "slots", "-o", "json").json
     assert told["clusters"][0] == {"number": 1, "name": "orders", "slots": 2045, "ranges": [[1, 6], [8, 8], [10, 2047]]}
     assert (told["moves"][0]["move"], told["moves"][0]["slots"], told["moves"][0]["phase"]) == ("65536", 64, "copying")
