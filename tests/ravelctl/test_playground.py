@@ -19,6 +19,7 @@ from ravelctl import links, playground_context
 from ravelctl import playground as grounds
 from ravelctl.errors import CommandError
 from ravelctl.links import can_tell_who_dials
+from ravelpb.slots import slot_of
 from tests.ravelctl.conftest import Ctl
 
 STAND_IN = """
@@ -454,4 +455,40 @@ def test_each_cluster_of_a_system_has_a_context(
     assert ctl("context", "list", "-o", "name").out.split() == ["playground", "playground-c1", "playground-c2"]
     down = ctl("playground", "down", "--dir", system.folder)
     assert down.err == "the contexts playground, playground-c1, playground-c2 are gone\n"
+    assert ctl("context", "list", "-o", "name").out == ""
+
+
+@pytest.mark.e2e
+def test_a_whole_system_comes_up_in_one_command_and_grows(tmp_path: Path, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by every command without being told where; keys go to their clusters, before and after there is one more."""
+    monkeypatch.setenv("RAVELCTL_CONFIG", str(tmp_path / "config.toml"))
+    where = ("--dir", tmp_path / "system")
+    try:
+        up = ctl("playground", "up", "--clusters", 2, "--replicas", 1, "--admins", 1, *where, "-o", "json")
+        assert up.code == 0, up.err
+        clusters = ctl("admin", "clusters", "-o", "json").json["clusters"]
+        assert [(one["name"], one["slots"], one["state"]) for one in clusters] == [
+            ("c1", 2048, "HEALTHY"),
+            ("c2", 2048, "HEALTHY"),
+        ]
+        for number in range(8):
+            assert ctl("kv", "put", f"k{number}", number).code == 0
+        foreign = next(key for key in (f"k{number}" for number in range(1, 8)) if slot_of(key.encode()) >= 2048)
+        refused = ctl("kv", "put", foreign, "elsewhere", "--context", "playground-c1", "-o", "json")
+        assert (refused.code, refused.error["reason"]) == (5, "WRONG_CLUSTER")
+        assert ctl("status", "--context", "playground-c2", "-o", "json").json["cluster_name"] == "c2"
+        assert ctl("status", "-o", "json").json["cluster_name"] == "admin"
+        overview = ctl("top", "-o", "json").json
+        assert {one["name"]: one["slots"] for one in overview["clusters"]} == {"(admin)": None, "c1": 2048, "c2": 2048}
+        grown = ctl("playground", "up", "--clusters", 3, *where)
+        assert grown.code == 0, grown.err
+        assert len(ctl("admin", "servers", "-o", "name").out.split()) == 3
+        assert [one["slots"] for one in ctl("admin", "slots", "-o", "json").json["clusters"]] == [1366, 1365, 1365]
+        assert [ctl("kv", "get", f"k{number}").out for number in range(1, 8)] == [f"{number}\n" for number in range(1, 8)]
+        killed = ctl("playground", "kill", "c3/leader", *where)
+        assert (killed.code, killed.out) == (0, "killed n3\n")
+        assert ctl("playground", "start", "n3", *where).code == 0
+    finally:
+        down = ctl("playground", "down", "--purge", *where)
+    assert down.code == 0
     assert ctl("context", "list", "-o", "name").out == ""
