@@ -27,6 +27,7 @@ from ravel_node.raft.types import NO_LIMIT, ConfState, HardState, Index, Replica
 from ravel_node.storage.base import Save, SnapshotFile, SnapshotRefusedError, StoreError, StoreFailedError
 from ravel_node.storage.engine import Engine
 from ravel_node.storage.store import DiskStore, StoreOptions, open_store
+from ravelpb.slots import slot_of
 from tests.storage.support import (
     BIRTH,
     CLUSTER,
@@ -408,6 +409,24 @@ class StoreSuite:
         assert store.db_used_bytes < empty + 100_000
         assert store.stats()[1].used == store.db_used_bytes
         assert store.log_used_bytes == store.stats()[0].used > 0
+
+    async def test_the_keys_of_a_slot_are_read_wherever_they_are(self, harness: Harness, store: DiskStore) -> None:
+        """Some are flushed, some are not, some are deleted, on the disk or not yet."""
+        found = [key for number in range(60_000) if slot_of(key := b"%d" % number) in (7, 8)]
+        await write(store, [(key, b"v") for key in found[:16]])
+        await store.flush()
+        await write(store, [*((key, b"v") for key in found[12:]), *((key, None) for key in found[::3]), (b"other", b"v")])
+        left = {key for at, key in enumerate(found) if at % 3}
+        for flushed in (False, True):
+            if flushed:
+                await store.flush()
+            for slot in (7, 8):
+                keys = sorted(key for key in left if slot_of(key) == slot)
+                assert len(keys) > 3
+                assert list(store.reader().slot_keys(slot)) == keys
+                assert list(store.reader().slot_keys(slot, keys[1])) == keys[2:]
+                assert list(store.reader().slot_keys(slot, keys[-1])) == []
+            assert list(store.reader().slot_keys(9)) == []
 
     async def test_slots_follow_the_keys(self, harness: Harness, store: DiskStore) -> None:
         await append(store, 2, 10)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from zlib import crc32
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ravel_node.machine.base import Database
 from ravel_node.raft.errors import InvariantError
+from ravel_node.storage import table as table_module
 from ravel_node.storage.table import Segment, Table
 from ravelpb.slots import slot_of
 from tests.storage.support import at
@@ -53,7 +56,15 @@ steps = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@pytest.fixture
+def few_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So few that keys meet in them."""
+    for module in (table_module, sys.modules[__name__]):
+        monkeypatch.setattr(module, "slot_of", lambda key: crc32(key) & 3)
+
+
+@pytest.mark.usefixtures("few_slots")
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(steps, max_size=60), st.lists(ranges, min_size=1, max_size=4))
 def test_the_table_shows_what_a_dict_would(
     script: list[tuple[str, bytes, bytes]], windows: list[tuple[bytes, bytes | None]]
@@ -79,6 +90,10 @@ def test_the_table_shows_what_a_dict_would(
         for start, end in windows:
             wanted = [(k, model[k]) for k in sorted(model) if k >= start and (end is None or k < end)]
             assert list(table.scan(KV, start, end)) == wanted
+        slot, after = slot_of(key), windows[0][0]
+        in_slot = [k for k in sorted(model) if slot_of(k) == slot]
+        assert list(table.slot_keys(slot)) == in_slot
+        assert list(table.slot_keys(slot, after)) == [k for k in in_slot if k > after]
     for key in {*model, *below.values, b"\0", b"\1\2"}:
         assert table.get(KV, key) == model.get(key)
 
