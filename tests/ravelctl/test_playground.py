@@ -472,8 +472,8 @@ def test_a_whole_system_comes_up_in_one_command_and_grows(tmp_path: Path, ctl: C
             ("c2", 2048, "HEALTHY"),
         ]
         for number in range(8):
-            assert ctl("kv", "put", f"k{number}", number).code == 0
-        foreign = next(key for key in (f"k{number}" for number in range(1, 8)) if slot_of(key.encode()) >= 2048)
+            assert ctl("kv", "put", f"order/{number}", number).code == 0
+        foreign = next(key for key in (f"order/{number}" for number in range(100)) if slot_of(key.encode()) >= 2048)
         refused = ctl("kv", "put", foreign, "elsewhere", "--context", "playground-c1", "-o", "json")
         assert (refused.code, refused.error["reason"]) == (5, "WRONG_CLUSTER")
         assert ctl("status", "--context", "playground-c2", "-o", "json").json["cluster_name"] == "c2"
@@ -484,7 +484,7 @@ def test_a_whole_system_comes_up_in_one_command_and_grows(tmp_path: Path, ctl: C
         assert grown.code == 0, grown.err
         assert len(ctl("admin", "servers", "-o", "name").out.split()) == 3
         assert [one["slots"] for one in ctl("admin", "slots", "-o", "json").json["clusters"]] == [1366, 1365, 1365]
-        assert [ctl("kv", "get", f"k{number}").out for number in range(1, 8)] == [f"{number}\n" for number in range(1, 8)]
+        assert [ctl("kv", "get", f"order/{number}").out for number in range(8)] == [f"{number}\n" for number in range(8)]
         killed = ctl("playground", "kill", "c3/leader", *where)
         assert (killed.code, killed.out) == (0, "killed n3\n")
         assert ctl("playground", "start", "n3", *where).code == 0
