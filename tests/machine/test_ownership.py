@@ -520,3 +520,87 @@ def test_a_new_cluster_of_an_old_state_owns_what_that_owned_and_forgets_moves(ow
     else:
         assert own is not None
         assert (own.owned, dict(own.moves), own.last_move) == (owned, {}, 0)
+
+
+# --- replayed
+
+
+SMALL = [key_in(slot, number) for slot in (1, 2, 3) for number in (0, 1)]
+any_key = st.sampled_from(SMALL)
+writes = st.one_of(
+    st.builds(envelope.put, any_key, st.binary(max_size=2)),
+    st.builds(envelope.delete, any_key),
+    st.builds(envelope.compare_and_swap, any_key, st.integers(0, 9), st.just(b"c")),
+    st.lists(st.tuples(any_key, st.none() | st.just(b"w")), max_size=3, unique_by=lambda pair: pair[0]).map(
+        lambda operations: envelope.write([], operations)
+    ),
+)
+chunks = st.builds(
+    lambda move, chunk, key, revision: step(
+        Step.IMPORT_CHUNK, move, chunk=chunk, keys=(MovedKey(key, b"i", revision),), revision=revision + 5
+    ),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    any_key,
+    st.integers(0, 60),
+)
+some_steps = st.builds(
+    lambda kind, move, slots, keys, last: step(kind, move, slots=slots, map_version=move, chunk=1, keys=named(*keys), last=last),
+    st.sampled_from([kind for kind in Step if kind is not Step.IMPORT_CHUNK]),
+    st.integers(1, 3),
+    st.sampled_from([(1,), (2,), (1, 2), (3,)]),
+    st.lists(any_key, max_size=2),
+    st.booleans(),
+)
+moves = st.sampled_from([Step.EXPORT, Step.FREEZE, Step.RELEASE, Step.PURGE, Step.IMPORT, Step.ACTIVATE]).map(
+    lambda kind: step(kind, 1, slots=(1, 2) if kind is Step.EXPORT else (3,), map_version=2, last=kind is Step.PURGE)
+)
+entries = st.lists(st.lists(writes | chunks | some_steps | moves, max_size=4), max_size=25)
+
+
+def replay(log: list[list[bytes]], *, reopen: bool) -> tuple[Cluster, list[list[Outcome]]]:
+    cluster = managed(bitmap((1, 2)))
+    client = cluster.register()
+    answers = []
+    for number, commands in enumerate(log):
+        slotless = all(command[0] <= envelope.Kind.WRITE for command in commands)
+        once = Once(client, number * 10 + 1, max(1, number * 10 - 40)) if slotless and number % 2 and commands else None
+        answers.append(cluster.run(*commands, once=once))
+        if reopen:
+            cluster.reopen()
+    return cluster, answers
+
+
+@settings(max_examples=80)
+@given(entries)
+def test_restarts_change_nothing_and_what_is_told_of_changes_makes_the_state(log: list[list[bytes]]) -> None:
+    steady, answers = replay(log, reopen=False)
+    restarted, again = replay(log, reopen=True)
+    assert steady.state.content() == restarted.state.content()
+    assert answers == again
+    assert steady.machine.ownership == restarted.machine.ownership
+    # The revision is what changes and raises make of it, and every key that was not imported or deleted by a step is told.
+    cluster = managed(bitmap((1, 2)))
+    cluster.register()
+    revision, shadow = 0, dict[bytes, bytes]()
+    touched: set[bytes] = set()
+    for commands in log:
+        cluster.run(*commands)
+        payload = envelope.payload([envelope.group(commands)])
+        for changed in history.changes(payload, history.read_idle(cluster.state.get, cluster.index)):
+            revision += 1
+            for key, value in changed:
+                if value is None:
+                    shadow.pop(key, None)
+                else:
+                    shadow[key] = revision.to_bytes(8, "big") + value
+        for command in commands:
+            if command[0] == envelope.Kind.SLOTS:
+                touched |= {key for key, _, _ in read_step(command[7:]).keys}
+        revision += history.read_raise(cluster.state.get, cluster.index)
+        assert revision == cluster.machine.revision
+        rows = cluster.rows(Database.KV)
+        assert {key: rows[key] for key in rows if key not in touched} == {
+            key: shadow[key] for key in shadow if key not in touched
+        }
+        assert all(int.from_bytes(record[:8], "big") <= revision for record in rows.values())
