@@ -25,10 +25,16 @@ SNAPSHOT_ROOM_BYTES: Final = 64 << 20
 """Beside a copy of the state."""
 
 
+TOLD_OF_ALL: Final = frozenset({"RV401"})
+"""Alarms that a replica raises about the whole cluster, of which a rule of ours tells more: they would be told twice."""
+
+
 def alarms(p: Picture) -> Iterator[Finding]:
     """What replicas say of themselves. That of a former leader about others is not there any more."""
     for status in p.statuses:
         for alarm in status.alarms:
+            if alarm.code in TOLD_OF_ALL:
+                continue
             name = p.name(alarm.replica_id) if alarm.replica_id else status.server.name
             age = f", for {age_text(alarm.raised_ms / 1000)}" if alarm.raised_ms else ""
             seen = [f"{status.server.name} raises it{age}", *_latency(alarm.code, status), *_over(p, alarm)]

@@ -249,6 +249,7 @@ def no_room_for_a_snapshot(scene: Scene) -> None:
 @case("RV401", ExitCode.DEGRADED)
 def four_voters(scene: Scene) -> None:
     scene.doors = Scene.healthy(4).doors
+    scene.status(1).alarms.add(code="RV401", message="4 voters bear 1 failures, as 3 would", replica_id=1)
 
 
 @case("RV402", ExitCode.DONE)
