@@ -110,7 +110,9 @@ async def test_servers_leave_and_stay_out(tmp_path: Path) -> None:
         n1, n2, n3, n4 = [system.start(name) for name in ("n1", "n2", "n3", "n4")]
         await system.seated("default", "n1", "n2", "n3", "n4")
         assert n4.terminate() == 0
-        assert (await system.leave(n4))[0] == 0, "its daemon does not run"
+        async with system.client(timeout_s=20.0) as admin:
+            await admin.mark_leaving("n4")  # as a leave does that is interrupted right after it
+        assert (await system.leave(n4))[0] == 0, "it is completed, though its daemon does not run"
         assert await system.leave(n2) == (0, f"{await says(system, n2)} has left cluster default: {STOP_IT}\n")
         await system.seated("default", "n1", "n3")
         for server in (n2, n4):
