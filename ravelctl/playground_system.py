@@ -121,7 +121,10 @@ async def _seated(app: App, ground: Playground, client: AdminClient, cluster: st
         wait = dial.Wait(app.settings.wait_timeout_s(), progress)
         (directory,) = await wait.until(look, f"{count_text(len(ground.of(cluster)), 'voter')} of {cluster}")
     ids = {one.server.addresses.listen: one.replica_id for one in directory.servers}
-    cluster_id = next(one.cluster_id for one in directory.clusters if one.name == cluster)
+    cluster_id = next((one.cluster_id for one in directory.clusters if one.name == cluster), "")
+    if not cluster_id:
+        app.say(f"{cluster} has left the admin's list")
+        return ground
     for replica in ground.of(cluster):
         ground = ground.with_replica(replace(replica, replica_id=ids.get(replica.listen, replica.replica_id)))
     return replace(ground, cluster_ids={**ground.cluster_ids, cluster: cluster_id})

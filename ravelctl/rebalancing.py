@@ -161,7 +161,7 @@ async def _followed(
         )
     took_s = time.monotonic() - began
     said = (
-        f"moved {count_text(way.moved, 'slot')} with {way.keys:,} keys in {age_text(took_s)}"
+        f"moved {count_text(way.moved, 'slot')} with {way.keys:,} key{'s' * (way.keys != 1)} in {age_text(took_s)}"
         if way.total
         else "nothing had to move"
     )
