@@ -85,10 +85,10 @@ def report(lines: Iterable[str]) -> None:
 
 
 def _room(file: str) -> str:
-    """`storage`, `raft` and so on; grpc; empty for what is neither."""
+    """`storage`, `raft` and so on; the client, grpc, what serves HTTP; empty for what is none of them."""
     if "ravel_node/" in file:
         return file.rsplit("ravel_node/", 1)[1].split("/")[0]
-    return "grpc" if "grpc/" in file else ""
+    return next((room for room in ("ravelctl", "grpc", "starlette", "uvicorn") if f"{room}/" in file), "")
 
 
 def main() -> None:

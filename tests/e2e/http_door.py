@@ -8,31 +8,41 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 
 from tests.e2e.cluster import START_S, free_ports, until
 
 
+class Gateway(NamedTuple):
+    port: int
+    pid: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
 @asynccontextmanager
-async def running_gateway(folder: Path, admins: Sequence[str], *flags: str) -> AsyncIterator[str]:
-    """Its URL. At the end it is told to stop, and must do so in order."""
+async def running_gateway(folder: Path, admins: Sequence[str], *flags: str) -> AsyncIterator[Gateway]:
+    """At the end it is told to stop, and must do so in order."""
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "ravel_node", "gateway", "--admin", ",".join(admins), "--listen", f"127.0.0.1:{port}"]
     log = folder / "gateway.log"
     process = _start([*command, *flags], log)
-    url = f"http://127.0.0.1:{port}"
+    gateway = Gateway(port, process.pid)
     try:
         async with httpx.AsyncClient() as http:
 
             async def answers() -> bool:
                 try:
-                    return (await http.get(f"{url}/healthz")).status_code == 200
+                    return (await http.get(f"{gateway.url}/healthz")).status_code == 200
                 except httpx.TransportError:
                     return False
 
             await until("the gateway answers", answers, START_S)
-        yield url
+        yield gateway
         process.terminate()
         assert await asyncio.to_thread(process.wait, 20) == 0, log.read_text()
     finally:
