@@ -41,6 +41,9 @@ from ravelpb.v1.slots_pb2 import (
     SlotsStep,
 )
 
+DELETED_AT_ONCE: Final = 256
+"""Keys of one PURGE or DROP: the clients of that cluster wait so long."""
+
 
 @dataclass(frozen=True, slots=True)
 class MoverOptions:
@@ -242,5 +245,6 @@ class _Carrier:
     async def _step(
         self, cluster: ClusterNumber, step: SlotsStep.ValueType, *, slots: tuple[int, ...] = (), map_version: int = 0
     ) -> ChangeSlotsResponse:
-        request = ChangeSlotsRequest(step=step, move=self.move_id, slots=slots, map_version=map_version)
+        limit = DELETED_AT_ONCE if step in (PURGE, DROP) else 0
+        request = ChangeSlotsRequest(step=step, move=self.move_id, slots=slots, map_version=map_version, limit=limit)
         return await self._clusters.change(cluster, request)

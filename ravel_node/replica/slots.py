@@ -27,7 +27,7 @@ from ravelpb.slots import slot_of
 STEP_KEYS_DEFAULT: Final = 1_000
 """Keys of a PURGE or DROP of which nothing else was said."""
 
-PAGE_KEYS: Final = 1_000
+PAGE_KEYS: Final = 256
 """Keys of a page of `SlotPages`: what fits into one chunk."""
 
 REVISION_MAX: Final = (1 << 64) - 1

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any, Final
 from unittest.mock import patch
 
-from ravel_node.admin import copying
+from ravel_node.admin import copying, executor
 from ravel_node.admin.answers import RefusedError
 from ravel_node.admin.commands import DecideMove, PlanMoves, PlannedMove
 from ravel_node.admin.executor import Mover, MoverOptions
@@ -107,7 +107,7 @@ class World:
         patches = (
             patch.object(copying, "CHUNK_KEYS_MAX", sizes),
             patch.object(replica_slots, "PAGE_KEYS", self.rng.choice([1, 2, 5])),
-            patch.object(replica_slots, "STEP_KEYS_DEFAULT", self.rng.choice([1, 3])),
+            patch.object(executor, "DELETED_AT_ONCE", self.rng.choice([1, 3])),
         )
         with patches[0], patches[1], patches[2]:
             try:
