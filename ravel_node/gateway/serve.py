@@ -98,7 +98,12 @@ class Listener:
         """Raises OSError if the address cannot be bound."""
         bound = _bind(self._listen)
         self._serving = asyncio.get_running_loop().create_task(self._server.serve([bound]), name="http gateway")
-        await self._server.up.wait()
+        up = asyncio.ensure_future(self._server.up.wait())
+        await asyncio.wait({up, self._serving}, return_when=asyncio.FIRST_COMPLETED)
+        if self._serving.done():  # it failed before it served: a certificate that cannot be read any more, say
+            up.cancel()
+            bound.close()
+            await self._serving
         return self
 
     async def __aexit__(self, *_: object) -> None:
