@@ -148,10 +148,19 @@ class SimClusterPort:
         """Page by page, with time between them, in which others write."""
         pages = SlotPages(request.slots, noted_for=request.noted_for_move, keys_only=request.keys_only)
         there = self._clusters[cluster]
-        more = True
+        told: set[int] = set()
+
+        async def next_page(number: int) -> pb.ReadSlotsResponse:
+            """A stream tells each page once, however often the network says something twice."""
+            if number in told:
+                raise LostError("the page was told already")
+            told.add(number)
+            return await there.page(pages)
+
+        number, more = 0, True
         while more:
-            page = await self._ask(cluster, lambda: there.page(pages))
-            more = page.more
+            page = await self._ask(cluster, lambda at=number: next_page(at))  # type: ignore[misc]
+            number, more = number + 1, page.more
             yield page
 
     async def _ask(self, cluster: ClusterNumber, action: Callable[[], Awaitable[T]]) -> T:
