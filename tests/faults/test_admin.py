@@ -16,7 +16,7 @@ from tests.e2e.admins import System, running_system
 from tests.e2e.cluster import START_S, Server, until
 from tests.faults.shim import Disk, build
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 FOUNDERS: Final = 4
 JOINERS: Final = 4

@@ -47,6 +47,7 @@ class _Maker:
         return subprocess.run(command, capture_output=True, text=True, env=kept, check=False, timeout=100)
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("how", ["restore", "apply"])
 def test_the_making_of_a_directory_is_killed_at_its_steps(

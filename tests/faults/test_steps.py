@@ -73,6 +73,8 @@ async def born(cluster: Cluster, server: Server) -> bool:
     return True
 
 
+@pytest.mark.faults
+@pytest.mark.timeout(300)
 async def test_a_first_start_is_killed_at_every_step(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     library = build(tmp_path)
     row = Row("killed at a step of the first start and bootstrap")
