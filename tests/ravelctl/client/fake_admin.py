@@ -86,12 +86,12 @@ class FakeWorld:
         cluster.frozen &= ~_bits(slots)
         cluster.map_version = self.version
 
-    def activate(self, slots: Iterable[int], source: int, destination: int) -> None:
-        """The destination has the keys at the revisions they had, and is at the source's revision at least."""
+    def activate(self, slots: Iterable[int], source: int, destination: int, *, copied_at: int | None = None) -> None:
+        """The destination has the keys at the revisions they had, and is at least at the source's of when the last was copied."""
         old, new = self.clusters[source - 1], self.clusters[destination - 1]
         slots = set(slots)
         new.data |= {key: found for key, found in old.data.items() if slot_of(key) in slots}
-        while new.revision < old.revision:
+        while new.revision < (old.revision if copied_at is None else copied_at):
             new.revision += 1
             new.history.append([])
         new.owned |= _bits(slots)

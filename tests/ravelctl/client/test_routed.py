@@ -246,6 +246,27 @@ async def test_a_key_watch_follows_its_key(world: FakeWorld, client: RavelClient
     assert (await client.delete(key)) == DeleteResult(True, 3)
 
 
+async def test_a_followed_key_is_told_by_a_cluster_that_counts_from_less(world: FakeWorld, client: RavelClient) -> None:
+    """The old cluster went on writing other keys after the freeze: its revisions say nothing to the new one."""
+    (key,), others = key_of_slot([4]), key_of_slot([6], 1)
+    async with client.watch(key=key) as changes:
+        await client.put(key, b"1")
+        assert (await anext(changes)).value == b"1"
+        world.freeze([4], 1)
+        copied_at = world.clusters[0].revision
+        for _ in range(20):
+            await client.put(others[0], b"x")
+        waiting = asyncio.create_task(anext(changes))
+        while changes.revision < 15:
+            await asyncio.sleep(0.02)
+        world.commit([4], 2)
+        world.release([4], 1)
+        world.activate([4], 1, 2, copied_at=copied_at)
+        revision = (await client.put(key, b"2")).revision
+        assert revision < 15
+        assert ((await waiting).value, (await waiting).revision) == (b"2", revision)
+
+
 async def test_a_range_is_watched_only_where_one_cluster_has_it_all(world: FakeWorld, client: RavelClient) -> None:
     with pytest.raises(InvalidArgumentError, match=r"now it is 2 \(c1, c2\)"):
         await client.watch(prefix=b"k").started()
