@@ -167,11 +167,19 @@ def command() -> click.Group:
             callback=_admin,
             params=[file, check, *(option for name, option in options.items() if name not in OF_REPLICAS)],
             help=_admin.__doc__,
+            short_help="Run one admin server.",
         ),
-        _StartCommand("leave", callback=_leave, params=[file, *(options[name] for name in LEAVE_SETTINGS)], help=_leave.__doc__),
+        _StartCommand(
+            "leave",
+            callback=_leave,
+            params=[file, *(options[name] for name in LEAVE_SETTINGS)],
+            help=_leave.__doc__,
+            short_help="Take a server out of its cluster, for good.",
+        ),
     ]
     gateway = [_option(setting) for setting in GATEWAY_SETTINGS.values()]
-    commands.append(click.Command("gateway", callback=_gateway, params=[*gateway], help=_gateway.__doc__))
+    text = "Serve all clusters of an admin group by HTTP."
+    commands.append(click.Command("gateway", callback=_gateway, params=[*gateway], help=_gateway.__doc__, short_help=text))
     group = click.Group("ravel_node", commands=commands, help="The daemon of ravel, a replicated key-value store.")
     return click.version_option(__version__, prog_name="ravel_node", message="%(prog)s %(version)s")(group)
 

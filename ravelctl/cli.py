@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from errno import EDQUOT, ENOSPC
 from itertools import pairwise
 from typing import Final
 
@@ -47,11 +48,29 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "help": ("ravelctl.commands.help", "Tell about ravelctl, or about one command."),
 }
 
-root = LazyGroup(PROGRAM, lazy=COMMANDS, help="Operate ravel, a fault-tolerant replicated key-value store.")
+_FULL: Final = frozenset({ENOSPC, EDQUOT})
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        from ravelctl.commands.version import own_version
+
+        print(f"{PROGRAM} {own_version()}")
+        ctx.exit()
+
+
+_VERSION: Final = click.Option(
+    ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version and exit."
+)
+root = LazyGroup(PROGRAM, lazy=COMMANDS, params=[_VERSION], help="Operate ravel, a fault-tolerant replicated key-value store.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (`sys.argv` by default) and return the exit code. Prints; never exits."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        from ravelctl.streams import stand_in
+
+        stand_in()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None and not os.environ.get(COMPLETE_VARIABLE) and reads_files(words):
         return guarded(lambda: main(words), lambda name: _crashed(name, words))
@@ -78,13 +97,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         if arguments is None:
             _end_at_the_next_interrupt()
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # the terminal has put ^C where the line would begin
         return tell_error(CommandError("interrupted", code=ExitCode.INTERRUPTED), app, as_json=_wants_json(app, words))
     except BrokenPipeError:
         # Whoever read the output has seen enough, as `| head` does.
-        from ravelctl.output import leave_stdout
+        from ravelctl.streams import leave_stdout
 
         leave_stdout()
         return ExitCode.DONE
+    except OSError as error:
+        if error.errno is None:
+            raise
+        from ravelctl.streams import leave_stdout
+
+        leave_stdout()
+        return tell_error(_from_system(error), app, as_json=_wants_json(app, words))
     finally:
         app.close()
 
@@ -116,8 +144,17 @@ def _from_click(error: click.UsageError) -> CommandError:
         near = get_close_matches(error.option_name.lstrip("-"), [name.lstrip("-") for name in error.possibilities or ()], n=1)
         step = f"did you mean `{path} --{near[0]}`?" if near else f"see `{path} --help`"
         return CommandError(f"{path} has no option {error.option_name}", code=ExitCode.USAGE, next_step=step)
-    sentence = error.format_message().strip().removesuffix(".")
+    sentence = " ".join(error.format_message().split()).removesuffix(".")
     return CommandError(sentence[:1].lower() + sentence[1:], code=ExitCode.USAGE, next_step=f"see `{path} --help`")
+
+
+def _from_system(error: OSError) -> CommandError:
+    """What the system refused: of files that commands open by themselves they tell more; what is left is the output."""
+    why = (error.strerror or str(error)).lower()
+    if error.filename is not None:
+        return CommandError(f"cannot use {error.filename}: {why}")
+    step = "see whether there is room on the disk that it goes to" if error.errno in _FULL else ""
+    return CommandError(f"cannot write the output: {why}", next_step=step)
 
 
 def _wants_json(app: App, words: Sequence[str]) -> bool:

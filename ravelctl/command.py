@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 ENVIRONMENT_PREFIX: Final = "RAVELCTL_"
 _WATCH_KEY: Final = "ravelctl.watch_s"
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"]}
+U64_MAX: Final = 2**64 - 1
+_SHORT_HELP_MAX: Final = 200  # characters: more than any first sentence has
 _COLUMNS: Final = 80  # where there is no terminal
 _HELP_COLUMNS_MIN: Final = 50
 _HELP_COLUMNS_MAX: Final = 110
@@ -109,6 +111,29 @@ class ReplicaType(click.ParamType[str]):
         from ravelctl.names import replica_names
 
         return [CompletionItem(name) for name in replica_names(ctx.ensure_object(App)) if name.startswith(incomplete)]
+
+
+class Whole(click.IntRange):
+    """A whole number from `least` to `most`, by default as large as the protocol can say it. Its errors name both bounds."""
+
+    name = "integer"
+
+    def __init__(self, least: int, most: int = U64_MAX) -> None:
+        super().__init__(least, most)
+        self._least, self._most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = self._least - 1
+        if not self._least <= number <= self._most:
+            self.fail(f"{str(value)!r} is not a whole number from {self._least:,} to {self._most:,}", param, ctx)
+        return number
+
+    def _describe_range(self) -> str:
+        """What --help says of it."""
+        return f"{self._least:,} or more" if self._most == U64_MAX else f"{self._least:,} to {self._most:,}"
 
 
 DURATION: Final = DurationType()
@@ -358,6 +383,13 @@ class RavelGroup(_Frame, click.Group):
         if ctx.resilient_parsing:
             return name, _NOWHERE, []  # Tab after a wrong word: there is nothing to offer
         raise usage_error(f"{ctx.command_path} has no command {name!r}", self._suggestion(ctx, name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each with its first sentence to the end, on as many lines as that takes."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, one.get_short_help_str(_SHORT_HELP_MAX)) for name, one in commands if one is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
     def _suggestion(self, ctx: click.Context, name: str) -> str:
         from difflib import get_close_matches

@@ -115,7 +115,8 @@ def endpoint(text: str) -> str:
     match = re.fullmatch(_ENDPOINT, text.strip())
     port = int(match[2] or DEFAULT_PORT) if match else 0
     if match is None or not 0 < port < 65536:
-        raise ValueError(f"{text!r} is not an address such as 10.0.0.1:{DEFAULT_PORT}")
+        hint = f" or [::1]:{DEFAULT_PORT}" if re.fullmatch(r"[\da-fA-F:.%]*:[\da-fA-F:.%]*:[\da-fA-F:.%]*", text) else ""
+        raise ValueError(f"{text!r} is not an address such as 10.0.0.1:{DEFAULT_PORT}{hint}")
     return f"{match[1]}:{port}"
 
 

@@ -6,7 +6,6 @@ text without colour, boxes or anything that depends on a terminal, so that it is
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
@@ -258,10 +257,3 @@ def age_text(seconds: float) -> str:
 def count_text(count: int, noun: str, plural: str = "") -> str:
     """`1 failure`, `2 failures`."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
-
-
-def leave_stdout() -> None:
-    """The reader has gone: whatever Python still wants to flush at exit goes nowhere, and says nothing."""
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -209,7 +209,7 @@ def _with_stub(call: Callable[[AdminAsyncStub], Awaitable[T]]) -> Callable[[aio.
             if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
                 raise
         raise NotAdminError(
-            "the asked daemon is no admin server",
+            "the daemon that was asked is no admin server",
             next_step="give the addresses of daemons that were started with `ravel_node admin`",
         )
 

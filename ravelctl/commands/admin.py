@@ -8,7 +8,7 @@ import click
 
 from ravelctl.app import App
 from ravelctl.byte_forms import byte_form_options, chosen_form
-from ravelctl.command import Effect, RavelGroup, Work, pass_app
+from ravelctl.command import Effect, RavelGroup, Whole, Work, pass_app
 from ravelctl.errors import usage_error
 from ravelctl.output import View
 
@@ -152,7 +152,7 @@ async def forget(app: App, server: str) -> View:
 
 @command.command("add-cluster", effect=Effect.PLANS)
 @click.argument("name")
-@click.option("--replicas", type=click.IntRange(1, REPLICAS_MAX), help="How many it wants. [default: as it is; 3 for a new one]")
+@click.option("--replicas", type=Whole(1, REPLICAS_MAX), help="How many it wants. [default: as it is; 3 for a new one]")
 @pass_app
 async def add_cluster(app: App, name: str, replicas: int | None) -> View:
     """Put a cluster on the list, or change it.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ravelctl.app import App
-from ravelctl.command import DURATION, Effect, RavelCommand, Work, pass_app
+from ravelctl.command import DURATION, Effect, RavelCommand, Whole, Work, pass_app
 from ravelctl.errors import usage_error
 from ravelctl.exit_codes import ExitCode
 from ravelctl.output import View, count_text
@@ -25,12 +25,12 @@ _BAR: Final = 40
 
 
 @click.command("bench", cls=RavelCommand, effect=Effect.PLANS)
-@click.option("--clients", type=click.IntRange(1, CLIENTS_MAX), default=64, show_default=True, help="Callers at once.")
-@click.option("--pipeline", type=click.IntRange(1, PIPELINE_MAX), default=1, show_default=True, help="Commands a message.")
-@click.option("--value-size", type=click.IntRange(0, VALUE_BYTES_MAX), default=256, show_default=True, help="Bytes a value.")
+@click.option("--clients", type=Whole(1, CLIENTS_MAX), default=64, show_default=True, help="Callers at once.")
+@click.option("--pipeline", type=Whole(1, PIPELINE_MAX), default=1, show_default=True, help="Commands a message.")
+@click.option("--value-size", type=Whole(0, VALUE_BYTES_MAX), default=256, show_default=True, help="Bytes a value.")
 @click.option("--seconds", type=DURATION, default=10.0, show_default=True, help="How long.")
 @click.option("--mix", type=click.Choice(MIXES), default="put", show_default=True, help="What to do; mixed is half and half.")
-@click.option("--keys", type=click.IntRange(1, KEYS_MAX), default=1000, show_default=True, help="Different keys.")
+@click.option("--keys", type=Whole(1, KEYS_MAX), default=1000, show_default=True, help="Different keys.")
 @click.option("--prefix", default="bench/", show_default=True, help="What the keys begin with.")
 @pass_app
 def command(

@@ -14,10 +14,10 @@ SHELLS: Final = ("bash", "zsh", "fish")
 
 
 @click.command("completion", cls=RavelCommand, local=True)
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", type=click.Choice(SHELLS), metavar="SHELL")
 @pass_app
 def command(app: App, shell: str) -> View:
-    """Print the completion script of a shell.
+    """Print the completion script of SHELL: bash, zsh or fish.
 
     bash: `source <(ravelctl completion bash)`. zsh: save it as `_ravelctl` in a folder of $fpath. fish: save it as
     ~/.config/fish/completions/ravelctl.fish.

@@ -7,7 +7,7 @@ import time
 import click
 
 from ravelctl.app import App
-from ravelctl.command import DURATION, REPLICA, RavelCommand, Work, pass_app
+from ravelctl.command import DURATION, REPLICA, RavelCommand, Whole, Work, pass_app
 from ravelctl.output import View
 
 KINDS = ("server", "election", "leadership", "membership", "snapshots", "alarm", "action")
@@ -20,9 +20,7 @@ SHOWN_BEFORE = 10
 @click.option("--since", "since_s", type=DURATION, help="Only those of so long ago or later, such as 10m.")
 @click.option("--follow", "-f", is_flag=True, help="Then go on with those that come, until interrupted.")
 @click.option("--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Only of this kind; may be repeated.")
-@click.option(
-    "--limit", type=click.IntRange(1, 100_000), help=f"The newest so many. [default: {SHOWN}, with --follow {SHOWN_BEFORE}]"
-)
+@click.option("--limit", type=Whole(1, 100_000), help=f"The newest so many. [default: {SHOWN}, with --follow {SHOWN_BEFORE}]")
 @click.option("--replica", type=REPLICA, help="Only what this replica tells: a name or an id. [default: all]")
 @pass_app
 def command(

@@ -9,7 +9,7 @@ import click
 
 from ravelctl.app import App
 from ravelctl.byte_forms import ByteForm, byte_form_options, chosen_form
-from ravelctl.command import Effect, RavelGroup, Work, pass_app
+from ravelctl.command import Effect, RavelGroup, Whole, Work, pass_app
 from ravelctl.config import Output
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
@@ -184,9 +184,7 @@ async def _delete_prefix(app: App, prefix: bytes, form: ByteForm) -> View:
 @click.argument("key", type=KEY)
 @_value_argument
 @_file_option
-@click.option(
-    "--revision", type=click.IntRange(min=0), required=True, help="The key's revision must be this; 0: it must not be there."
-)
+@click.option("--revision", type=Whole(0), required=True, help="The key's revision must be this; 0: it must not be there.")
 @byte_form_options
 @pass_app
 def cas(app: App, key: bytes, value: bytes | None, file: str | None, revision: int) -> Work:
@@ -226,7 +224,7 @@ async def _cas(app: App, key: bytes, content: bytes, revision: int, form: ByteFo
 @click.option("--prefix", "named", type=KEY, help="The same as PREFIX, as `del` and `watch` spell it.")
 @click.option("--start", type=KEY, help="First key, inclusive.")
 @click.option("--end", type=KEY, help="Last key, exclusive.")
-@click.option("--limit", type=click.IntRange(min=0), default=0, help="So many keys at most; 0: all.", show_default=True)
+@click.option("--limit", type=Whole(0), default=0, help="So many keys at most; 0: all.", show_default=True)
 @click.option("--keys-only", is_flag=True, help="Leave the values out.")
 @byte_form_options
 @pass_app
@@ -288,8 +286,8 @@ async def _list(app: App, bounds: dict[str, bytes | None], limit: int, keys_only
 @command.command("watch")
 @click.argument("key", type=KEY, required=False)
 @click.option("--prefix", type=KEY, help="All keys that begin so.")
-@click.option("--from", "from_revision", type=click.IntRange(min=1), help="First revision to tell. [default: from now on]")
-@click.option("--limit", type=click.IntRange(min=0), default=0, help="End after so many changes; 0: never.", show_default=True)
+@click.option("--from", "from_revision", type=Whole(1), help="First revision to tell. [default: from now on]")
+@click.option("--limit", type=Whole(0), default=0, help="End after so many changes; 0: never.", show_default=True)
 @byte_form_options
 @pass_app
 def watch(app: App, key: bytes | None, prefix: bytes | None, from_revision: int | None, limit: int) -> Work:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ravelctl.app import App
-from ravelctl.command import REPLICA, RavelGroup, Work, pass_app
+from ravelctl.command import REPLICA, RavelGroup, Whole, Work, pass_app
 from ravelctl.errors import usage_error
 from ravelctl.exit_codes import ExitCode
 from ravelctl.log_entries import LogQuery, entry_data, entry_rows
@@ -40,7 +40,7 @@ _replica_option = click.option(
     "--replica", type=REPLICA, help="Whose log: a name or an id. [default: the first endpoint's that answers]"
 )
 _data_dir_option = click.option("--data-dir", type=click.Path(), help="Read this directory instead of asking a daemon.")
-_index = click.IntRange(min=1)
+_index = Whole(1)
 
 
 def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,13 +58,18 @@ def _exclusive(data_dir: str | None, replica: str | None) -> None:
         raise usage_error("--data-dir and --replica exclude each other", "give one of them")
 
 
+def _ordered(from_index: int | None, to_index: int | None) -> None:
+    if from_index is not None and to_index is not None and from_index > to_index:
+        raise usage_error(f"there is nothing from {from_index} to {to_index}", "exchange --from and --to")
+
+
 # --- show
 
 
 @command.command("show")
 @click.option("--from", "from_index", type=_index, help="First index. [default: the first there is]")
 @click.option("--to", "to_index", type=_index, help="Last index.")
-@click.option("--limit", type=click.IntRange(1, LIMIT_MAX), default=LIMIT, help="So many entries at most.", show_default=True)
+@click.option("--limit", type=Whole(1, LIMIT_MAX), default=LIMIT, help="So many entries at most.", show_default=True)
 @click.option("--tail", is_flag=True, help="The last entries instead of the first.")
 @_filters
 @_replica_option
@@ -86,6 +91,7 @@ def show(
     if tail and from_index is not None:
         raise usage_error("--tail and --from exclude each other", "give one of them")
     _exclusive(data_dir, replica)
+    _ordered(from_index, to_index)
     query = LogQuery(from_index or 0, to_index or 0, limit, tail, term or 0, types, (key_prefix or "").encode())
     return _show(app, query, replica, data_dir)
 

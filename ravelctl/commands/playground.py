@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ravelctl.app import App
-from ravelctl.command import TLS_OPTIONS, Effect, RavelGroup, pass_app
+from ravelctl.command import TLS_OPTIONS, Effect, RavelGroup, Whole, pass_app
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.output import ABSENT, U64, Table, View, columns, count_text
 
@@ -63,11 +63,11 @@ def command(app: App) -> None:
 
 
 @command.command("up", effect=Effect.PLANS)
-@click.option("--replicas", type=click.IntRange(1, REPLICAS_MAX), help=f"How many, in each cluster. [default: {REPLICAS}]")
-@click.option("--clusters", type=click.IntRange(1, CLUSTERS_MAX), help="How many clusters; with admins more may be added later.")
+@click.option("--replicas", type=Whole(1, REPLICAS_MAX), help=f"How many, in each cluster. [default: {REPLICAS}]")
+@click.option("--clusters", type=Whole(1, CLUSTERS_MAX), help="How many clusters; with admins more may be added later.")
 @click.option(
     "--admins",
-    type=click.IntRange(1, ADMINS_MAX),
+    type=Whole(1, ADMINS_MAX),
     help=f"How many admin servers keep the list of the clusters. [default: none; {ADMINS} for several clusters]",
 )
 @click.option("--http", is_flag=True, help="The first admin server serves HTTP too.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ravelctl.app import App
-from ravelctl.command import Effect, RavelGroup, Work, pass_app
+from ravelctl.command import Effect, RavelGroup, Whole, Work, pass_app
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
 from ravelctl.output import ABSENT, U64, Table, View, columns
@@ -167,7 +167,7 @@ def _survivor_row(survivor: Survivor) -> tuple[str, ...]:
 @click.option("--to", "target", required=True, type=click.Path(), help="The data directory to make; it must be free.")
 @click.option("--name", help="Name of the new cluster's first replica. [default: the old one's]")
 @click.option("--cluster-name", default="", help="Name of the new cluster. [default: the old one's]")
-@click.option("--index", type=click.IntRange(min=1), help="Take the log only up to this entry. [default: all of it]")
+@click.option("--index", type=Whole(1), help="Take the log only up to this entry. [default: all of it]")
 @click.option("--confirm", metavar="CLUSTER_ID", help="The old cluster's id, in place of typing it.")
 @pass_app
 def apply(

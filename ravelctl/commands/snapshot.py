@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ravelctl.app import App
-from ravelctl.command import REPLICA, Effect, RavelGroup, Work, pass_app
+from ravelctl.command import REPLICA, Effect, RavelGroup, Whole, Work, pass_app
 from ravelctl.config import TRANSFER_TIMEOUT_S
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
@@ -248,9 +248,7 @@ def _file(word: str) -> Path:
 @command.command("inspect", local=True)
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--separator", default="/", show_default=True, help="What ends the first part of a key.")
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=PREFIXES, show_default=True, help="Prefixes shown, the largest first."
-)
+@click.option("--limit", type=Whole(1), default=PREFIXES, show_default=True, help="Prefixes shown, the largest first.")
 @pass_app
 def inspect(app: App, file: str, separator: str, limit: int) -> View:
     """Tell what a saved FILE holds, by the first part of the keys, and verify its checksum. Exits 8 if it is damaged.
@@ -342,7 +340,7 @@ def restore(app: App, file: str, target: str, name: str, cluster_name: str) -> V
 
 
 @command.command("at", effect=Effect.CHANGES, local=True)
-@click.option("--index", required=True, type=click.IntRange(min=1), help="The last entry whose effects it is to have.")
+@click.option("--index", required=True, type=Whole(1), help="The last entry whose effects it is to have.")
 @click.option("--data-dir", required=True, type=click.Path(), help="Whose log, and whose state or snapshots.")
 @click.option("--from", "start", type=click.Path(dir_okay=False), help="Begin with this snapshot file instead of one there.")
 @_file_option

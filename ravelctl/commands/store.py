@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ravelctl.app import App
-from ravelctl.command import REPLICA, Effect, RavelGroup, Work, pass_app
+from ravelctl.command import REPLICA, Effect, RavelGroup, Whole, Work, pass_app
 from ravelctl.errors import usage_error
 from ravelctl.output import ABSENT, U64, Table, View, columns, count_text, size_text
 
@@ -114,7 +114,7 @@ def check(app: App, replica: str | None, data_dir: str | None) -> View | Work:
 
 @command.command("compact", effect=Effect.PLANS)
 @click.option(
-    "--keep", type=click.IntRange(min=0), default=KEEP, show_default=True,
+    "--keep", type=Whole(0), default=KEEP, show_default=True,
     help="Log entries to leave, for followers that were away for a moment.",
 )  # fmt: skip
 @_replica_option

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ravelctl.app import App
-from ravelctl.command import DURATION, RavelCommand, pass_app
+from ravelctl.command import DURATION, RavelCommand, Whole, pass_app
 from ravelctl.errors import usage_error
 from ravelctl.output import View
 
@@ -39,7 +39,7 @@ def check_interval(ctx: click.Context, param: click.Parameter, value: float | No
 @click.option("--theme", type=click.Choice(THEMES), help="How it looks. [default: what fits the terminal]")
 @click.option("--bell", is_flag=True, help="Ring the terminal's bell when an alarm is critical.")
 @click.option("--web", is_flag=True, help="Serve it to browsers on this machine, read-only.")
-@click.option("--port", type=click.IntRange(1, 65535), help="For --web. [default: 8000]")
+@click.option("--port", type=Whole(1, 65535), help="For --web. [default: 8000]")
 @pass_app
 def command(
     app: App,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ravelctl.app import App
-from ravelctl.command import DURATION, Effect, RavelCommand, Work, pass_app
+from ravelctl.command import DURATION, Effect, RavelCommand, Whole, Work, pass_app
 from ravelctl.errors import usage_error
 from ravelctl.exit_codes import ExitCode
 from ravelctl.output import Table, View, columns, count_text
@@ -27,8 +27,8 @@ BROKEN_SHOWN: Final = 3
 
 @click.command("verify", cls=RavelCommand, effect=Effect.PLANS)
 @click.option("--seconds", type=DURATION, default=10.0, show_default=True, help="How long; it also ends after 30,000 operations.")
-@click.option("--clients", type=click.IntRange(1, CLIENTS_MAX), default=6, show_default=True, help="Callers at once.")
-@click.option("--keys", type=click.IntRange(1, KEYS_MAX), default=6, show_default=True, help="Different keys.")
+@click.option("--clients", type=Whole(1, CLIENTS_MAX), default=6, show_default=True, help="Callers at once.")
+@click.option("--keys", type=Whole(1, KEYS_MAX), default=6, show_default=True, help="Different keys.")
 @pass_app
 def command(app: App, seconds: float, clients: int, keys: int) -> Work | View:
     """Test whether a live cluster is linearizable.

@@ -63,6 +63,22 @@ def test_short_helps_are_those_of_the_modules(name: str) -> None:
     assert short.endswith(".")
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, (module, _) in COMMANDS.items() if isinstance(import_module(module).command, RavelGroup)]
+)
+def test_no_verb_is_described_with_half_a_sentence(ctl: Ctl, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    commands = ctl(name, "--help").out.partition("Commands:")[2].partition("Options:")[0]
+    assert commands.strip()
+    assert "..." not in commands
+
+
+def test_the_version_is_where_everybody_looks_for_it(ctl: Ctl) -> None:
+    ran = ctl("--version")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.split() == ctl("version").out.split()[:2]
+
+
 def test_root_help_lists_every_command_once(ctl: Ctl) -> None:
     out = ctl("--help").out
     for name in COMMANDS:
@@ -100,6 +116,11 @@ def test_without_a_command_help_goes_to_stderr(ctl: Ctl) -> None:
         (["-e", "http://x", "status"], "see `ravelctl --help`"),
         (["status", "-o", "xml"], "see `ravelctl status --help`"),
         (["kv", "cas", "k", "v", "--revision", "-1"], "see `ravelctl kv cas --help`"),
+        (["kv", "cas", "k", "v", "--revision", "18446744073709551616"], "see `ravelctl kv cas --help`"),
+        (["kv", "list", "--limit", "99999999999999999999"], "see `ravelctl kv list --help`"),
+        (["log", "show", "--limit", "ten"], "see `ravelctl log show --help`"),
+        (["log", "show", "--from", "5", "--to", "4"], "exchange --from and --to"),
+        (["completion"], "see `ravelctl completion --help`"),
     ],
 )
 def test_wrong_usage_exits_2_and_says_what_to_do(ctl: Ctl, words: list[str], next_step: str) -> None:

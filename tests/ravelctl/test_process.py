@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import statistics
 import subprocess
@@ -121,6 +122,35 @@ def test_a_reader_that_goes_away_is_no_error(cluster: FakeCluster) -> None:
         child.stdout.close()
         assert child.stderr.read() == b""
         assert child.wait(DEADLINE_S) == 0
+
+
+def test_output_that_cannot_be_written_is_one_sentence(cluster: FakeCluster) -> None:
+    (address,) = cluster.found(1)
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        ran = subprocess.run(
+            command("status", "-e", address),
+            stdout=full, stderr=subprocess.PIPE, text=True, env=environment(), timeout=DEADLINE_S, check=False,
+        )  # fmt: skip
+    first, second = ran.stderr.splitlines()
+    assert (ran.returncode, first) == (1, "error: cannot write the output: no space left on device")
+    assert second.startswith("next: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "closed", "code", "said"),
+    [
+        (("status",), "1", 1, "error: cannot write the output: bad file descriptor"),
+        (("status",), "2", 0, ""),
+        (("kv", "put", "k", "-"), "0", 2, "error: cannot read stdin: Bad file descriptor"),
+        (("leave", "n1"), "0", 2, "error: this needs a yes, and there is no terminal to ask on"),
+        (("kv", "get", "nothing"), "2", 1, ""),
+    ],
+)
+def test_streams_that_are_closed(cluster: FakeCluster, words: tuple[str, ...], closed: str, code: int, said: str) -> None:
+    addresses = cluster.found(3)
+    line = shlex.join(command(*words, "-e", addresses[0])) + f" {closed}{'<' if closed == '0' else '>'}&-"
+    ran = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env=environment(), timeout=DEADLINE_S, check=False)
+    assert (ran.returncode, said in ran.stderr, "Traceback" in ran.stderr) == (code, True, False)
 
 
 def test_ctrl_c_exits_130_without_a_traceback(cluster: FakeCluster) -> None:

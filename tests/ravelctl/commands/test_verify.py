@@ -29,7 +29,7 @@ def test_a_dry_run_dials_nobody(ctl: Ctl) -> None:
     [
         (("--seconds", "1h"), "--seconds 3600 is more than 600"),
         (("--clients", "9", "--keys", "2"), "9 clients on 2 keys are too many to judge"),
-        (("--keys", "0"), "0 is not in the range"),
+        (("--keys", "0"), "'0' is not a whole number from 1 to"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(ctl: Ctl, words: tuple[str, ...], sentence: str) -> None:
