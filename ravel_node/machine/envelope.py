@@ -1,11 +1,14 @@
 """How commands stand in the log.
 
-    payload = format u8, group ...
+    payload = format u8, [time u64 if format is 2], group ...
     group   = flags u8, command count u16, [client id u64, sequence u64, acked below u64 if flags has ONCE], command ...
     command = kind u8, sequence offset u16, body length u32, body
 
 A group is what one request wrote. The driver packs many groups into one entry by joining their bytes, and looks into none of
-them. All numbers are big-endian. The bodies are told with the functions that encode them; what comes back is an `Outcome`:
+them. The time is the leader's clock as it packed the entry, in milliseconds since 1970: for people only. No rule of a
+machine may look at it, since clocks jump; replicas apply the same entry to the same state whatever it says.
+
+All numbers are big-endian. The bodies are told with the functions that encode them; what comes back is an `Outcome`:
 
     PUT                 revision: the value's
     DELETE              revision: the cluster's, after it; found
@@ -56,11 +59,16 @@ class Kind(IntEnum):
     DIRECTORY = 11
 
 
-FORMAT: Final = 3
-"""The newest set of kinds that this build applies. It stands in every member's record. 2: CHECKSUM. 3: SLOTS, DIRECTORY."""
+FORMAT: Final = 4
+"""The newest set of kinds and layouts that this build applies. It stands in every member's record. 2: CHECKSUM. 3: SLOTS, DIRECTORY.
+4: payloads with a time."""
 
-PAYLOAD_FORMAT: Final = 1
-"""The first byte of every payload: the layout above."""
+TIMED_SINCE: Final = 4
+"""The format that every member's record must reach before payloads carry a time."""
+
+PLAIN: Final = 1
+TIMED: Final = 2
+"""What the first byte of a payload may be: the layouts above."""
 
 STEP_NEWEST: Final = 11
 """The newest step of a SLOTS command (machine.slots.Step) that this build applies; it is the first byte of the body."""
@@ -82,7 +90,10 @@ _OPERATION_PUT: Final = 1
 _OPERATION_DELETE: Final = 2
 
 _unpack_u16: Final[Callable[[bytes], tuple[int]]] = _U16.unpack_from
-_PAYLOAD_HEAD: Final = bytes((PAYLOAD_FORMAT,))
+_PLAIN_HEAD: Final = bytes((PLAIN,))
+_TIMED_HEAD: Final = struct.Struct(">BQ")
+_HEAD_BYTES: Final = {PLAIN: len(_PLAIN_HEAD), TIMED: _TIMED_HEAD.size}
+"""The layouts that this build reads."""
 
 
 class Once(NamedTuple):
@@ -231,9 +242,12 @@ def group(commands: Sequence[bytes], once: Once | None = None, offsets: Sequence
     return bytes(joined)
 
 
-def payload(groups: Sequence[bytes]) -> bytes:
-    """The data of one log entry: at most ENTRY_COMMANDS_MAX commands in all."""
-    return b"".join((_PAYLOAD_HEAD, *groups))
+def payload(groups: Sequence[bytes], time_ms: int = 0) -> bytes:
+    """The data of one log entry: at most ENTRY_COMMANDS_MAX commands in all. With a time only once all members read it (TIMED_SINCE).
+
+    `time_ms` is in milliseconds since 1970; 0, and a clock that stands before then: none.
+    """
+    return b"".join((_TIMED_HEAD.pack(TIMED, time_ms) if time_ms > 0 else _PLAIN_HEAD, *groups))
 
 
 # --- decoding
@@ -247,12 +261,14 @@ def decode(payload: bytes, *, any_kind: bool = False) -> list[tuple[Once | None,
     """
     if not payload:
         return []
-    if payload[0] != PAYLOAD_FORMAT:
-        raise EnvelopeError(f"a payload of format {payload[0]}, where this version knows {PAYLOAD_FORMAT}: upgrade this server")
+    at = _HEAD_BYTES.get(payload[0], 0)
+    if not at:
+        raise EnvelopeError(f"a payload of format {payload[0]}, where this version knows {max(_HEAD_BYTES)}: upgrade this server")
     groups: list[tuple[Once | None, list[tuple[int, int, bytes]]]] = []
     size = len(payload)
     read_command = _COMMAND.unpack_from
-    at = 1
+    if size < at:
+        raise EnvelopeError(f"a payload of {size} bytes ends within its head")
     try:
         while at < size:
             flags, count = _GROUP.unpack_from(payload, at)
@@ -279,6 +295,13 @@ def decode(payload: bytes, *, any_kind: bool = False) -> list[tuple[Once | None,
     except struct.error:
         raise EnvelopeError(f"a payload of {size} bytes ends within a header at byte {at}") from None
     return groups
+
+
+def read_time(payload: bytes) -> int:
+    """When the leader packed these commands, in milliseconds since 1970; 0 where the payload does not tell. Total."""
+    if len(payload) < _TIMED_HEAD.size or payload[0] != TIMED:
+        return 0
+    return int(_TIMED_HEAD.unpack_from(payload)[1])
 
 
 def _check_known(kind: int, body: bytes) -> None:

@@ -48,6 +48,7 @@ from ravel_node.replica.errors import (
     ReplicaBusyError,
     ReplicaError,
 )
+from ravel_node.replica.formats import all_read_times
 from ravel_node.replica.inbox import Inbox, Proposal, Turn
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.reads import Reads
@@ -140,6 +141,7 @@ class Driver:
         self._ticked_at = 0.0
         self._mute_votes_ticks = options.election_ticks if raw.term else 0  # see _feed_messages; a newborn has promised nothing
         self._members_seen: object = None
+        self._timed = False  # whether all members read entries with a time
         self._stalled = False
 
     # --- the loop
@@ -294,7 +296,8 @@ class Driver:
         appended = 0
         try:
             for batch in _batches(proposals, options.batch_commands_max, options.batch_bytes_max):
-                (at,) = self._raw.propose_many([envelope.payload([proposal.group for proposal in batch])])
+                time_ms = self._vitals.wall_ms if self._timed else 0
+                (at,) = self._raw.propose_many([envelope.payload([proposal.group for proposal in batch], time_ms)])
                 self.waiters.add(at, batch, now)
                 appended += len(batch)
         except ProposalDroppedError:
@@ -408,8 +411,7 @@ class Driver:
                 commands += 1
             txn = store.txn()
         if machine.members is not self._members_seen:
-            self._members_seen = machine.members
-            self._router.membership_changed()
+            self._members_changed()
         self._vitals.applied(asyncio.get_running_loop().time() - began, commands)
         self._router.applied_moved()
         if queue and not store.congested:
@@ -439,10 +441,14 @@ class Driver:
     def _state_replaced(self) -> None:
         """A received snapshot has become the state."""
         self._machine.open(self._store.reader())
-        self._members_seen = self._machine.members
         self.reads.end_lease()
-        self._router.membership_changed()
+        self._members_changed()
         self._router.applied_moved()
+
+    def _members_changed(self) -> None:
+        self._members_seen = self._machine.members
+        self._timed = all_read_times(self._machine.members.values())
+        self._router.membership_changed()
 
     # --- leadership
 

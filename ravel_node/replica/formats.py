@@ -1,8 +1,8 @@
 """Rolling upgrades: which kinds of commands every member knows.
 
 Each member's record tells the newest format that its version applies (machine.envelope.FORMAT). A kind of a later format is
-proposed only once all of them have reached it, since a replica that meets a kind which it does not know must stop. And no server
-of an earlier format is taken in after that: the log may hold such commands, or soon will.
+proposed only once all of them have reached it, since a replica that meets a kind which it does not know must stop; and only then do
+entries carry a time. And no server of an earlier format is taken in after that: the log may hold such commands, or soon will.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ravel_node.machine.base import MemberRecord
-from ravel_node.machine.envelope import Kind, required_format
+from ravel_node.machine.envelope import TIMED_SINCE, Kind, required_format
 from ravel_node.replica.errors import UnsupportedVersionError
 
 
@@ -23,6 +23,11 @@ def require_known(kind: Kind, members: Iterable[MemberRecord]) -> None:
             f"{kind.name.lower()} entries need format {needed}, which is not known to {', '.join(behind)}: upgrade "
             f"{'it' if len(behind) == 1 else 'them'} first"
         )
+
+
+def all_read_times(members: Iterable[MemberRecord]) -> bool:
+    """Whether every member applies payloads that carry a time. False where no record is known."""
+    return min((member.format for member in members if not member.removed), default=0) >= TIMED_SINCE
 
 
 def require_not_behind(joiner: MemberRecord, members: Sequence[MemberRecord]) -> None:

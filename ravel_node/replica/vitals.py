@@ -48,6 +48,7 @@ class Vitals:
     ) -> None:
         self._observer = observer
         self._clock = clock
+        self._events = events
         self.trail = LogTrail(last_index, clock())
         self.acks = AckTimers()
         self.fsync, self.apply, self.commit = SlidingHistogram(), SlidingHistogram(), SlidingHistogram()
@@ -64,6 +65,11 @@ class Vitals:
         """Commands of clients that were proposed here and took effect."""
         self.reads = 0
         """Reads of clients that were answered here."""
+
+    @property
+    def wall_ms(self) -> int:
+        """Now, in milliseconds since 1970: for people, as it jumps."""
+        return self._events.wall_ms
 
     def raft_event(self, event: RaftEvent) -> None:
         self._observer.raft_event(event)

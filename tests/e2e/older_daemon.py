@@ -1,4 +1,4 @@
-"""A daemon as it was before checksum entries: `python older_daemon.py start ...`, as `python -m ravel_node start ...`.
+"""A daemon as it was before checksum entries and times of entries: `python older_daemon.py start ...`, as `python -m ravel_node start ...`.
 
 It knows the kinds of format 1, says so in its member record, and calls itself version 0.0.9.
 """
@@ -14,6 +14,7 @@ def grow_older() -> None:
     ravel_node.__version__ = "0.0.9"
     envelope.FORMAT = 1  # type: ignore[misc]
     envelope._KNOWN_KINDS = frozenset(range(1, 9))  # type: ignore[misc]
+    envelope._HEAD_BYTES = {envelope.PLAIN: 1}  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -92,6 +92,8 @@ def test_bytes_are_fixed() -> None:
         "01 0000 00000006 0001 6b 76616c"  # put
         "02 0001 00000001 64"  # delete
     ).replace(" ", "")
+    assert envelope.payload([group], 0x0102030405)[:9].hex() == "02" "0000000102030405"  # format, milliseconds
+    assert envelope.payload([group], 5)[9:] == envelope.payload([group])[1:]
     assert {kind.name: kind.value for kind in Kind} == {
         "PUT": 1,
         "DELETE": 2,
@@ -120,8 +122,36 @@ def test_an_older_version_stops_at_a_kind_that_came_after_it(monkeypatch: pytest
         envelope.decode(entry)
 
 
+def test_an_older_version_stops_at_a_payload_that_carries_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = envelope.payload([envelope.group([envelope.put(b"k", b"v")])], 7)
+    monkeypatch.setattr(envelope, "_HEAD_BYTES", {1: 1})
+    with pytest.raises(EnvelopeError, match="format 2, where this version knows 1: upgrade this server"):
+        envelope.decode(entry)
+
+
 def test_an_empty_payload_holds_nothing() -> None:
     assert envelope.decode(b"") == []
+
+
+@given(groups=st.lists(st.lists(commands(), min_size=1, max_size=3), min_size=1, max_size=3), time_ms=st.integers(1, 2**64 - 1))
+def test_the_time_of_an_entry_changes_nothing_that_it_does(groups: list[list[bytes]], time_ms: int) -> None:
+    packed = [envelope.group(some) for some in groups]
+    plain, timed = envelope.payload(packed), envelope.payload(packed, time_ms)
+    assert (envelope.read_time(plain), envelope.read_time(timed)) == (0, time_ms)
+    assert envelope.decode(timed) == envelope.decode(plain)
+    one, other = Cluster(), Cluster()
+    assert one.machine.apply(one.next(), plain, one.state) == other.machine.apply(other.next(), timed, other.state)
+    assert one.state.content() == other.state.content()
+
+
+@pytest.mark.parametrize("time_ms", [0, -5])
+def test_a_clock_before_1970_gives_no_time(time_ms: int) -> None:
+    assert envelope.payload([envelope.group([])], time_ms) == envelope.payload([envelope.group([])])
+
+
+@given(st.binary(max_size=20))
+def test_the_time_of_any_bytes_is_a_number(garbage: bytes) -> None:
+    assert envelope.read_time(garbage) >= 0
 
 
 @given(st.binary(max_size=200))
@@ -129,7 +159,7 @@ def test_an_empty_payload_holds_nothing() -> None:
 @example(b"\x01\x00\x00\x01\x08\x00\x00\x00\x00\x00\x00")
 def test_garbage_is_a_named_error_or_a_payload(garbage: bytes) -> None:
     cluster = Cluster()
-    for data in (garbage, b"\x01" + garbage):
+    for data in (garbage, b"\x01" + garbage, b"\x02" + garbage):
         before = cluster.state.content()
         try:
             cluster.machine.apply(cluster.next(), data, cluster.state)
@@ -165,10 +195,12 @@ def test_a_garbage_body_is_a_command_error_or_a_body(read: Callable[[bytes], obj
 
 
 def test_a_truncated_payload_is_refused_at_every_length() -> None:
-    payload = envelope.payload([envelope.group([envelope.put(b"key", b"value")], Once(1, 1, 1))])
-    for size in range(2, len(payload)):
-        with pytest.raises(EnvelopeError):
-            envelope.decode(payload[:size])
+    group = envelope.group([envelope.put(b"key", b"value")], Once(1, 1, 1))
+    for payload, head in ((envelope.payload([group]), 1), (envelope.payload([group], 1 << 40), 9)):
+        for size in range(1, len(payload)):
+            if size != head:  # a payload without groups
+                with pytest.raises(EnvelopeError):
+                    envelope.decode(payload[:size])
 
 
 def test_what_a_later_version_wrote_stops_the_replica() -> None:
@@ -176,8 +208,8 @@ def test_what_a_later_version_wrote_stops_the_replica() -> None:
     with pytest.raises(UnknownCommandError, match=r"kind 99.*upgrade"):
         envelope.decode(later)
     assert describe(later) == [("unknown", "kind 99, 0 bytes: a later version wrote it")]
-    with pytest.raises(EnvelopeError, match=r"format 2.*upgrade"):
-        envelope.decode(b"\x02")
+    with pytest.raises(EnvelopeError, match=r"format 3.*upgrade"):
+        envelope.decode(b"\x03")
     with pytest.raises(EnvelopeError, match="flags 0x2"):
         envelope.decode(b"\x01\x02\x00\x00")
     record = b"\x02" + envelope.set_member(member(1))[8:]
@@ -272,7 +304,7 @@ def test_summaries_read_as_in_the_manual() -> None:
         ("put", "refused: a key of 0 bytes: it must have 1 to 480, all of them within its command"),
     ]
     assert describe(b"") == []
-    assert describe(b"\x07") == [("unreadable", "a payload of format 7, where this version knows 1: upgrade this server")]
+    assert describe(b"\x07") == [("unreadable", "a payload of format 7, where this version knows 2: upgrade this server")]
 
 
 def test_keys_that_are_not_text_are_escaped_and_long_ones_cut() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ravel_node.machine import envelope
 from ravel_node.machine.base import Database
 from ravel_node.raft import Index, ReplicaId, Term
 from ravel_node.replica.errors import NotLeaderError, UnsupportedVersionError
@@ -246,12 +247,35 @@ async def test_nothing_new_is_proposed_until_every_member_knows_it(tmp_path: Pat
 
 
 @virtual
+async def test_entries_carry_a_time_once_every_member_reads_it(tmp_path: Path) -> None:
+    """The leader's clock as it packed the entry, the same on every replica; a membership change and a new leader's entry have none."""
+    async with cluster_of(tmp_path, 3) as cluster:
+        leader = await cluster.leader()
+        old = (await cluster.followers())[0]
+
+        async def time_of_a_put(key: bytes) -> int:
+            await leader.put(key, b"")
+            at = leader.replica.applied.index
+            await until("all have applied it", lambda: all(node.replica.applied.index >= at for node in cluster.nodes))
+            logs = [node.store.entries(Index(at), Index(at + 1), 1 << 20)[0].data for node in cluster.nodes]
+            assert len(set(logs)) == 1
+            return envelope.read_time(logs[0])
+
+        before = leader.events.wall_ms
+        assert before <= await time_of_a_put(b"a") <= leader.events.wall_ms
+        await leader.replica.update_member(replace(old.record, format=3, version="0.0.9"), expect=ANY)
+        assert await time_of_a_put(b"b") == 0
+        await leader.replica.update_member(old.record, expect=ANY)
+        assert await time_of_a_put(b"c") > before
+
+
+@virtual
 async def test_no_older_server_is_taken_in_once_all_know_more(tmp_path: Path) -> None:
     async with cluster_of(tmp_path, 1) as cluster:
         leader = await cluster.leader()
         old = await cluster.blank(2)
         record = replace(old.record, replica_id=ReplicaId(0), format=1)
-        with pytest.raises(UnsupportedVersionError, match="knows format 1, and all members know 3"):
+        with pytest.raises(UnsupportedVersionError, match="knows format 1, and all members know 4"):
             await leader.replica.add_member(record, dry_run=False, expect=ANY)
         await leader.replica.update_member(replace(leader.record, format=1), expect=ANY)
         member, _ = await leader.replica.add_member(record, dry_run=False, expect=ANY)
