@@ -60,8 +60,8 @@ class Kind(IntEnum):
 
 
 FORMAT: Final = 4
-"""The newest set of kinds and layouts that this build applies. It stands in every member's record. 2: CHECKSUM. 3: SLOTS, DIRECTORY.
-4: payloads with a time."""
+"""The newest set of kinds and layouts that this build applies. It stands in every member's record. 2: CHECKSUM. 3: SLOTS,
+DIRECTORY. 4: payloads with a time."""
 
 TIMED_SINCE: Final = 4
 """The format that every member's record must reach before payloads carry a time."""
@@ -243,9 +243,9 @@ def group(commands: Sequence[bytes], once: Once | None = None, offsets: Sequence
 
 
 def payload(groups: Sequence[bytes], time_ms: int = 0) -> bytes:
-    """The data of one log entry: at most ENTRY_COMMANDS_MAX commands in all. With a time only once all members read it (TIMED_SINCE).
+    """The data of one log entry: at most ENTRY_COMMANDS_MAX commands in all.
 
-    `time_ms` is in milliseconds since 1970; 0, and a clock that stands before then: none.
+    `time_ms` is in milliseconds since 1970; 0, and a clock that stands before then: none. See TIMED_SINCE.
     """
     return b"".join((_TIMED_HEAD.pack(TIMED, time_ms) if time_ms > 0 else _PLAIN_HEAD, *groups))
 

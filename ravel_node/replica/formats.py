@@ -1,8 +1,8 @@
 """Rolling upgrades: which kinds of commands every member knows.
 
 Each member's record tells the newest format that its version applies (machine.envelope.FORMAT). A kind of a later format is
-proposed only once all of them have reached it, since a replica that meets a kind which it does not know must stop; and only then do
-entries carry a time. And no server of an earlier format is taken in after that: the log may hold such commands, or soon will.
+proposed only once all of them have reached it, since a replica that meets a kind which it does not know must stop; and only then
+do entries carry a time. And no server of an earlier format is taken in after that: the log may hold such commands, or soon will.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A daemon as it was before checksum entries and times of entries: `python older_daemon.py start ...`, as `python -m ravel_node start ...`.
+"""A daemon as it was before checksum entries: `python older_daemon.py start ...`, as `python -m ravel_node start ...`.
 
-It knows the kinds of format 1, says so in its member record, and calls itself version 0.0.9.
+It knows the kinds and the layout of format 1, says so in its member record, and calls itself version 0.0.9.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ async def test_an_older_daemon_that_meets_what_it_does_not_know_stops_with_a_cle
         downgraded = cluster.servers[away.name] = older(tmp_path, away.name, away)
         downgraded.start()
         assert await asyncio.to_thread(downgraded.wait, 60.0) == 1
-        assert "a command of kind 9, which this version does not know: upgrade this server" in downgraded.log
+        assert "a payload of format 2, where this version knows 1: upgrade this server" in downgraded.log
         again = cluster.servers[away.name] = moved(Server(tmp_path, away.name), away)
         again.start()
         await cluster.answering(again)

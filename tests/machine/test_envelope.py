@@ -92,7 +92,7 @@ def test_bytes_are_fixed() -> None:
         "01 0000 00000006 0001 6b 76616c"  # put
         "02 0001 00000001 64"  # delete
     ).replace(" ", "")
-    assert envelope.payload([group], 0x0102030405)[:9].hex() == "02" "0000000102030405"  # format, milliseconds
+    assert envelope.payload([group], 0x0102030405)[:9].hex() == "020000000102030405"  # format, milliseconds
     assert envelope.payload([group], 5)[9:] == envelope.payload([group])[1:]
     assert {kind.name: kind.value for kind in Kind} == {
         "PUT": 1,

@@ -248,7 +248,7 @@ async def test_nothing_new_is_proposed_until_every_member_knows_it(tmp_path: Pat
 
 @virtual
 async def test_entries_carry_a_time_once_every_member_reads_it(tmp_path: Path) -> None:
-    """The leader's clock as it packed the entry, the same on every replica; a membership change and a new leader's entry have none."""
+    """The clock of the leader as it packed the entry, the same on every replica."""
     async with cluster_of(tmp_path, 3) as cluster:
         leader = await cluster.leader()
         old = (await cluster.followers())[0]
