@@ -11,6 +11,9 @@ SEEDS ?= 100  # worlds of `make sim`
 FIRST ?= 1    # the first of them
 E2E_JOBS ?= 2 # clusters at once: each is several daemons
 
+# Every daemon and command that a test starts would compile its modules again: half of what a start costs.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help
 help: ## say what there is
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 14

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests import leftovers
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A job that a shell started in the background ignores Ctrl-C, and so would all its children, whom some tests interrupt.
@@ -19,6 +23,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("ravel", deadline=None, print_blob=True, derandomize=True)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ravel"))
+
+# Where bytecode is forbidden every process that a test starts would compile its modules again: half of what a start costs.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 E2E = Path(__file__).parent / "e2e"
 FAULTS = Path(__file__).parent / "faults"
@@ -33,6 +40,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(
                 pytest.mark.timeout(300)
             )  # several rounds, each with daemons that start, on a machine that may be busy
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_stays_behind(_no_settings_of_the_machine: None) -> Iterator[None]:
+    """Also when this process is killed: see leftovers.py."""
+    mark = os.urandom(8).hex()
+    command = [sys.executable, "-S", leftovers.__file__, mark]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True), pytest.MonkeyPatch.context() as patch:
+        patch.setenv(leftovers.NAME, mark)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,7 +12,8 @@ from typing import Any
 
 import grpc
 
-from tests.e2e.cluster import free_ports, until
+from tests.e2e.cluster import until
+from tests.e2e.ports import free_ports
 
 PUT = "/etcdserverpb.KV/Put"
 GET = "/etcdserverpb.KV/Range"

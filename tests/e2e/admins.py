@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from ravelctl.client import AdminClient, ClusterClient, RavelError
 from ravelpb.v1 import admin_pb2
-from tests.e2e.cluster import START_S, Cluster, Server, until
+from tests.e2e.cluster import CALL_S, START_S, Cluster, Server, until
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class System:
 
     async def members(self, server: Server) -> set[tuple[str, int]]:
         """Name and replica id of the members of this server's cluster, as it sees them."""
-        async with ClusterClient([server.address]) as client:
+        async with ClusterClient([server.address], timeout_s=CALL_S) as client:
             return {(member.server.name, member.replica_id) for member in (await client.status(server.address)).members}
 
     async def leave(self, server: Server, *flags: str) -> tuple[int, str]:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,23 +17,18 @@ from uuid import uuid4
 
 from ravelctl.client import ClusterClient, RavelClient, RavelError
 from ravelpb.v1 import cluster_pb2
+from tests.e2e.ports import free_ports
 
 T = TypeVar("T")
 
 START_S: Final = 60.0
-"""How long a daemon may take until it answers, on a machine that is busy with other things."""
+"""How long a daemon may take until it answers, or ends, on a machine that is busy with other things."""
 
+CALL_S: Final = 30.0
+"""How long a call may take that nothing hinders but the machine."""
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+LOOK_S: Final = 5.0
+"""How long to wait for a daemon that may be stopped or cut off, before others are asked again."""
 
 
 class Server:
@@ -79,7 +73,7 @@ class Server:
             os.kill(self.pid, signal.SIGKILL)
         self.wait()
 
-    def terminate(self, within_s: float = 10.0) -> int:
+    def terminate(self, within_s: float = START_S) -> int:
         """SIGTERM; returns the exit status."""
         if self.running:
             os.kill(self.pid, signal.SIGTERM)
@@ -91,10 +85,18 @@ class Server:
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
-    def wait(self, within_s: float = 10.0) -> int:
+    def wait(self, within_s: float = START_S) -> int:
         if self.process is None:
             return 0
         return self.process.wait(within_s)
+
+    def until_started(self) -> None:
+        """Wait until it says so in its log, in which nothing may stand of an earlier start."""
+        deadline = time.monotonic() + START_S
+        while "daemon.started" not in self.log:
+            assert self.running, self.log
+            assert time.monotonic() < deadline, f"{self.name} does not start: {self.log}"
+            time.sleep(0.02)
 
     def wipe(self) -> None:
         shutil.rmtree(self.data_dir)
@@ -121,10 +123,10 @@ class Cluster:
         return [server.address for server in self.servers.values()]
 
     def client(self, **options: object) -> RavelClient:
-        return RavelClient(self.endpoints, **options)  # type: ignore[arg-type]
+        return RavelClient(self.endpoints, **{"timeout_s": CALL_S, **options})  # type: ignore[arg-type]
 
-    async def status(self, server: Server) -> cluster_pb2.StatusResponse:
-        async with ClusterClient([server.address]) as client:
+    async def status(self, server: Server, timeout_s: float = CALL_S) -> cluster_pb2.StatusResponse:
+        async with ClusterClient([server.address], timeout_s=timeout_s) as client:
             return await client.status(server.address)
 
     async def answering(self, server: Server) -> cluster_pb2.StatusResponse:
@@ -134,7 +136,7 @@ class Cluster:
             if not server.running:
                 raise AssertionError(f"{server.name} ended: {server.log[-2000:]}")
             try:
-                return await self.status(server)
+                return await self.status(server, LOOK_S)
             except RavelError:
                 return None
 
@@ -144,7 +146,7 @@ class Cluster:
         """As `ravelctl bootstrap` does: one voter, then learners, then one joint change."""
         for server in (first, *others):
             await self.answering(server)
-        async with ClusterClient([first.address]) as client:
+        async with ClusterClient([first.address], timeout_s=CALL_S) as client:
             await client.bootstrap(first.address, uuid4().hex, name)
             for other in others:
                 await client.join(other.address, [first.address], promote=False)
@@ -157,7 +159,7 @@ class Cluster:
 
         async def promote() -> bool:
             try:
-                async with ClusterClient(self.endpoints) as client:
+                async with ClusterClient(self.endpoints, timeout_s=CALL_S) as client:
                     await client.promote(ids)
             except RavelError:
                 return False
@@ -170,7 +172,7 @@ class Cluster:
 
         async def find() -> Server | None:
             running = [server for server in self.servers.values() if server.running]
-            answers = await asyncio.gather(*(self.status(server) for server in running), return_exceptions=True)
+            answers = await asyncio.gather(*(self.status(server, LOOK_S) for server in running), return_exceptions=True)
             statuses = {s.name: a for s, a in zip(running, answers, strict=True) if isinstance(a, cluster_pb2.StatusResponse)}
             leaders = [(a.header.term, name) for name, a in statuses.items() if a.role == cluster_pb2.LEADER]
             if not leaders:
@@ -201,6 +203,19 @@ class Cluster:
                 return False
 
         await until(f"{server.name} has applied {target}", reached, within_s)
+
+    async def settled(self, within_s: float = START_S) -> None:
+        """Wait until all have applied the whole log of one leader: nothing of what was asked for is still under way."""
+
+        async def same() -> bool:
+            for server in self.servers.values():
+                assert server.running, f"{server.name} ended: {server.log[-2000:]}"
+            answers = await asyncio.gather(*(self.status(server, LOOK_S) for server in self.servers.values()))
+            applied = {(answer.applied_index, answer.last_index, answer.header.term) for answer in answers}
+            led = any(answer.role == cluster_pb2.LEADER for answer in answers)
+            return led and len(applied) == 1 and all(at == last for at, last, _ in applied)
+
+        await until("all replicas have applied the same log", same, within_s, every_s=0.1)
 
     async def unheard(self, count: int = 1, within_s: float = START_S) -> None:
         """Wait until the leader has not heard so many other members for longer than an election timeout."""
@@ -240,11 +255,18 @@ async def running_cluster(
 
 
 async def until(what: str, ask: Callable[[], Awaitable[T | None]], within_s: float, every_s: float = 0.05) -> T:
-    """The first true answer of `ask`. Fails, saying what was waited for, when the time is up."""
+    """The first true answer of `ask`. Fails, saying what was waited for, when the time is up.
+
+    A call that fails is no answer: whoever is asked may be busy, or on its way to another leader.
+    """
     deadline = time.monotonic() + within_s
     while True:
-        if answer := await ask():
-            return answer
+        failed: RavelError | None = None
+        try:
+            if answer := await ask():
+                return answer
+        except RavelError as error:
+            failed = error
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {within_s} s in vain until {what}")
+            raise AssertionError(f"waited {within_s} s in vain until {what}" + (f": {failed}" if failed else "")) from failed
         await asyncio.sleep(every_s)

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import httpx
 
-from tests.e2e.cluster import START_S, free_ports, until
+from tests.e2e.cluster import START_S, until
+from tests.e2e.ports import free_ports
 
 
 class Gateway(NamedTuple):
@@ -44,7 +45,7 @@ async def running_gateway(folder: Path, admins: Sequence[str], *flags: str) -> A
             await until("the gateway answers", answers, START_S)
         yield gateway
         process.terminate()
-        assert await asyncio.to_thread(process.wait, 20) == 0, log.read_text()
+        assert await asyncio.to_thread(process.wait, START_S) == 0, log.read_text()
     finally:
         if process.poll() is None:
             process.kill()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from time import monotonic
 
 import pytest
 
@@ -13,14 +12,13 @@ from ravelctl.client import ClusterClient, RavelClient, RavelError, WrongCluster
 from ravelpb.slots import SLOT_COUNT
 from ravelpb.v1 import admin_pb2
 from tests.e2e.admins import System, running_system
-from tests.e2e.cluster import Server, until
+from tests.e2e.cluster import CALL_S, Server, until
 
 pytestmark = pytest.mark.e2e
 
-JOINS_GO_ON_S = 4.0
-"""What is promised once an admin leader is killed. Tests allow more: they run on machines that are busy with other things."""
-
-PATIENCE_S = 40.0
+PATIENCE_S = 60.0
+"""Joins go on within 4 s of the death of an admin leader, as tests/benchmarks/bench_register.py measures. Tests run on machines
+that are busy with other things."""
 
 
 def down(name: str, *, is_down: bool) -> Callable[[admin_pb2.DirectoryResponse], bool]:
@@ -42,11 +40,9 @@ async def test_three_admins_and_two_clusters(tmp_path: Path) -> None:
         for name in ("n2", "o2"):
             system.start(name, "--new-cluster", "default" if name == "n2" else "orders")
         leader.kill()
-        killed_at = monotonic()
         for name in ("n3", "o3"):
             system.start(name)  # each goes to the cluster with the fewest
         await system.told("somebody joined since", lambda directory: len(directory.servers) > 2, PATIENCE_S)
-        assert monotonic() - killed_at < 5 * JOINS_GO_ON_S
 
         def balanced(directory: admin_pb2.DirectoryResponse) -> bool:
             voters = [entry.cluster for entry in directory.servers if entry.seat == admin_pb2.SEAT_VOTER]
@@ -167,7 +163,7 @@ async def test_what_cannot_be_is_refused_and_changes_nothing(tmp_path: Path) -> 
         stranger = system.servers.add("stranger")
         stranger.start()
         await system.servers.answering(stranger)
-        async with ClusterClient([stranger.address]) as client:
+        async with ClusterClient([stranger.address], timeout_s=CALL_S) as client:
             await client.bootstrap(stranger.address, "ab" * 16, "elsewhere")
         stranger.terminate()
         system.start("stranger")

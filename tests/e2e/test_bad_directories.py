@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import Server, free_ports, running_cluster
+from tests.e2e.cluster import Server, running_cluster
+from tests.e2e.ports import free_ports
 
 NOBODY = 65_534
 

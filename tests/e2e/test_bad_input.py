@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from ravelctl.client import AlreadyMemberError, BlankError, ClusterClient, RavelClient, RavelError, UnreachableError
-from tests.e2e.cluster import Cluster, Server, running_cluster
+from tests.e2e.cluster import CALL_S, Cluster, Server, running_cluster
 
 pytestmark = pytest.mark.e2e
 
@@ -19,8 +19,7 @@ def test_a_data_directory_in_use_is_refused(tmp_path: Path) -> None:
     first = cluster.add("n1")
     try:
         first.start()
-        while "daemon.started" not in first.log:
-            assert first.running, first.log
+        first.until_started()
         second = cluster.add("n2")
         second.data_dir = first.data_dir
         second.start()
@@ -37,8 +36,7 @@ def test_an_address_in_use_is_refused(tmp_path: Path) -> None:
     first = cluster.add("n1")
     try:
         first.start()
-        while "daemon.started" not in first.log:
-            assert first.running, first.log
+        first.until_started()
         for flag in ("address", "peer_address"):
             second = cluster.add(f"second-{flag}")
             setattr(second, flag, getattr(first, flag))
@@ -53,8 +51,7 @@ def test_an_address_in_use_is_refused(tmp_path: Path) -> None:
 def test_a_directory_of_a_later_format_or_not_ours_is_refused(tmp_path: Path) -> None:
     server = Server(tmp_path, "n1")
     server.start()
-    while "daemon.started" not in server.log:
-        assert server.running, server.log
+    server.until_started()
     assert server.terminate() == 0
     [marker] = [path for path in server.data_dir.iterdir() if path.name == "FORMAT"]
     marker.write_text(re.sub(r"\d+", "99", marker.read_text(), count=1))
@@ -86,7 +83,7 @@ async def test_a_blank_daemon_says_so(tmp_path: Path) -> None:
 
 
 async def test_an_identity_is_taken_once(tmp_path: Path) -> None:
-    async with running_cluster(tmp_path, names=["n1"]) as cluster, ClusterClient(cluster.endpoints) as client:
+    async with running_cluster(tmp_path, names=["n1"]) as cluster, ClusterClient(cluster.endpoints, timeout_s=CALL_S) as client:
         status = await cluster.status(cluster.servers["n1"])
         again = await client.bootstrap(cluster.endpoints[0], status.header.cluster_id, "test")
         assert again.replica.replica_id == 1

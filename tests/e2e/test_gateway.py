@@ -11,8 +11,8 @@ import pytest
 from ravelctl.client import RavelClient
 from ravelctl.client.routing import SlotRoutes
 from tests.e2e.admins import System, running_system
-from tests.e2e.cluster import free_ports
 from tests.e2e.http_door import running_gateway
+from tests.e2e.ports import free_ports
 
 pytestmark = pytest.mark.e2e
 

@@ -14,7 +14,7 @@ from ravel_node.storage.keys import STATE_NAMES, seal, seed_of
 from ravel_node.storage.store import StoreOptions, open_store
 from ravelctl.client import InspectClient, RavelError
 from ravelpb.v1 import inspect_pb2
-from tests.e2e.cluster import Cluster, Server, running_cluster, until
+from tests.e2e.cluster import CALL_S, Cluster, Server, running_cluster, until
 
 OLDER = Path(__file__).with_name("older_daemon.py")
 
@@ -128,7 +128,7 @@ def moved(server: Server, like: Server) -> Server:
 async def hashed(cluster: Cluster) -> inspect_pb2.StateHashResponse | str:
     """The comparison, or the reason for which there is none."""
     leader = await cluster.leader()
-    async with InspectClient() as client:
+    async with InspectClient(timeout_s=CALL_S) as client:
         try:
             return await client.state_hash(leader.address, timeout_s=60)
         except RavelError as error:

@@ -10,7 +10,7 @@ import pytest
 from ravelctl.client import AlreadyMemberError, ClusterClient, RavelClient, RavelError, RefusedError
 from ravelpb.errors import Reason
 from ravelpb.v1 import cluster_pb2
-from tests.e2e.cluster import Cluster, Server, running_cluster, until
+from tests.e2e.cluster import CALL_S, Cluster, Server, running_cluster, until
 from tests.e2e.load import same_on_all, under_load
 
 pytestmark = pytest.mark.e2e
@@ -37,7 +37,10 @@ async def test_a_fourth_replica_joins_under_load_and_is_promoted(tmp_path: Path)
         assert load.done
         await cluster.caught_up(fourth)
         assert await replica_id(cluster, fourth) == 4
-        async with RavelClient([cluster.endpoints[0]]) as one, RavelClient([fourth.address]) as new:
+        async with (
+            RavelClient([cluster.endpoints[0]], timeout_s=CALL_S) as one,
+            RavelClient([fourth.address], timeout_s=CALL_S) as new,
+        ):
             await cluster.caught_up(cluster.servers["n1"])
             assert await same_on_all([one, new])
 
@@ -47,7 +50,7 @@ async def test_a_learner_stays_one_until_it_is_promoted(tmp_path: Path) -> None:
         second = cluster.add("n2")
         second.start()
         await cluster.answering(second)
-        async with ClusterClient(cluster.endpoints) as client:
+        async with ClusterClient(cluster.endpoints, timeout_s=CALL_S) as client:
             await client.join(second.address, [cluster.endpoints[0]], promote=False)
             await asyncio.sleep(1.5)
             assert await cluster.voters() == {"n1"}
@@ -60,7 +63,7 @@ async def test_a_learner_stays_one_until_it_is_promoted(tmp_path: Path) -> None:
 async def test_a_replica_leaves_and_stays_out(tmp_path: Path) -> None:
     async with running_cluster(tmp_path, names=["n1", "n2", "n3", "n4"]) as cluster:
         gone = (await cluster.followers())[0]
-        async with ClusterClient(cluster.endpoints) as client:
+        async with ClusterClient(cluster.endpoints, timeout_s=CALL_S) as client:
             await client.leave([await replica_id(cluster, gone)])
         assert gone.name not in await cluster.voters()
 
@@ -80,7 +83,7 @@ async def test_a_replica_leaves_and_stays_out(tmp_path: Path) -> None:
 async def test_a_leader_that_is_removed_hands_over_first(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, cluster.client() as client, under_load(client):
         leader = await cluster.leader()
-        async with ClusterClient(cluster.endpoints) as operator:
+        async with ClusterClient(cluster.endpoints, timeout_s=CALL_S) as operator:
             answer = await operator.leave([await replica_id(cluster, leader)])
         assert answer.verdict.allowed
         after = await cluster.leader()
@@ -89,7 +92,7 @@ async def test_a_leader_that_is_removed_hands_over_first(tmp_path: Path) -> None
 
 
 async def test_the_last_voter_and_a_quorum_cannot_be_removed(tmp_path: Path) -> None:
-    async with running_cluster(tmp_path) as cluster, ClusterClient(cluster.endpoints) as client:
+    async with running_cluster(tmp_path) as cluster, ClusterClient(cluster.endpoints, timeout_s=CALL_S) as client:
         with pytest.raises(RefusedError) as refused:
             await client.leave([1, 2, 3])
         assert refused.value.reason == Reason.UNSAFE_CHANGE
@@ -112,7 +115,7 @@ async def test_a_wiped_replica_is_refused_and_can_join_anew(tmp_path: Path) -> N
         wiped.start()
         status = await cluster.answering(wiped)
         assert status.blank, "a wiped directory is nobody; it does not take its old seat by itself"
-        async with ClusterClient(cluster.endpoints) as operator:
+        async with ClusterClient(cluster.endpoints, timeout_s=CALL_S) as operator:
             with pytest.raises(RavelError, match="name"):
                 await operator.join(wiped.address, [(await cluster.leader()).address], timeout_s=20.0)
             await operator.leave([old_id])
@@ -144,7 +147,7 @@ async def test_an_unreachable_joiner_is_refused_and_harms_nothing(tmp_path: Path
         await client.put(b"k", b"v")
         status = await cluster.status(cluster.servers["n1"])
         nobody = Server(tmp_path, "nobody")
-        async with ClusterClient(cluster.endpoints) as operator:
+        async with ClusterClient(cluster.endpoints, timeout_s=CALL_S) as operator:
             server = cluster_pb2.AddMemberRequest().server
             server.CopyFrom(status.server)
             server.server_id, server.name = "0" * 32, "nobody"

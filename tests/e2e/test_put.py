@@ -15,14 +15,18 @@ from ravelctl.client import (
     Put,
     RavelClient,
 )
-from tests.e2e.cluster import running_cluster
+from tests.e2e.cluster import CALL_S, running_cluster
 from tests.e2e.load import same_on_all
 
 pytestmark = pytest.mark.e2e
 
 
 async def test_every_operation_from_several_clients(tmp_path: Path) -> None:
-    async with running_cluster(tmp_path) as cluster, cluster.client() as one, RavelClient([cluster.endpoints[-1]]) as other:
+    async with (
+        running_cluster(tmp_path) as cluster,
+        cluster.client() as one,
+        RavelClient([cluster.endpoints[-1]], timeout_s=CALL_S) as other,
+    ):
         first = await one.put(b"a", b"1")
         found = await other.get(b"a")
         assert found == (b"a", b"1", first.revision)
@@ -63,9 +67,8 @@ async def test_a_thousand_concurrent_puts_are_read_everywhere(tmp_path: Path) ->
         limited = [item async for item in client.scan(prefix=b"k/", limit=7, keys_only=True)]
         assert [item.key for item in limited] == [f"k/{number:04}".encode() for number in range(7)]
 
-        for server in cluster.servers.values():
-            await cluster.caught_up(server)
-        clients = [RavelClient([server.address]) for server in cluster.servers.values()]
+        await cluster.settled()
+        clients = [RavelClient([server.address], timeout_s=CALL_S) for server in cluster.servers.values()]
         try:
             assert len(await same_on_all(clients)) == 1000
             quorum = await client.get(b"k/0042", consistency=Consistency.QUORUM)

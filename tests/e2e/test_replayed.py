@@ -7,8 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from ravelctl.client import ClusterClient, Consistency, RavelClient
-from tests.e2e.cluster import Cluster, free_ports, until
+from tests.e2e.cluster import CALL_S, Cluster, until
 from tests.e2e.hostile import dial
+from tests.e2e.ports import free_ports
 
 
 class Recorder:
@@ -39,6 +40,10 @@ class Recorder:
         return await asyncio.start_server(self._serve, "127.0.0.1", port)
 
 
+SILENCE_S = 2.0
+"""Who has begun to answer and says nothing for so long has nothing more to say."""
+
+
 async def replay(address: str, heard: bytes) -> bytes:
     """Say it all again, and listen until the server has had enough or has nothing more to say. Returns what it said."""
     reader, writer = await dial(address)
@@ -46,9 +51,10 @@ async def replay(address: str, heard: bytes) -> bytes:
     with suppress(OSError, TimeoutError):
         writer.write(heard)
         await writer.drain()
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(CALL_S) as patience:
             while data := await reader.read(65_536):
                 answered += data
+                patience.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
     writer.close()
     return answered
 
@@ -81,14 +87,14 @@ async def test_a_replayed_stream_of_raft_messages_changes_nothing(tmp_path: Path
                 assert (after.header.term, after.leader_id) == (before.header.term, before.leader_id)
                 for server in cluster.servers.values():
                     await cluster.caught_up(server)
-                    async with RavelClient([server.address]) as reading:
+                    async with RavelClient([server.address], timeout_s=CALL_S) as reading:
                         found = await reading.get(b"k", consistency=Consistency.STALE)
                     assert found is not None
                     assert found.value == value
 
             await client.put(b"k", b"new")
             await unchanged(b"new")
-            async with ClusterClient(cluster.endpoints) as operator:
+            async with ClusterClient(cluster.endpoints, timeout_s=CALL_S) as operator:
                 await operator.transfer_leader((await cluster.status(second)).header.replica_id)
 
             async def moved() -> bool:

@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 from ravelctl.client import ClusterClient
-from tests.e2e.cluster import START_S, Cluster, running_cluster, until
+from tests.e2e.cluster import CALL_S, START_S, Cluster, running_cluster, until
+from tests.faults.proxy import Network
 
 STALE = Path(__file__).with_name("stale_daemon.py")
+LATE_S = 0.2
+"""So much later the stale replica hears of everything: whoever reads there after a write finds what was before it."""
 
 
 async def verify(cluster: Cluster, *words: str, interrupt_after_s: float = 0.0) -> tuple[int, str, str]:
@@ -60,16 +63,20 @@ async def test_a_healthy_cluster_passes_and_is_left_as_it_was(tmp_path: Path) ->
 
 async def test_a_replica_that_answers_stale_fails_it(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
+    network = Network(lambda: {name: server.pid for name, server in cluster.servers.items() if server.running})
     try:
         servers = [cluster.add(name) for name in ("n1", "n2", "n3")]
         servers[2].program = [str(STALE)]
+        servers[2].flags += ["--peer-advertise", await network.front("n3", servers[2].peer_address)]
         for server in servers:
             server.start()
         await cluster.bootstrap(*servers)
         if await cluster.leader() is servers[2]:
-            async with ClusterClient(cluster.endpoints) as client:
+            async with ClusterClient(cluster.endpoints, timeout_s=CALL_S) as client:
                 await client.transfer_leader((await cluster.status(servers[0])).header.replica_id)
-        code, out, err = await verify(cluster, "--seconds", "6s", "--keys", "3", "--clients", "6")
+        for other in ("n1", "n2"):
+            network.slow(other, "n3", LATE_S)
+        code, out, err = await verify(cluster, "--seconds", "4s", "--keys", "3", "--clients", "6")
         assert code == 8, (out, err)
         assert "verdict: not linearizable" in out
         assert "no order of the operations on it gives" in out
@@ -77,3 +84,4 @@ async def test_a_replica_that_answers_stale_fails_it(tmp_path: Path) -> None:
         assert not await scratch(cluster)
     finally:
         cluster.stop_all()
+        await network.close()

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from ravelctl.client import ClusterClient, Consistency, InspectClient, RavelClient, RavelError
-from tests.e2e.cluster import START_S, Server, until
+from tests.e2e.cluster import CALL_S, START_S, Server, until
 from tests.faults.conftest import Trial
 from tests.faults.ordeal import Ordeal, events
 from tests.faults.test_disks import stopped_itself
@@ -41,7 +41,7 @@ async def mark(ordeal: Ordeal) -> None:
 async def replaced(ordeal: Ordeal, server: Server, replica_id: int) -> None:
     """What the operator does: the damaged replica leaves, and its server joins anew with an empty disk."""
     members = [other.address for other in ordeal.cluster.servers.values() if other is not server]
-    async with ClusterClient(members) as client:
+    async with ClusterClient(members, timeout_s=CALL_S) as client:
         await client.leave([replica_id])
     server.wipe()
     server.start("--join", members[0])
@@ -118,7 +118,7 @@ async def led_by(ordeal: Ordeal, server: Server, number: int) -> None:
         if await ordeal.cluster.leader() is server:
             return True
         try:
-            async with ClusterClient(ordeal.cluster.endpoints) as client:
+            async with ClusterClient(ordeal.cluster.endpoints, timeout_s=CALL_S) as client:
                 await client.transfer_leader(number)
         except RavelError:
             pass  # it may be refused for a moment: asked again
@@ -132,7 +132,7 @@ async def test_a_bit_of_a_snapshot(trial: Trial) -> None:
         await mark(ordeal)
         await ordeal.progress()
         server = (await ordeal.cluster.followers())[0]
-        async with InspectClient() as inspect:
+        async with InspectClient(timeout_s=CALL_S) as inspect:
             await inspect.save_snapshot(server.address)
             assert server.terminate() == 0
             (path,) = (server.data_dir / "snapshots").glob("*.mdb")
@@ -162,7 +162,7 @@ async def test_a_bit_of_a_snapshot_that_is_about_to_be_sent(trial: Trial) -> Non
 
         await until("the log begins after what the follower holds", compacted, START_S)
         await ordeal.workload.stop()  # else a newer snapshot takes the place of the damaged one
-        async with InspectClient() as inspect:
+        async with InspectClient(timeout_s=CALL_S) as inspect:
             await inspect.save_snapshot(leader.address)
         for path in filter(holds_mark, (leader.data_dir / "snapshots").glob("*.mdb")):
             flip(path)

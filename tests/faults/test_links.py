@@ -7,7 +7,7 @@ from time import monotonic
 
 import pytest
 
-from tests.e2e.cluster import until
+from tests.e2e.cluster import CALL_S, until
 from tests.faults.conftest import Trial
 from tests.faults.ordeal import ELECTION_TIMEOUT_S, Ordeal
 
@@ -22,7 +22,7 @@ async def met(ordeal: Ordeal, *links: tuple[str, str]) -> None:
     async def held() -> bool:
         return all(ordeal.network.held_chunks[link] > before.get(link, 0) for link in links)
 
-    await until(f"something is held on {links}", held, 10.0)
+    await until(f"something is held on {links}", held, CALL_S)
     ordeal.happened()
 
 

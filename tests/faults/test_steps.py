@@ -17,7 +17,7 @@ from typing import Final
 import pytest
 
 from ravelctl.client import ClusterClient, RavelClient, RavelError
-from tests.e2e.cluster import START_S, Cluster, Server, until
+from tests.e2e.cluster import CALL_S, START_S, Cluster, Server, until
 from tests.faults.conftest import PROPERTY, Trial
 from tests.faults.ordeal import Ordeal, Row
 from tests.faults.shim import Disk, build
@@ -63,7 +63,7 @@ async def born(cluster: Cluster, server: Server) -> bool:
     await until(f"{server.name} answers or dies", answers, START_S)
     if not server.running:
         return False
-    async with ClusterClient([server.address]) as client:
+    async with ClusterClient([server.address], timeout_s=CALL_S) as client:
         try:
             await client.bootstrap(server.address, CLUSTER_ID, "test")
         except RavelError:
@@ -98,7 +98,7 @@ async def test_a_first_start_is_killed_at_every_step(tmp_path: Path, record_prop
             server.start()
             status = await cluster.answering(server)
             assert not (told and status.blank), "an acknowledged bootstrap was lost"
-            async with ClusterClient([server.address]) as client:
+            async with ClusterClient([server.address], timeout_s=CALL_S) as client:
                 await client.bootstrap(server.address, CLUSTER_ID, "test")
             async with RavelClient([server.address], timeout_s=20.0) as client:
                 await client.put(b"k", b"%d" % step)

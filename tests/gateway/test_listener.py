@@ -11,7 +11,7 @@ import pytest
 from ravel_node.forms import Address
 from ravel_node.gateway.serve import Listener
 from ravelctl.client import AdminClient
-from tests.e2e.cluster import free_ports
+from tests.e2e.ports import free_ports
 from tests.ravelctl.client.fake_admin import fake_world
 from tests.security.certificates import Authority
 

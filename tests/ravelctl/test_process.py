@@ -18,7 +18,7 @@ from tests.ravelctl.fake import FakeCluster
 
 ROOT = Path(__file__).parents[2]
 HEAVY = frozenset({"grpc", "google.protobuf", "rich", "textual", "yaml", "asyncio", "lmdb", "ravel_node", "uvloop", "structlog"})
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def command(*words: str) -> list[str]:

@@ -16,7 +16,7 @@ import pytest
 
 from ravelctl.client import ClusterClient, RavelClient, TlsOptions
 from ravelpb.v1 import cluster_pb2, raft_pb2
-from tests.e2e.cluster import START_S, Cluster, Server, until
+from tests.e2e.cluster import CALL_S, START_S, Cluster, Server, until
 from tests.security.certificates import Authority, Pair, client_flags, peer_flags, server_flags
 
 pytestmark = pytest.mark.e2e
@@ -309,7 +309,7 @@ async def test_a_certificate_for_another_host_or_without_the_shared_name_is_no_p
     try:
         server.start()
         await asyncio.to_thread(wait_for, server, "daemon.started")
-        async with ClusterClient([server.address], tls=certificates.operator_tls) as client:
+        async with ClusterClient([server.address], tls=certificates.operator_tls, timeout_s=CALL_S) as client:
             await client.bootstrap(server.address, "c" * 32, "test")
         wanted = shared_name or "127.0.0.1"
         refusal = await _hello(server, certificates, wrong)

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from tests.e2e.ports import free_ports
 from tests.ravelctl.tui.terminal import ROOT
 from tests.ravelctl.tui.test_terminal import Scene
 
@@ -32,7 +33,7 @@ WAIT_S: Final = 60.0
 def served(scene_name: str, replicas: int) -> Iterator[str]:
     """The address of the dashboard of a scripted cluster."""
     scene = Scene(scene_name, replicas)
-    port = _free_port()
+    (port,) = free_ports(1)
     environ = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "protos")]), RAVELCTL_CONFIG=str(ROOT / "none"))
     command = [sys.executable, "-m", "ravelctl", "top", "--web", "--port", str(port), "--endpoints", scene.addresses]
     with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -46,12 +47,6 @@ def served(scene_name: str, replicas: int) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
             scene.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def _wait_for(port: int) -> None:

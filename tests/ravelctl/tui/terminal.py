@@ -17,7 +17,7 @@ import pyte
 
 ROOT = Path(__file__).parents[3]
 TICK_S = 0.05
-END_S = 20.0
+END_S = 60.0
 
 
 class Terminal:
@@ -79,7 +79,7 @@ class Terminal:
         """Whatever comes next."""
         return self._take(timeout_s)
 
-    def until(self, condition: Callable[[str], Any], timeout_s: float = 30.0) -> str:
+    def until(self, condition: Callable[[str], Any], timeout_s: float = END_S) -> str:
         """Read until the screen is so. Raises AssertionError with the screen."""
         deadline = time.monotonic() + timeout_s
         while not condition(self.text):
@@ -105,7 +105,7 @@ class Terminal:
         self._screen.resize(rows, columns)
         self.child.setwinsize(rows, columns)
 
-    def ended(self, timeout_s: float = 20.0) -> int:
+    def ended(self, timeout_s: float = END_S) -> int:
         """Read until the program has ended; its exit status, or minus the signal."""
         deadline = time.monotonic() + timeout_s
         while self.child.isalive():

@@ -107,7 +107,7 @@ def test_a_crash_restores_the_terminal_and_prints_the_error(scene: Scene, tmp_pa
     program.write_text(CRASHING)
     words = ["top", "--endpoints", scene.addresses]
     with Terminal(words, columns=120, rows=36, program=[sys.executable, str(program)]) as terminal:
-        assert terminal.ended(40) == 1
+        assert terminal.ended() == 1
         assert ALTERNATE_OFF in terminal.raw
         after = terminal.raw[terminal.raw.rindex(ALTERNATE_OFF) :]
         assert b"the disk of the painter is full" in after
