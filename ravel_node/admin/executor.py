@@ -212,10 +212,13 @@ class _Carrier:
     # --- what follows from the decision
 
     async def _hand_over(self, move: Move) -> None:
-        """First the source lets go, then the destination takes over, so that never two clusters take writes of one slot."""
+        """First the source lets go, then the destination takes over, so that never two clusters take writes of one slot.
+
+        The destination counts on from the revision at which the source let go: it was told to somebody, maybe.
+        """
         map_version = self._directory.view().slot_map.version
-        await self._final_step(move.source, RELEASE, map_version=map_version)
-        await self._final_step(move.destination, ACTIVATE, map_version=map_version)
+        released = await self._final_step(move.source, RELEASE, map_version=map_version)
+        await self._final_step(move.destination, ACTIVATE, map_version=map_version, revision=released.revision)
         while (await self._final_step(move.source, PURGE)).more:
             pass
         await self._directory.propose(FinishMove(move.move_id))
@@ -228,13 +231,15 @@ class _Carrier:
             pass
         await self._directory.propose(FinishMove(move.move_id))
 
-    async def _final_step(self, cluster: ClusterNumber, step: SlotsStep.ValueType, map_version: int = 0) -> ChangeSlotsResponse:
+    async def _final_step(
+        self, cluster: ClusterNumber, step: SlotsStep.ValueType, *, map_version: int = 0, revision: int = 0
+    ) -> ChangeSlotsResponse:
         """A step that follows from the decision. It is done where the cluster has ended the move: only the decision ends one.
 
         A cluster that was never told of slots has taken no step, and has nothing to take back.
         """
         try:
-            return await self._step(cluster, step, map_version=map_version)
+            return await self._step(cluster, step, map_version=map_version, revision=revision)
         except StepRefusedError:
             there = await self._clusters.ownership(cluster)
             ended = there.last_move >= self.move_id and all(move.move != self.move_id for move in there.moves)
@@ -243,8 +248,15 @@ class _Carrier:
             raise
 
     async def _step(
-        self, cluster: ClusterNumber, step: SlotsStep.ValueType, *, slots: tuple[int, ...] = (), map_version: int = 0
+        self,
+        cluster: ClusterNumber,
+        step: SlotsStep.ValueType,
+        *,
+        slots: tuple[int, ...] = (),
+        map_version: int = 0,
+        revision: int = 0,
     ) -> ChangeSlotsResponse:
-        limit = DELETED_AT_ONCE if step in (PURGE, DROP) else 0
-        request = ChangeSlotsRequest(step=step, move=self.move_id, slots=slots, map_version=map_version, limit=limit)
+        request = ChangeSlotsRequest(step=step, move=self.move_id, slots=slots, map_version=map_version, revision=revision)
+        if step in (PURGE, DROP):
+            request.limit = DELETED_AT_ONCE
         return await self._clusters.change(cluster, request)

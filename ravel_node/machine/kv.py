@@ -166,6 +166,7 @@ class KVMachine:
         self._checksum_index = Index(0)
         self._ownership: Ownership | None = None
         self._raise_to = 0  # the revision must not be below it once the present entry was applied
+        self._activated: Ownership | None = None  # what holds once the present entry was applied, where it activates slots
         self._free_runs: Final[dict[int, _Run]] = {
             Kind.PUT: self._put,
             Kind.DELETE: self._delete,
@@ -283,6 +284,9 @@ class KVMachine:
             self._history.raised = max(0, self._raise_to - self._revision)
             self._revision += self._history.raised
             self._raise_to = 0
+        if self._activated is not None:
+            self._take_ownership(self._activated)
+            self._activated = None
         if self._revision != before:
             write_number(txn, REVISION, self._revision)
         self._history.applied(at.index, before, txn)
@@ -415,15 +419,21 @@ class KVMachine:
         return Outcome(Status.OK, self._checksum_index)
 
     def _slots(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
-        """A raise of the revision takes effect at the end of the entry, so that changes within one still count by ones."""
+        """A raise of the revision takes effect at the end of the entry, so that changes within one still count by ones.
+
+        So do slots that it activates: what is written to them has revisions after the raise.
+        """
         command = read_step(body)
-        if self._raise_to and command.step is Step.ACTIVATE:
-            raise CommandError("keys came in with this very entry, and their revisions hold only after it: repeat the step")
-        taken = take_step(self._ownership, command, self._revision, txn)
-        self._take_ownership(taken.ownership)
+        if self._activated is not None:
+            raise CommandError("slots came with this very entry, and are this cluster's only after it: repeat the step")
+        taken = take_step(self._ownership, command, max(self._revision, self._raise_to), txn)
+        if command.step is Step.ACTIVATE:
+            self._activated = taken.ownership
+        else:
+            self._take_ownership(taken.ownership)
         self._raise_to = max(self._raise_to, taken.revision)
         next_chunk = _U64.pack(taken.next_chunk) if taken.next_chunk else b""
-        return Outcome(Status.OK, max(self._revision, self._raise_to), taken.more, next_chunk)
+        return Outcome(Status.OK, taken.left or max(self._revision, self._raise_to), taken.more, next_chunk)
 
     def _guarded(self, kind: int) -> _Run:
         """What this kind of write does in a cluster that owns some of the slots."""

@@ -10,13 +10,17 @@ end of it in one cluster. What it takes care of:
   finish it too, so that what is still under way of it comes too late.
 - *A chunk is taken once.* Only the one that comes next is; any other is refused, also one that was taken before, since two movers
   may give one number to different keys and each must learn whether its own were taken.
-- *Revisions of a key only grow.* Imported keys keep theirs, and the cluster's counter is raised to the source's.
+- *Revisions of a key only grow.* Imported keys keep theirs, and the destination's counter is raised to what the source's had
+  come to when it let go: above every revision that was told of a key, be it by a delete that found nothing.
+- *Who watches a key misses nothing.* Each slot that ever moved has its tenure: after which revision it came, up to which one it
+  stayed. What the source told up to there and what the destination tells from there on is all that ever happened to the key.
 
 The records, numbers big-endian, versions u8 first:
 
     "o"                         version, map version u64, last move u64, the step u8 that ended it (0: none), 512 bytes of bitmap
     "m" move u64                version, side u8, next chunk u64, slots u16 ...
     "n" move u64 user key       u64 revision: a note that the key was written while the move copied its slot
+    "t" slot u16                came u64, left u64: its newest tenure here
 
 A note is written with every change of a key in an exported slot, and deleted by SETTLE once the key was copied. Notes of a move
 that is over are rubbish; whoever takes the next step sweeps them away, some at a time (replica.slots).
@@ -54,6 +58,7 @@ MOVE_ID_END: Final = 1 << 63
 _OWNED_KEY: Final = b"o"
 _OWNED: Final = struct.Struct(">BQQB")
 _MOVE: Final = struct.Struct(">BBQ")
+_TENURE: Final = struct.Struct(">QQ")
 _U16: Final = struct.Struct(">H")
 _U64: Final = struct.Struct(">Q")
 
@@ -102,6 +107,16 @@ class SlotMove:
     next_chunk: int = 1  # destination: the chunk that it takes next
 
 
+class Tenure(NamedTuple):
+    """Of which revisions this cluster knows what happened to the keys of a slot: came < revision, and <= left if it left."""
+
+    came: int = 0  # the source's when it let go; 0: the slot was here from the beginning
+    left: int = 0  # this cluster's when it let go; 0: it has not
+
+
+FROM_THE_BEGINNING: Final = Tenure()
+
+
 @dataclass(frozen=True, slots=True)
 class Ownership:
     """All of it at one log index. Replaced, never changed, when something changes."""
@@ -111,6 +126,7 @@ class Ownership:
     last_move: int = 0  # the newest finished move: no id up to it begins again
     last_end: int = 0  # the step that finished it
     moves: Mapping[int, SlotMove] = field(default_factory=dict)  # by id, ascending
+    tenures: Mapping[int, Tenure] = field(default_factory=dict)  # of slots that ever moved, ascending
     marks: bytes = b""  # of each slot its Mark; follows from the rest
     exported: Mapping[int, int] = field(default_factory=dict)  # noted slots and their moves; follows from the rest
 
@@ -129,6 +145,10 @@ class Ownership:
     def readable(self, key: bytes) -> bool:
         """Whether this cluster answers for the key."""
         return self.marks[slot_of(key)] != Mark.FOREIGN
+
+    def tenure(self, key: bytes) -> Tenure:
+        """The newest of the key's slot."""
+        return self.tenures.get(slot_of(key), FROM_THE_BEGINNING)
 
     def refusal(self, keys: Iterable[bytes]) -> Outcome | None:
         """Why a write of these keys is refused; None: it is not."""
@@ -165,6 +185,7 @@ class Taken(NamedTuple):
     more: bool = False  # PURGE, DROP: keys are left
     next_chunk: int = 0  # IMPORT, IMPORT_CHUNK
     revision: int = 0  # the cluster's must not be below it
+    left: int = 0  # RELEASE: the revision up to which the slots' keys were written here
 
 
 def take_step(ownership: Ownership | None, command: SlotsCommand, revision: int, txn: Txn) -> Taken:
@@ -219,16 +240,18 @@ def _unfreeze(own: Ownership, command: SlotsCommand, _revision: int, _txn: Txn) 
     return Taken(_without_move(own, command))
 
 
-def _release(own: Ownership, command: SlotsCommand, _revision: int, _txn: Txn) -> Taken:
+def _release(own: Ownership, command: SlotsCommand, revision: int, _txn: Txn) -> Taken:
     if _ended(own, command, Step.PURGE):
         return Taken(own)
     move = _under_way(own, command, (Side.FROZEN, Side.RELEASED))
     if move.side is Side.RELEASED:
-        return Taken(own)
+        return Taken(own, left=own.tenures[move.slots[0]].left)
     _check_map_version(own, command)
     owned = difference(own.owned, bitmap(move.slots))
     moves = {**own.moves, move.move: replace(move, side=Side.RELEASED)}
-    return Taken(_remade(own, owned=owned, moves=moves, map_version=command.map_version))
+    left = {slot: own.tenures.get(slot, FROM_THE_BEGINNING)._replace(left=revision) for slot in move.slots}
+    released = _remade(own, owned=owned, moves=moves, map_version=command.map_version, tenures=_with_tenures(own, left))
+    return Taken(released, left=revision)
 
 
 def _purge(own: Ownership, command: SlotsCommand, _revision: int, txn: Txn) -> Taken:
@@ -278,13 +301,17 @@ def _import_chunk(own: Ownership, command: SlotsCommand, revision: int, txn: Txn
     return Taken(replace(own, moves={**own.moves, move.move: grown}), next_chunk=grown.next_chunk, revision=revision)
 
 
-def _activate(own: Ownership, command: SlotsCommand, _revision: int, _txn: Txn) -> Taken:
+def _activate(own: Ownership, command: SlotsCommand, revision: int, _txn: Txn) -> Taken:
     if _ended(own, command, Step.ACTIVATE):
         return Taken(own)
     move = _under_way(own, command, (Side.IMPORTING,))
     _check_map_version(own, command)
-    ended = _without_move(own, command)
-    return Taken(_remade(ended, owned=union(own.owned, bitmap(move.slots)), map_version=command.map_version))
+    owned = union(own.owned, bitmap(move.slots))
+    came = dict.fromkeys(move.slots, Tenure(came=command.revision))
+    activated = _remade(
+        _without_move(own, command), owned=owned, map_version=command.map_version, tenures=_with_tenures(own, came)
+    )
+    return Taken(activated, revision=revision)
 
 
 def _drop(own: Ownership, command: SlotsCommand, _revision: int, txn: Txn) -> Taken:
@@ -382,6 +409,10 @@ def _remade(own: Ownership, **changes: object) -> Ownership:
     return replace(own, marks=b"", exported={}, **changes)  # type: ignore[arg-type]  # names and types are those of the fields
 
 
+def _with_tenures(own: Ownership, changed: Mapping[int, Tenure]) -> Mapping[int, Tenure]:
+    return dict(sorted({**own.tenures, **changed}.items()))
+
+
 def _with_move(own: Ownership, move: SlotMove) -> Ownership:
     return _remade(own, moves=dict(sorted({**own.moves, move.move: move}.items())))
 
@@ -421,6 +452,10 @@ def _write_changes(before: Ownership | None, after: Ownership, txn: Txn) -> None
         if known.get(move_id) != move:
             record = _MOVE.pack(RECORD_VERSION, move.side, move.next_chunk)
             txn.put(Database.OWNERSHIP, b"m" + _U64.pack(move_id), record + struct.pack(f">{len(move.slots)}H", *move.slots))
+    if before is None or before.tenures is not after.tenures:
+        for slot, tenure in after.tenures.items():
+            if before is None or before.tenures.get(slot) != tenure:
+                txn.put(Database.OWNERSHIP, b"t" + _U16.pack(slot), _TENURE.pack(*tenure))
 
 
 def _head(own: Ownership) -> bytes:
@@ -434,17 +469,22 @@ def read_ownership(reader: Reader) -> Ownership | None:
         return None
     pairs = reader.scan(Database.OWNERSHIP, b"m", b"n")
     moves = {move.move: move for move in (_read_move(key, record) for key, record in pairs)}
-    return _read_head(head, moves)
+    tenures = {_U16.unpack(key[1:])[0]: _read_tenure(record) for key, record in reader.scan(Database.OWNERSHIP, b"t", b"u")}
+    return _read_head(head, moves, tenures)
 
 
-def _read_head(head: bytes, moves: Mapping[int, SlotMove]) -> Ownership:
+def _read_head(head: bytes, moves: Mapping[int, SlotMove], tenures: Mapping[int, Tenure]) -> Ownership:
     if head[:1] > bytes((RECORD_VERSION,)):
         raise OwnershipVersionError(head[0])
     _, map_version, last_move, last_end = _OWNED.unpack_from(head)
     owned = head[_OWNED.size :]
     if len(owned) != BITMAP_BYTES:
         raise ValueError(f"a set of slots of {len(owned)} bytes")
-    return Ownership(owned, map_version, last_move, last_end, moves)
+    return Ownership(owned, map_version, last_move, last_end, moves, tenures)
+
+
+def _read_tenure(record: bytes) -> Tenure:
+    return Tenure(*_TENURE.unpack(record))
 
 
 def _read_move(key: bytes, record: bytes) -> SlotMove:
@@ -462,13 +502,17 @@ def record_problem(key: bytes, payload: bytes, revision: int) -> str:
     """Why this record of Database.OWNERSHIP cannot be what a machine at this revision wrote; empty if it can."""
     try:
         if key == _OWNED_KEY:
-            _read_head(payload, {})
+            _read_head(payload, {}, {})
         elif key[:1] == b"m":
             _read_move(key, payload)
         elif key[:1] == b"n" and len(key) > 1 + _U64.size:
             (noted,) = _U64.unpack(payload)
             if noted > revision:
                 return f"a note of revision {noted}, and the cluster's is {revision}"
+        elif key[:1] == b"t" and len(key) == 1 + _U16.size:
+            tenure = _read_tenure(payload)
+            if max(tenure) > revision or _U16.unpack(key[1:])[0] >= SLOT_COUNT:
+                return f"a slot that came after revision {tenure.came} and left at {tenure.left}, and the cluster's is {revision}"
         else:
             return f"no record of this database has such a key of {len(key)} bytes"
     except (OwnershipVersionError, ValueError, struct.error) as error:

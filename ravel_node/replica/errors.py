@@ -43,7 +43,7 @@ class RevisionCompactedError(ReplicaError):
 
     def __init__(self, revision: int, first_revision: int) -> None:
         super().__init__(
-            f"the change of revision {revision} was compacted away here: the log tells changes from revision {first_revision} on"
+            f"the change of revision {revision} cannot be told here: this replica knows changes from revision {first_revision} on"
         )
         self.first_revision = first_revision
 

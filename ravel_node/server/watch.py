@@ -4,8 +4,10 @@ A watcher that is behind reads the log by itself, a bounded part at a time, and 
 takes messages slowly stops only itself, and nothing is queued for it but the one message under way. If the log is compacted
 before it has come so far, its stream ends with COMPACTED.
 
-A watch of one key is told all that happened to it here, and ends with WRONG_CLUSTER once its slot has gone: it goes on where that
-is. A watch of a range is told what happens to keys here; that keys come or go with their slots is no event.
+A watch of one key is told all that happened to it here up to the revision at which its slot left, and then ends with
+WRONG_CLUSTER: it goes on at the new owner from the revision after that one. What happened to a key before its slot came cannot be
+told here, and is COMPACTED; also where a slot left and came back while somebody watched. A watch of a range is told what happens
+to keys here; that keys come or go with their slots is no event.
 
 A watcher that has caught up sleeps. When entries are applied, `_look` reads them once for all sleepers, finds by bisection in
 the sorted keys whose ranges they touch, and wakes those. Watchers of the same range that wake together share their message.
@@ -23,10 +25,11 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from ravel_node.machine.ownership import FROM_THE_BEGINNING, Tenure
 from ravel_node.raft.types import Index
 from ravel_node.replica.errors import OutOfTouchError, ReplicaBusyError, RevisionCompactedError
 from ravel_node.replica.feed import Position, Step
@@ -53,6 +56,9 @@ LOOK_REST: Final = 4.0
 
 LEADERLESS_ELECTIONS: Final = 4.0
 """A watcher that has caught up is sent elsewhere once no leader was heard of for so many election timeouts."""
+
+
+NO_TENURES: Final[Mapping[int, Tenure]] = {}
 
 
 class Range(NamedTuple):
@@ -119,6 +125,7 @@ class _Cursor:
     range: Range
     position: Position
     seen: int  # every revision up to this one was sent, or touched nothing in the range
+    came: int = 0  # when the watch began: after which revision the slot of the one key that is watched is told of here
     woken: bool = False  # with others of its range, at the same position: they may share what they read
 
 
@@ -144,6 +151,7 @@ class Watches:
         self._cache_bytes = 0
         self._asleep: dict[Range, set[asyncio.Future[Position]]] = {}
         self._looked = Position(Index(0), 0)  # with sleepers: all of them know what lies before it
+        self._tenures = NO_TENURES  # at the last look
         self._rest_until = 0.0
         self._look_timer: asyncio.TimerHandle | None = None
         self._shared: dict[tuple[Range, Position, int], _Collected] = {}
@@ -163,21 +171,25 @@ class Watches:
         self._count += 1
         try:
             await self.replica.read_barrier(ReadMode.STALE)
-            position = self._begin(wanted, from_revision)
-            cursor = _Cursor(wanted, position, from_revision - 1 if from_revision else position.revision)
+            cursor = self._begin(wanted, from_revision)
             async for response in self._messages(cursor, progress_s):
                 yield response
         finally:
             self._count -= 1
 
-    def _begin(self, wanted: Range, from_revision: int) -> Position:
+    def _begin(self, wanted: Range, from_revision: int) -> _Cursor:
+        tenure = FROM_THE_BEGINNING
+        ownership = self.replica.machine.ownership
+        if ownership is not None and wanted.key:
+            tenure = ownership.tenure(wanted.key)
+            if not from_revision or from_revision > tenure.left:
+                check_owned(ownership, wanted.key)
         if not from_revision:
-            return self._feed.head()
-        try:
-            return self._feed.seek(from_revision)
-        except RevisionCompactedError:
-            self._check_owned(wanted)  # what is lost here may be told where the key is
-            raise
+            head = self._feed.head()
+            return _Cursor(wanted, head, head.revision, tenure.came)
+        if from_revision <= tenure.came:
+            raise RevisionCompactedError(from_revision, tenure.came + 1)
+        return _Cursor(wanted, self._feed.seek(from_revision), from_revision - 1, tenure.came)
 
     async def _messages(self, cursor: _Cursor, progress_s: float) -> AsyncGenerator[EncodedResponse, None]:
         loop = asyncio.get_running_loop()
@@ -185,22 +197,38 @@ class Watches:
         told_at = loop.time()
         while True:
             await self.replica.read_barrier(ReadMode.STALE)
+            if (left := self._left_at(cursor)) is not None and cursor.seen >= left:
+                yield self._response(b"", left)
+                self._check_owned(cursor.range)
             if cursor.position.index < self._feed.head().index:
                 events = self._collect(cursor)
                 if not events:
                     await asyncio.sleep(0)  # a long way through entries that do not matter: others have their turn
             else:
-                self._check_owned(cursor.range)
                 self._check_in_touch()
                 events = b""
                 await self._sleep(cursor, told_at + progress_s)
             if events or loop.time() >= told_at + progress_s:
-                yield self._response(events, cursor.seen)
+                left = self._left_at(cursor)
+                yield self._response(events, cursor.seen if left is None else min(cursor.seen, left))
                 told_at = loop.time()
 
     def _response(self, events: bytes, revision: int) -> EncodedResponse:
         rest = kv_pb2.WatchResponse(revision=revision, header=self._header())
         return EncodedResponse(events + rest.SerializeToString())
+
+    def _left_at(self, cursor: _Cursor) -> int | None:
+        """The revision at which the slot of the one key that is watched left; None: it is here.
+
+        Raises RevisionCompactedError where it came back since the watch began.
+        """
+        ownership = self.replica.machine.ownership
+        if ownership is None or not cursor.range.key:
+            return None
+        tenure = ownership.tenure(cursor.range.key)
+        if tenure.came != cursor.came:
+            raise RevisionCompactedError(cursor.seen + 1, tenure.came + 1)
+        return None if ownership.readable(cursor.range.key) else tenure.left or cursor.seen
 
     def _check_owned(self, wanted: Range) -> None:
         """Raises WrongSlotError where the one key that is watched belongs to another cluster."""
@@ -287,6 +315,7 @@ class Watches:
         woken: asyncio.Future[Position] = loop.create_future()
         if not self._asleep:
             self._looked = cursor.position
+            self._tenures = self._tenures_now()
             self.replica.on_applied = self._more_applied
         self._asleep.setdefault(cursor.range, set()).add(woken)
         try:
@@ -335,16 +364,18 @@ class Watches:
             self._wake(list(self._asleep), start)
             return
         keys.sort()
-        self._wake([wanted for wanted in self._asleep if wanted.touches(keys) or self._gone(wanted)], start)
+        turned = self._tenures is not (tenures := self._tenures_now())
+        self._tenures = tenures
+        self._wake([wanted for wanted in self._asleep if wanted.touches(keys) or (turned and wanted.key)], start)
         now = loop.time()
         self._rest_until = now + LOOK_REST * (now - began)
         if not done and self._asleep:
             self._more_applied()
 
-    def _gone(self, wanted: Range) -> bool:
-        """Whether what is watched belongs to another cluster."""
+    def _tenures_now(self) -> Mapping[int, Tenure]:
+        """Another mapping than before if slots came or left meanwhile."""
         ownership = self.replica.machine.ownership
-        return ownership is not None and bool(wanted.key) and not ownership.readable(wanted.key)
+        return ownership.tenures if ownership is not None else NO_TENURES
 
     def _wake(self, ranges: Sequence[Range], start: Position) -> None:
         for wanted in ranges:

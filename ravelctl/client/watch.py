@@ -4,8 +4,8 @@ A server's messages hold whole revisions and say up to which one they are comple
 the next one is asked for from that revision plus one, at whatever replica answers. Any of them may have compacted that
 revision away or have lost touch with the cluster: then the others are tried.
 
-A key whose slot moves is refused by its old cluster, and the watch goes on at the new one: the revisions of a key only ever grow,
-also over a move.
+A key whose slot moves is refused by its old cluster, after it has told everything up to the revision at which it let the slot go.
+The watch goes on at the new one from the revision after that: the revisions of a key only ever grow, also over a move.
 """
 
 from __future__ import annotations
@@ -94,7 +94,6 @@ class Watch:
         self._events: deque[WatchEvent] = deque()
         self._received = 0  # every revision up to this one is in _events, or was handed out
         self._handed = 0  # of the newest event that was handed out
-        self._anchor = 0  # of the newest event that was received, or where the watch began
         self._done = 0
         self._closed = False
         self._obstacles = Obstacles()
@@ -203,7 +202,7 @@ class Watch:
         self._begun = True
         self._cluster_id = cluster_id
         if first:
-            self._done = self._received = self._anchor = message.revision
+            self._done = self._received = message.revision
         events = [event for event in message.events if event.revision > self._received]
         follow = [*(event.revision for event in events[1:]), 0]
         self._events += [
@@ -212,8 +211,6 @@ class Watch:
             )
             for event, following in zip(events, follow, strict=False)
         ]
-        if events:
-            self._anchor = events[-1].revision
         self._received = max(self._received, message.revision)
         self._request.from_revision = self._received + 1
         if message.events or not self._fresh:
@@ -279,11 +276,7 @@ class Watch:
             await asyncio.sleep(self._retry.delay_s(self._attempt, random.random, at_least_s=retry_after_s(error)))
 
     async def _follow(self, refused: WrongClusterError) -> None:
-        """The slot is elsewhere, or on its way there: go on where it is, a moment later.
-
-        From the last change of the key, not from the revision that its old cluster had come to by what else was written there:
-        the new one counts on from what it was told of the key, and may be below that.
-        """
+        """The slot is elsewhere, or on its way there: go on where it is, a moment later."""
         now = asyncio.get_running_loop().time()
         if self._outage_since is None:
             self._outage_since = now
@@ -291,9 +284,6 @@ class Watch:
         if limit_s is not None and now - self._outage_since >= limit_s:
             raise refused
         self._found = await self._find(refused)
-        if self._begun:
-            self._received = self._anchor
-            self._request.from_revision = self._anchor + 1
         self._cluster_id = ""
         self._knows_members = False
         self._obstacles.clear()

@@ -14,7 +14,7 @@ from ravel_node.machine import envelope, history
 from ravel_node.machine.base import Database, Outcome, Status
 from ravel_node.machine.envelope import STEP_NEWEST, Once, UnknownCommandError
 from ravel_node.machine.kv import get
-from ravel_node.machine.ownership import Mark, Side, notes, read_ownership, refused_slot, write_ownership
+from ravel_node.machine.ownership import Mark, Side, Tenure, notes, read_ownership, refused_slot, write_ownership
 from ravel_node.machine.records import KV_RULES
 from ravel_node.machine.refounding import Founder, refound
 from ravel_node.machine.slots import ALL_SLOTS, NO_SLOTS, MovedKey, SlotsCommand, Step, bitmap, encode_step, read_step, slots_of
@@ -329,14 +329,57 @@ def test_an_import_takes_each_chunk_once_and_in_order() -> None:
     assert "too late" in refused(destination, Step.IMPORT, slots=(7, 8))
 
 
-def test_keys_are_not_opened_by_the_entry_that_brought_them() -> None:
+def test_slots_are_open_only_after_the_entry_that_activated_them() -> None:
+    """Or what it writes to them would have revisions below the source's."""
     destination = managed(NO_SLOTS)
     ok(destination, Step.IMPORT, slots=(7, 8))
     chunk = step(Step.IMPORT_CHUNK, chunk=1, keys=(MovedKey(A, b"1", 50),), revision=60)
-    outcomes = destination.run(chunk, step(Step.ACTIVATE, map_version=2), envelope.put(A, b"x"))
-    assert [outcome.status for outcome in outcomes] == [Status.OK, Status.REFUSED, Status.WRONG_CLUSTER]
-    ok(destination, Step.ACTIVATE, map_version=2)
-    assert destination.run(envelope.put(A, b"x")) == [Outcome(Status.OK, 61)]
+    activate = step(Step.ACTIVATE, map_version=2, revision=70)
+    outcomes = destination.run(chunk, activate, envelope.put(A, b"x"), activate)
+    assert [outcome.status for outcome in outcomes] == [Status.OK, Status.OK, Status.WRONG_CLUSTER, Status.REFUSED]
+    ok(destination, Step.ACTIVATE, map_version=2, revision=70)
+    assert destination.run(envelope.put(A, b"x")) == [Outcome(Status.OK, 71)]
+
+
+def test_the_destination_counts_on_from_what_the_source_had_come_to_when_it_let_go() -> None:
+    """Also of keys that are not there: somebody was told at which revision they were found missing."""
+    source, destination = managed(), managed(NO_SLOTS)
+    ok(source, Step.EXPORT, slots=(7, 8))
+    ok(destination, Step.IMPORT, slots=(7, 8))
+    source.run(*[envelope.put(C, b"elsewhere")] * 30)
+    ok(source, Step.FREEZE)
+    released = ok(source, Step.RELEASE, map_version=2)
+    assert released.revision == 30
+    source.run(envelope.put(C, b"elsewhere"))
+    assert ok(source, Step.RELEASE, map_version=2).revision == 30  # however often it is asked
+    ok(destination, Step.ACTIVATE, map_version=2, revision=released.revision)
+    assert destination.run(envelope.delete(A)) == [Outcome(Status.OK, 30)]
+    assert destination.run(envelope.put(A, b"1")) == [Outcome(Status.OK, 31)]
+
+
+def test_a_slot_has_its_tenure() -> None:
+    one, other = managed(bitmap((7, 900))), managed(NO_SLOTS)
+    one.run(*[envelope.put(A, b"v")] * 4)
+
+    def tenures(key: bytes) -> list[Tenure]:
+        return [own.tenure(key) for cluster in (one, other) if (own := cluster.machine.ownership) is not None]
+
+    def move(source: Cluster, destination: Cluster, number: int) -> None:
+        ok(source, Step.EXPORT, number, slots=(7,))
+        ok(destination, Step.IMPORT, number, slots=(7,))
+        ok(source, Step.FREEZE, number)
+        left = ok(source, Step.RELEASE, number, map_version=number).revision
+        ok(destination, Step.ACTIVATE, number, map_version=number, revision=left)
+        ok(source, Step.PURGE, number, last=True)
+
+    move(one, other, 5)
+    assert tenures(A) == [(0, 4), (4, 0)]
+    other.run(*[envelope.put(A, b"v")] * 2)
+    move(other, one, 6)
+    assert tenures(A) == [(6, 0), (4, 6)]
+    assert tenures(C) == [(0, 0), (0, 0)]
+    one.reopen()
+    assert tenures(A) == [(6, 0), (4, 6)]
 
 
 @pytest.mark.parametrize("end", [Step.UNFREEZE, Step.DROP])
@@ -497,6 +540,10 @@ def test_a_record_that_no_machine_wrote_is_told() -> None:
     assert "revision" in KV_RULES.record(Database.OWNERSHIP, note, (99).to_bytes(8, "big"), get_of)
     later = b"\x02" + rows[b"o"][1:]
     assert "upgrade" in KV_RULES.record(Database.OWNERSHIP, b"o", later, get_of)
+    tenure = (1).to_bytes(8, "big") + bytes(8)
+    assert KV_RULES.record(Database.OWNERSHIP, b"t\0\7", tenure, get_of) == ""
+    for key, payload in ((b"t\xff\7", tenure), (b"t\0\7", tenure[:-1]), (b"t\0", tenure), (b"t\0\7", tenure[::-1])):
+        assert KV_RULES.record(Database.OWNERSHIP, key, payload, get_of)
 
 
 @pytest.mark.parametrize("owned", [ALL_SLOTS, bitmap((7, 900))])

@@ -142,7 +142,7 @@ async def test_purge_deletes_some_at_a_time_and_sweeps_the_notes(host: FakeHost,
     assert calls == -(-len(KEYS) // 4)
     assert host.fake.state.databases[Database.KV] == {}
     assert not (await slots.ChangeSlots(change(slots_pb2.PURGE))).more
-    assert set(host.fake.state.databases[Database.OWNERSHIP]) == {b"o"}
+    assert set(host.fake.state.databases[Database.OWNERSHIP]) == {b"o", b"t\0\7", b"t\0\x08"}
     reason, _ = await refused(anext(aiter(slots.ReadSlots(ReadSlotsRequest(slots=[7])))))
     assert reason == Reason.MOVE_REFUSED
 

@@ -468,16 +468,51 @@ async def test_a_watch_of_a_key_ends_where_its_slot_goes_and_is_told_all_before(
             assert asyncio.get_running_loop().time() - began < 5  # it does not sleep until its next sign of life is due
             assert (caught.value.slot, caught.value.map_version) == (slot, 7)
             assert asleep.told() == [(2, key, b"2")]
-            # One that comes now is still told what happened here: where the key is nobody knows it.
+            assert asleep.revision == 2  # what is written elsewhere is no business of the key any more
+            # One that comes now is still told what happened here, which nobody else can tell.
+            await node.write(envelope.put(b"elsewhere", b"x"))
             late = Stream(kv, WatchRequest(key=key, from_revision=1))
             with pytest.raises(WrongSlotError):
                 await late.through(99)
-            assert late.told() == [(1, key, b"1"), (2, key, b"2")]
+            assert (late.told(), late.revision) == ([(1, key, b"1"), (2, key, b"2")], 2)
+            for beyond in (0, 3):
+                with pytest.raises(WrongSlotError):
+                    await Stream(kv, WatchRequest(key=key, from_revision=beyond)).through(99)
             # Purged and imported keys are no events.
             await node.write(step(Step.PURGE, keys=(MovedKey(key, b"", 0),), last=True))
             await node.write(step(Step.IMPORT, 6, slots=(slot,), revision=50))
             await node.write(step(Step.IMPORT_CHUNK, 6, chunk=1, keys=(MovedKey(key, b"3", 40),), revision=50))
-            await node.write(step(Step.ACTIVATE, 6, map_version=8))
+            await node.write(step(Step.ACTIVATE, 6, map_version=8, revision=50))
             await node.write(envelope.put(key, b"4"))
+            for missed in (1, 3, 50):  # since it was elsewhere meanwhile
+                with pytest.raises(RevisionCompactedError) as compacted:
+                    await Stream(kv, WatchRequest(key=key, from_revision=missed)).next()
+                assert compacted.value.first_revision == 51
+            again = Stream(kv, WatchRequest(key=key, from_revision=51))
+            await again.through(51)
+            assert again.told() == [(51, key, b"4")]
+            await again.close()
             await of_all.through(51)
-            assert of_all.told() == [(1, key, b"1"), (2, key, b"2"), (51, key, b"4")]
+            assert of_all.told() == [(1, key, b"1"), (2, key, b"2"), (3, b"elsewhere", b"x"), (51, key, b"4")]
+
+
+@virtual
+async def test_who_slept_while_a_slot_left_and_came_back_is_told_that_something_is_missing(tmp_path: Path) -> None:
+    key, slot = b"a", slot_of(b"a")
+    async with cluster_of(tmp_path, 1) as cluster:
+        node = await cluster.leader()
+        every = tuple(range(SLOT_COUNT))
+        await node.write(step(Step.CLAIM, 0, slots=every, map_version=1), envelope.put(key, b"1"))
+        async with watching(handlers(node), key=key) as asleep:
+            await node.write(
+                step(Step.EXPORT, slots=(slot,)),
+                step(Step.FREEZE),
+                step(Step.RELEASE, map_version=7),
+                step(Step.PURGE, keys=(MovedKey(key, b"", 0),), last=True),
+                step(Step.IMPORT, 6, slots=(slot,), revision=50),
+                step(Step.ACTIVATE, 6, map_version=8, revision=50),
+            )
+            with pytest.raises(RevisionCompactedError) as caught:
+                await asleep.through(99)
+            assert caught.value.first_revision == 51
+            assert asleep.told() == []

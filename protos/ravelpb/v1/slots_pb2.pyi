@@ -214,9 +214,11 @@ class ChangeSlotsRequest(_message.Message):
     chunk: _builtins.int
     """IMPORT_CHUNK: its number, from 1; refused unless it is `next_chunk`"""
     revision: _builtins.int
-    """IMPORT, IMPORT_CHUNK: the source's revision, which the destination's will not be below; SETTLE"""
+    """IMPORT, IMPORT_CHUNK: the source's revision, which the destination's will not be below; ACTIVATE:"""
     limit: _builtins.int
-    """PURGE, DROP: keys; 0: 1,000"""
+    """so too, the one that RELEASE told; SETTLE
+    PURGE, DROP: keys; 0: 1,000
+    """
     @_builtins.property
     def slots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """CLAIM, EXPORT, IMPORT"""
@@ -282,7 +284,7 @@ class ChangeSlotsResponse(_message.Message):
     NEXT_CHUNK_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """the cluster's, after the step"""
+    """the cluster's, after the step; RELEASE: the one at which the slots left, however often it is repeated"""
     next_chunk: _builtins.int
     """IMPORT, IMPORT_CHUNK"""
     more: _builtins.bool

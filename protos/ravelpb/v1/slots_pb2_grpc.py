@@ -37,7 +37,7 @@ class SlotsStub(object):
     (the mover copies what was noted last)
     admin   commits, or aborts, by one entry of the directory
     source  RELEASE    the slots are not its own any more: WRONG_CLUSTER, with the map's version
-    destination ACTIVATE   the slots are its own, with all keys at the revisions that they had
+    destination ACTIVATE   the slots are its own, with all keys at the revisions that they had; it counts on from what RELEASE told
     source  PURGE      deletes the keys of the slots, some at a time
 
     and after an abort: source UNFREEZE, at once, since the destination may be away; then destination DROP (some keys at a time).
@@ -85,7 +85,7 @@ class SlotsServicer(object):
     (the mover copies what was noted last)
     admin   commits, or aborts, by one entry of the directory
     source  RELEASE    the slots are not its own any more: WRONG_CLUSTER, with the map's version
-    destination ACTIVATE   the slots are its own, with all keys at the revisions that they had
+    destination ACTIVATE   the slots are its own, with all keys at the revisions that they had; it counts on from what RELEASE told
     source  PURGE      deletes the keys of the slots, some at a time
 
     and after an abort: source UNFREEZE, at once, since the destination may be away; then destination DROP (some keys at a time).
@@ -155,7 +155,7 @@ class Slots(object):
     (the mover copies what was noted last)
     admin   commits, or aborts, by one entry of the directory
     source  RELEASE    the slots are not its own any more: WRONG_CLUSTER, with the map's version
-    destination ACTIVATE   the slots are its own, with all keys at the revisions that they had
+    destination ACTIVATE   the slots are its own, with all keys at the revisions that they had; it counts on from what RELEASE told
     source  PURGE      deletes the keys of the slots, some at a time
 
     and after an abort: source UNFREEZE, at once, since the destination may be away; then destination DROP (some keys at a time).

@@ -38,7 +38,7 @@ class SlotsStub:
               (the mover copies what was noted last)
       admin   commits, or aborts, by one entry of the directory
       source  RELEASE    the slots are not its own any more: WRONG_CLUSTER, with the map's version
-      destination ACTIVATE   the slots are its own, with all keys at the revisions that they had
+      destination ACTIVATE   the slots are its own, with all keys at the revisions that they had; it counts on from what RELEASE told
       source  PURGE      deletes the keys of the slots, some at a time
 
     and after an abort: source UNFREEZE, at once, since the destination may be away; then destination DROP (some keys at a time).
@@ -73,7 +73,7 @@ class SlotsAsyncStub(SlotsStub):
               (the mover copies what was noted last)
       admin   commits, or aborts, by one entry of the directory
       source  RELEASE    the slots are not its own any more: WRONG_CLUSTER, with the map's version
-      destination ACTIVATE   the slots are its own, with all keys at the revisions that they had
+      destination ACTIVATE   the slots are its own, with all keys at the revisions that they had; it counts on from what RELEASE told
       source  PURGE      deletes the keys of the slots, some at a time
 
     and after an abort: source UNFREEZE, at once, since the destination may be away; then destination DROP (some keys at a time).
@@ -104,7 +104,7 @@ class SlotsServicer(metaclass=_abc_1.ABCMeta):
               (the mover copies what was noted last)
       admin   commits, or aborts, by one entry of the directory
       source  RELEASE    the slots are not its own any more: WRONG_CLUSTER, with the map's version
-      destination ACTIVATE   the slots are its own, with all keys at the revisions that they had
+      destination ACTIVATE   the slots are its own, with all keys at the revisions that they had; it counts on from what RELEASE told
       source  PURGE      deletes the keys of the slots, some at a time
 
     and after an abort: source UNFREEZE, at once, since the destination may be away; then destination DROP (some keys at a time).

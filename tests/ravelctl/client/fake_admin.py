@@ -85,15 +85,20 @@ class FakeWorld:
         cluster.owned &= ~_bits(slots)
         cluster.frozen &= ~_bits(slots)
         cluster.map_version = self.version
+        for slot in slots:
+            cluster.tenures[slot] = (cluster.tenures.get(slot, (0, 0))[0], cluster.revision)
 
-    def activate(self, slots: Iterable[int], source: int, destination: int, *, copied_at: int | None = None) -> None:
-        """The destination has the keys at the revisions they had, and is at least at the source's of when the last was copied."""
+    def activate(self, slots: Iterable[int], source: int, destination: int) -> None:
+        """The destination has the keys at the revisions they had, and counts on from where the source let go."""
         old, new = self.clusters[source - 1], self.clusters[destination - 1]
         slots = set(slots)
         new.data |= {key: found for key, found in old.data.items() if slot_of(key) in slots}
-        while new.revision < (old.revision if copied_at is None else copied_at):
-            new.revision += 1
-            new.history.append([])
+        for slot in slots:
+            left = old.tenures[slot][1]
+            new.tenures[slot] = (left, 0)
+            while new.revision < left:
+                new.revision += 1
+                new.history.append([])
         new.owned |= _bits(slots)
         new.map_version = self.version
 

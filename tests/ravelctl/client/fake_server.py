@@ -84,6 +84,9 @@ class FakeCluster:
         self.owned = ALL_SLOTS  # as a set of bits
         self.frozen = 0  # of those it owns
         self.map_version = 0  # of the newest map that changed what it owns
+        self.tenures: dict[
+            int, tuple[int, int]
+        ] = {}  # of slots that ever moved: after which revision they came, at which they left
         self.before_page: Callable[[], None] = lambda: None
 
     def expire_sessions(self) -> None:
@@ -405,8 +408,13 @@ class FakeReplica:
         await self._admit(context, leader_only=False)
         history = self.cluster.history
         told = request.from_revision - 1 if request.from_revision else len(history)
-        if told + 1 < self.first_revision:
-            fields = {Field.FIRST_REVISION: str(self.first_revision)}
+        slot = slot_of(request.key) if request.key else None
+        came, left = self.cluster.tenures.get(slot, (0, 0)) if slot is not None else (0, 0)
+        if not request.from_revision or told >= left:
+            await self._check_owned(slot, context)
+        first = max(self.first_revision, came + 1)
+        if told + 1 < first:
+            fields = {Field.FIRST_REVISION: str(first)}
             await refuse(context, make_status(Reason.COMPACTED, "compacted away", fields))
         start = request.key or request.start
         end = request.key + b"\0" if request.key else request.end
@@ -416,9 +424,9 @@ class FakeReplica:
         while True:
             if self.refusal is not None:
                 await refuse(context, self.refusal)
-            if request.key and told >= len(history) and not self.cluster.owned >> slot_of(request.key) & 1:
-                fields = {Field.MAP_VERSION: str(self.cluster.map_version)}
-                await refuse(context, make_status(Reason.WRONG_CLUSTER, "the key is not of this cluster", fields))
+            if slot is not None and 0 < self.cluster.tenures.get(slot, (0, 0))[1] <= told:
+                await context.write(kv_pb2.WatchResponse(revision=self.cluster.tenures[slot][1], header=header))
+                await self._check_owned(slot, context)
             if messages_left == 0:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
             if told >= len(history) or self.watches_fall_silent:
@@ -428,6 +436,11 @@ class FakeReplica:
             told += 1
             messages_left -= 1
             await context.write(kv_pb2.WatchResponse(events=events, revision=told, header=header))
+
+    async def _check_owned(self, slot: int | None, context: Any) -> None:
+        if slot is not None and not self.cluster.owned >> slot & 1:
+            fields = {Field.MAP_VERSION: str(self.cluster.map_version)}
+            await refuse(context, make_status(Reason.WRONG_CLUSTER, "the key is not of this cluster", fields))
 
     def _cluster(self) -> grpc.GenericRpcHandler:
         names = ("Bootstrap", "Join", "AddMember", "Promote", "Leave", "Update", "TransferLeader", "Status")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from ravelctl.client import (
+    CompactedError,
     Condition,
     Consistency,
     Delete,
@@ -246,25 +247,36 @@ async def test_a_key_watch_follows_its_key(world: FakeWorld, client: RavelClient
     assert (await client.delete(key)) == DeleteResult(True, 3)
 
 
-async def test_a_followed_key_is_told_by_a_cluster_that_counts_from_less(world: FakeWorld, client: RavelClient) -> None:
-    """The old cluster went on writing other keys after the freeze: its revisions say nothing to the new one."""
+async def test_a_followed_key_is_told_from_where_its_old_cluster_let_go(world: FakeWorld, client: RavelClient) -> None:
+    """That one goes on writing other keys, the new one has far less behind it: neither matters to the key."""
     (key,), others = key_of_slot([4]), key_of_slot([6], 1)
     async with client.watch(key=key) as changes:
         await client.put(key, b"1")
         assert (await anext(changes)).value == b"1"
-        world.freeze([4], 1)
-        copied_at = world.clusters[0].revision
         for _ in range(20):
             await client.put(others[0], b"x")
         waiting = asyncio.create_task(anext(changes))
         while changes.revision < 15:
             await asyncio.sleep(0.02)
-        world.commit([4], 2)
-        world.release([4], 1)
-        world.activate([4], 1, 2, copied_at=copied_at)
-        revision = (await client.put(key, b"2")).revision
-        assert revision < 15
-        assert ((await waiting).value, (await waiting).revision) == (b"2", revision)
+        world.move([4], 1, 2)
+        for _ in range(5):
+            await client.put(others[0], b"x")
+        assert (await client.put(key, b"2")).revision == 22
+        assert ((await waiting).value, (await waiting).revision) == (b"2", 22)
+
+
+async def test_a_watch_that_begins_after_a_move_is_not_told_a_part_for_the_whole(world: FakeWorld, client: RavelClient) -> None:
+    (key,) = key_of_slot([4])
+    for value in (b"1", b"2"):
+        await client.put(key, value)
+    world.move([4], 1, 2)
+    await client.put(key, b"3")
+    for revision in (1, 2):
+        with pytest.raises(CompactedError) as caught:
+            await client.watch(key=key, from_revision=revision).started()
+        assert caught.value.first_revision == 3
+    async with client.watch(key=key, from_revision=3) as changes:
+        assert [(event.value, event.revision) for event in [await anext(changes)]] == [(b"3", 3)]
 
 
 async def test_a_range_is_watched_only_where_one_cluster_has_it_all(world: FakeWorld, client: RavelClient) -> None:

@@ -127,6 +127,16 @@ def _revisions_begin_anew(put: Put) -> None:
     put(kv_module, "take_step", lambda *arguments: real(*arguments)._replace(revision=0))
 
 
+def _counts_on_from_what_was_copied(put: Put) -> None:
+    """The destination's revision is at least that of every key that came, and no more is asked of it."""
+    real = ownership_module._activate
+    put(
+        ownership_module,
+        "_STEPS",
+        {**ownership_module._STEPS, Step.ACTIVATE: lambda *arguments: real(*arguments)._replace(revision=0)},
+    )
+
+
 def _move_begun_again(put: Put) -> None:
     """A cluster forgets which moves have ended, so that what is late begins one anew."""
     put(ownership_module, "_check_not_over", lambda own, command: None)
@@ -166,6 +176,7 @@ MOVE_BUGS: Final[Sequence[Bug]] = (
     Bug("nothing-noted", "what is written while keys are copied is noted", _nothing_noted, 20),
     Bug("settled-too-far", "a note goes when its write was copied", _settled_too_far, 60),
     Bug("revisions-begin-anew", "the destination's revision is not below the source's", _revisions_begin_anew, 60),
+    Bug("counts-on-from-what-was-copied", "nor below what the source had come to", _counts_on_from_what_was_copied, 60),
     Bug("move-begun-again", "a move that has ended does not begin again", _move_begun_again, 100),
     Bug("decided-twice", "a move is decided once", _decided_twice, 60),
     Bug("unknown-write-sent-elsewhere", "an unknown write is retried where it was sent first", _unknown_write_sent_elsewhere, 60),

@@ -27,6 +27,9 @@ PATIENCE_S: Final = 6.0
 
 KINDS: Final = (Kind.PUT, Kind.PUT, Kind.PUT, Kind.DELETE, Kind.GET_AND_DELETE, Kind.COMPARE_AND_SWAP, Kind.COMPARE_AND_SWAP)
 
+MOSTLY_DELETES: Final = (Kind.PUT, Kind.DELETE, Kind.DELETE, Kind.DELETE, Kind.GET_AND_DELETE, Kind.COMPARE_AND_SWAP)
+"""So that nothing is there, most of the time."""
+
 
 @dataclass(slots=True)
 class _Session:
@@ -46,6 +49,7 @@ class Client:
         keys: Sequence[bytes],
         rng: Random,
         reads: float,
+        kinds: Sequence[Kind],
     ) -> None:
         self.name = f"c{number}"
         self.history: list[Operation] = []
@@ -56,6 +60,7 @@ class Client:
         self._keys = keys
         self._rng = rng
         self._reads = reads
+        self._kinds = kinds
         self._map = directory.view().slot_map
         self._sessions: dict[int, _Session] = {}
         self._values = 0
@@ -70,7 +75,7 @@ class Client:
         if self._rng.random() < self._reads:
             await self.get(key)
             return
-        kind = self._rng.choice(KINDS)
+        kind = self._rng.choice(self._kinds)
         if kind is Kind.COMPARE_AND_SWAP:
             seen = await self.get(key)
             if seen is not None:

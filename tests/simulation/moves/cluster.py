@@ -75,7 +75,12 @@ class SimCluster:
         return Mark.OWNED if ownership is None else Mark(ownership.marks[slot])
 
     def _check_ownership(self) -> None:
-        """Two clusters never answer for one slot."""
+        """Two clusters never answer for one slot, and none counts from less than the one had come to that had it before."""
+        own = self.machine.ownership
+        for slot, tenure in own.tenures.items() if own is not None else ():
+            if tenure.came > self.machine.revision:
+                here = f"cluster {self.number} counts from {self.machine.revision}"
+                raise ViolationError(f"slot {slot} came from where revision {tenure.came} was told, and {here}")
         for slot in {slot_of(key) for cluster in self._others.values() for key in cluster.state.databases[Database.KV]}:
             owners = [cluster for cluster in self._others.values() if cluster.mark(slot) != Mark.FOREIGN]
             if len(owners) > 1:

@@ -22,13 +22,14 @@ from ravel_node.admin.answers import RefusedError
 from ravel_node.admin.commands import DecideMove, PlanMoves, PlannedMove
 from ravel_node.admin.executor import Mover, MoverOptions
 from ravel_node.admin.model import Phase
+from ravel_node.machine import envelope
 from ravel_node.machine.base import Database
 from ravel_node.machine.ownership import Mark
 from ravel_node.replica import slots as replica_slots
 from ravelctl.linearizability.checker import check
 from ravelctl.linearizability.history import Operation
 from ravelpb.slots import slot_of
-from tests.simulation.moves.clients import Client
+from tests.simulation.moves.clients import KINDS, MOSTLY_DELETES, Client
 from tests.simulation.moves.cluster import SimCluster, SimClusterPort, leftovers
 from tests.simulation.moves.directory import SimDirectory, SimDirectoryPort
 from tests.simulation.moves.network import Faults, Network, ViolationError
@@ -40,6 +41,9 @@ REST_S: Final = 60.0
 
 SLOTS: Final = 5
 KEYS_OF_A_SLOT: Final = 4
+NEIGHBOUR: Final = next(key for number in range(1_000) if slot_of(key := b"neighbour %d" % number) >= 64)
+"""A key in a slot that stays with cluster 1."""
+
 TURNS_MAX: Final = 2_000_000
 
 
@@ -93,8 +97,9 @@ class World:
         self.keys = _keys(rng)
         self.slots = sorted({slot_of(key) for key in self.keys})
         reads = rng.choice([0.2, 0.4, 0.6])
+        kinds = Random(seed + 2).choice([KINDS, KINDS, MOSTLY_DELETES])
         self.clients = [
-            Client(number, self.network, self.clusters, self.directory, self.keys, Random(rng.random()), reads)
+            Client(number, self.network, self.clusters, self.directory, self.keys, Random(rng.random()), reads, kinds)
             for number in range(1, rng.randint(3, 7))
         ]
         self.movers: list[asyncio.Task[None]] = []
@@ -146,7 +151,10 @@ class World:
 
     async def _live(self) -> None:
         running = [asyncio.create_task(client.run()) for client in self.clients]
-        chaos = [asyncio.create_task(plot) for plot in (self._movers(), self._operator(), self._outages(), self._restarts())]
+        chaos = [
+            asyncio.create_task(plot)
+            for plot in (self._movers(), self._operator(), self._outages(), self._restarts(), self._neighbour())
+        ]
         await asyncio.sleep(FAULTY_S)
         self.faulty = False
         faults = self.network.faults
@@ -208,6 +216,15 @@ class World:
         except RefusedError:
             return
 
+    async def _neighbour(self) -> None:
+        """Somebody writes to slots that stay: the clusters' revisions have nothing to do with each other."""
+        rng = Random(self.seed + 1)
+        most = rng.choice([0, 3, 30])
+        while self.faulty and most:
+            await asyncio.sleep(rng.expovariate(10.0))
+            count = rng.randint(1, most)
+            await self.clusters[1].propose(envelope.group([envelope.put(NEIGHBOUR, b"")] * count), count, grows=True)
+
     async def _outages(self) -> None:
         rng = self.rng
         while self.faulty:
@@ -249,7 +266,7 @@ class World:
                     mark = cluster.mark(slot).name
                     raise ViolationError(f"slot {slot} is cluster {owners[slot]}'s, and cluster {number} has it {mark}")
         for number, cluster in self.clusters.items():
-            for key in cluster.state.databases[Database.KV]:
+            for key in cluster.state.databases[Database.KV].keys() - {NEIGHBOUR}:
                 if (owner := owners[slot_of(key)]) != number:
                     raise ViolationError(f"cluster {number} keeps key {key!r} of slot {slot_of(key)}, which is cluster {owner}'s")
         self._check_history()
