@@ -92,8 +92,8 @@ async def test_slots_move_under_writes_and_nothing_is_lost(tmp_path: Path) -> No
             await mover.step(source_slots, slots_pb2.FREEZE)
             await mover.copy_noted()
             assert (await source.get(KEYS[0])) is not None
-            await mover.step(source_slots, slots_pb2.RELEASE, map_version=2)
-            await mover.step(destination_slots, slots_pb2.ACTIVATE, map_version=2)
+            released = await mover.step(source_slots, slots_pb2.RELEASE, map_version=2)
+            await mover.step(destination_slots, slots_pb2.ACTIVATE, map_version=2, revision=released.revision)
             while (await mover.step(source_slots, slots_pb2.PURGE, limit=50)).more:
                 pass
             await until("a write to a slot that has gone", writer.was_refused, 60)
