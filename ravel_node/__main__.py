@@ -98,19 +98,22 @@ def _leave(**flags: Any) -> None:
         sys.exit(1)
 
 
-def _gateway(**flags: Any) -> None:
+def _gateway(check_config: bool, **flags: Any) -> None:
     """Serve all clusters of an admin group by HTTP: JSON with POST /put, /get, /delete, and keys as resources under /v1/kv/.
 
     It keeps nothing: any number may run, behind any load balancer. Each option can also be set by a variable
-    (--timeout-ms: RAVEL_TIMEOUT_MS); options are stronger.
+    (--timeout-ms: RAVEL_TIMEOUT_MS) and in the file that --config names; options are strongest, the file is weakest.
     """
     try:
-        config = load_gateway(flags, os.environ)
+        loaded = load_gateway(flags, os.environ)
     except ConfigError as error:
         _refuse(error.problems)
+    if check_config:
+        click.echo(loaded.describe(), nl=False)
+        return
     from ravel_node.gateway.serve import run
 
-    sys.exit(run(config))
+    sys.exit(run(loaded.config))
 
 
 def _refuse_given(loaded: Loaded, names: frozenset[str], why: str) -> None:
@@ -179,7 +182,8 @@ def command() -> click.Group:
     ]
     gateway = [_option(setting) for setting in GATEWAY_SETTINGS.values()]
     text = "Serve all clusters of an admin group by HTTP."
-    commands.append(click.Command("gateway", callback=_gateway, params=[*gateway], help=_gateway.__doc__, short_help=text))
+    serve = click.Command("gateway", callback=_gateway, params=[file, check, *gateway], help=_gateway.__doc__, short_help=text)
+    commands.append(serve)
     group = click.Group("ravel_node", commands=commands, help="The daemon of ravel, a replicated key-value store.")
     return click.version_option(__version__, prog_name="ravel_node", message="%(prog)s %(version)s")(group)
 

@@ -266,7 +266,7 @@ class Daemon:
         from ravel_node.gateway.serve import Listener
 
         admins = [str(self.config.advertise)]
-        client = await self._stack.enter_async_context(RavelClient(admin=admins, tls=self._client_tls))
+        client = await self._stack.enter_async_context(RavelClient(admin=admins, tls=self._client_tls, fail_fast=True))
         admin = await self._stack.enter_async_context(AdminClient(admins, tls=self._client_tls))
         tls = self.config.tls
         gateway = Listener(listen, client, admin, tls_cert=tls.tls_cert, tls_key=tls.tls_key, tls_client_ca=tls.tls_client_ca)

@@ -88,17 +88,22 @@ class Loaded:
 
     def describe(self) -> str:
         """The full effective configuration as a file that would give it, each value with its origin."""
-        width = 48
-        lines: list[str] = []
-        section = ""
-        for setting in SETTINGS.values():
-            if setting.section != section:
-                section = setting.section
-                lines += ["", f"[{section}]"]
-            value = getattr(getattr(self.config, section) if section else self.config, setting.name)
-            text = f"# {setting.name} is not set" if value is None else f"{setting.name} = {_toml(setting.form, value)}"
-            lines.append(f"{text:<{width}} # {self.origins[setting.name]}")
-        return "\n".join([*lines, *(f"# note: {note}" for note in self.notes)]) + "\n"
+        return described(self.config, SETTINGS, self.origins) + "".join(f"# note: {note}\n" for note in self.notes)
+
+
+def described(config: object, settings: Mapping[str, Setting], origins: Mapping[str, str]) -> str:
+    """All of these settings as a file that would give this configuration, each value with its origin."""
+    width = 48
+    lines: list[str] = []
+    section = ""
+    for setting in settings.values():
+        if setting.section != section:
+            section = setting.section
+            lines += ["", f"[{section}]"]
+        value = getattr(getattr(config, section) if section else config, setting.name)
+        text = f"# {setting.name} is not set" if value is None else f"{setting.name} = {_toml(setting.form, value)}"
+        lines.append(f"{text:<{width}} # {origins[setting.name]}")
+    return "\n".join(lines) + "\n"
 
 
 def _toml(form: Form, value: Any) -> str:
@@ -125,6 +130,45 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], *, hostname: s
     return reader.build()
 
 
+def read_file(path: Path, settings: Mapping[str, Setting]) -> tuple[dict[str, tuple[object, str]], list[str]]:
+    """What a TOML file says of these settings, each raw value with the place where it was written; and what is wrong with it."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(CONFIG_FILE_BYTES_MAX + 1)
+        if len(text) > CONFIG_FILE_BYTES_MAX:
+            raise ValueError(f"it is larger than {format_size(CONFIG_FILE_BYTES_MAX)}")
+        tree = tomllib.loads(text.decode())
+    except OSError as error:
+        return {}, [f"config file {path} cannot be read: {error.strerror}"]
+    except ValueError as error:  # not TOML, not UTF-8, too large
+        return {}, [f"config file {path} is not TOML: {error}"]
+    raw: dict[str, tuple[object, str]] = {}
+    return raw, list(_take_table("", tree, f"file {path}", settings, raw))
+
+
+def _take_table(
+    section: str, table: Mapping[str, object], origin: str, settings: Mapping[str, Setting], raw: dict[str, tuple[object, str]]
+) -> Iterator[str]:
+    """Add what one section has to `raw`; yields what is wrong with it."""
+    sections = dict.fromkeys(setting.section for setting in settings.values() if setting.section)
+    where = f"section [{section}] of {origin}" if section else origin
+    for key, value in table.items():
+        setting = settings.get(key)
+        if not section and key in sections:
+            if isinstance(value, dict):
+                yield from _take_table(key, value, origin, settings, raw)
+            else:
+                yield f"{key} in {where} is a section: write [{key}] and its settings below it"
+        elif setting is not None and setting.section == section:
+            raw[key] = (value, origin)
+        elif setting is not None:
+            place = f"section [{setting.section}]" if setting.section else "the top, above all sections"
+            yield f"{key} in {where} is in the wrong place: it belongs in {place}"
+        else:
+            known = [name for name, one in settings.items() if one.section == section] + ([] if section else [*sections])
+            yield f"{key} in {where} is not a setting{_suggestion(key, known)}"
+
+
 class _Reader:
     """What is known of each setting while a configuration is put together."""
 
@@ -137,37 +181,10 @@ class _Reader:
         self.notes: list[str] = []
 
     def take_file(self, path: Path) -> None:
-        try:
-            with path.open("rb") as file:
-                text = file.read(CONFIG_FILE_BYTES_MAX + 1)
-            if len(text) > CONFIG_FILE_BYTES_MAX:
-                raise ValueError(f"it is larger than {format_size(CONFIG_FILE_BYTES_MAX)}")
-            tree = tomllib.loads(text.decode())
-        except OSError as error:
-            self._refuse(f"config file {path} cannot be read: {error.strerror}")
-            return
-        except ValueError as error:  # not TOML, not UTF-8, too large
-            self._refuse(f"config file {path} is not TOML: {error}")
-            return
-        self._take_table("", tree, f"file {path}")
-
-    def _take_table(self, section: str, table: Mapping[str, object], origin: str) -> None:
-        where = f"section [{section}] of {origin}" if section else origin
-        for key, value in table.items():
-            setting = SETTINGS.get(key)
-            if not section and key in _PARTS:
-                if isinstance(value, dict):
-                    self._take_table(key, value, origin)
-                else:
-                    self._refuse(f"{key} in {where} is a section: write [{key}] and its settings below it")
-            elif setting is not None and setting.section == section:
-                self.raw[key] = (value, origin)
-            elif setting is not None:
-                place = f"section [{setting.section}]" if setting.section else "the top, above all sections"
-                self._refuse(f"{key} in {where} is in the wrong place: it belongs in {place}")
-            else:
-                known = [name for name, one in SETTINGS.items() if one.section == section] + ([] if section else [*_PARTS])
-                self._refuse(f"{key} in {where} is not a setting{_suggestion(key, known)}")
+        raw, refusals = read_file(path, SETTINGS)
+        self.raw |= raw
+        for refusal in refusals:
+            self._refuse(refusal)
 
     def take_environment(self, environ: Mapping[str, str]) -> None:
         """Unknown variables are noted, not refused: Kubernetes sets RAVEL_PORT and more for a service called ravel."""

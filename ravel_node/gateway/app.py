@@ -6,11 +6,13 @@ import structlog
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ravel_node.gateway.door import Directory, Door, GatewayLimits, Keys
 from ravel_node.gateway.errors import HttpError
+from ravel_node.gateway.observing import Observed
 from ravel_node.gateway.routes import routes
 from ravelpb.errors import Reason
 
@@ -29,10 +31,15 @@ class _AnyBytes(Convertor[str]):
         return value
 
 
-def make_app(client: Keys, admin: Directory, limits: GatewayLimits) -> Starlette:
+def make_app(client: Keys, admin: Directory, limits: GatewayLimits, *, access_log: bool = False) -> Starlette:
     """An ASGI application without a lifespan: who made the clients closes them."""
+    door = Door(client, admin, limits)
     register_url_convertor("bytes", _AnyBytes())
-    app = Starlette(routes=routes(Door(client, admin, limits)), exception_handlers={HTTPException: _of_http, Exception: _fault})
+    app = Starlette(
+        routes=routes(door),
+        middleware=[Middleware(Observed, door.metrics, access_log)],
+        exception_handlers={HTTPException: _of_http, Exception: _fault},
+    )
     app.router.redirect_slashes = False
     return app
 

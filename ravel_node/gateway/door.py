@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ravel_node.gateway.errors import HttpError, from_client
+from ravel_node.gateway.observing import GatewayMetrics
 from ravelctl.client import (
     Condition,
     Consistency,
@@ -38,6 +39,8 @@ class GatewayLimits:
 
 class Keys(Protocol):
     """What the gateway needs of RavelClient."""
+
+    async def prepare(self, *, timeout_s: float | None = ...) -> None: ...
 
     async def put(self, key: bytes, value: bytes) -> PutResult: ...
 
@@ -75,6 +78,7 @@ class Door:
         self.client = client
         self.admin = admin
         self.limits = limits
+        self.metrics = GatewayMetrics()
         self.serving = 0  # requests
 
     def guarded(self, handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:

@@ -87,8 +87,12 @@ PATHS: Final[dict[str, Any]] = {
         "get": _call(
             "The bytes of a key",
             {"200": {"description": "ETag is its revision.", "content": _BYTES}, "304": {"description": "If-None-Match has it."}},
-            errors="400 404 503 504",
-            parameters=[_CONSISTENCY, _header("If-None-Match", "a tag that the caller has")],
+            errors="400 404 412 503 504",
+            parameters=[
+                _CONSISTENCY,
+                _header("If-None-Match", "a tag that the caller has"),
+                _header("If-Match", "only if its ETag is one of these; *: only if it is there"),
+            ],
         ),
         "put": _call(
             "Set a key to these bytes",
@@ -132,6 +136,15 @@ PATHS: Final[dict[str, Any]] = {
     "/v1/clusters": {"get": _call("All clusters", {"200": _json("As the admin has them.")}, errors="503")},
     "/v1/servers": {"get": _call("All servers", {"200": _json("As the admin has them.")}, errors="503")},
     "/healthz": {"get": {"summary": "This gateway runs", "responses": {"200": _json("It does.", status={"const": "ok"})}}},
+    "/readyz": {
+        "get": _call("This gateway knows where keys are", {"200": _json("It does.", status={"const": "ok"})}, errors="503 504")
+    },
+    "/metrics": {
+        "get": {
+            "summary": "What it counts, for Prometheus",
+            "responses": {"200": {"description": "All of it.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+        }
+    },
 }
 
 _ERROR_SCHEMA: Final = {

@@ -1,4 +1,4 @@
-"""What `ravel_node gateway` is told, by flags or by RAVEL_* variables. It keeps nothing, so it needs no file either."""
+"""What `ravel_node gateway` is told: by a TOML file, RAVEL_* variables and flags, in rising strength."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 from ravel_node import certificates
 from ravel_node.config import ConfigError, LoggingConfig, Problem, TlsConfig, about, bound_problems
 from ravel_node.forms import ADDRESS, ADDRESSES, BOOLEAN, MIB, NUMBER, PATH, SIZE, Address
-from ravel_node.settings import Setting
+from ravel_node.settings import Setting, described, read_file
 from ravelctl.client import TlsOptions
 
 DEFAULT_LISTEN: Final = Address("127.0.0.1", 8080)
@@ -47,6 +47,7 @@ class GatewayConfig:
     requests_max: int = field(
         default=1_024, metadata=about(NUMBER, "requests that are served at once; one more gets 503", low=1, high=65_536)
     )
+    access_log: bool = field(default=False, metadata=about(BOOLEAN, "log every request, with the key in its path"))
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     def __post_init__(self) -> None:
@@ -94,18 +95,39 @@ GATEWAY_SETTINGS: Final[dict[str, Setting]] = {
 """Every setting by its name, in the order in which people are shown them."""
 
 
-def load_gateway(flags: Mapping[str, object], environ: Mapping[str, str]) -> GatewayConfig:
-    """Join variables and flags, which are stronger, and check the whole. Raises ConfigError with everything that is wrong."""
+@dataclass(frozen=True, slots=True)
+class LoadedGateway:
+    """A configuration and where each of its values came from, by setting name."""
+
+    config: GatewayConfig
+    origins: Mapping[str, str]
+
+    def describe(self) -> str:
+        """The full effective configuration as a file that would give it, each value with its origin."""
+        return described(self.config, GATEWAY_SETTINGS, self.origins)
+
+
+def load_gateway(flags: Mapping[str, object], environ: Mapping[str, str]) -> LoadedGateway:
+    """Join file, variables and flags, in rising strength, and check the whole. Raises ConfigError with everything that is wrong.
+
+    `config` of the flags, or the variable RAVEL_CONFIG, names the file.
+    """
+    raw: dict[str, tuple[object, str]] = {}
+    refusals: list[str] = []
+    if path := flags.get("config") or environ.get("RAVEL_CONFIG"):
+        raw, refusals = read_file(Path(str(path)), GATEWAY_SETTINGS)
+    found = [Problem((), refusal) for refusal in refusals]
     values: dict[str, Any] = {}
-    found: list[Problem] = []
     for name, setting in GATEWAY_SETTINGS.items():
-        raw, origin = flags.get(name), f"flag {setting.flag}"
-        if raw in (None, ()):
-            raw, origin = environ.get(setting.variable) or None, f"variable {setting.variable}"
-        if raw is None:
+        if environ.get(setting.variable):
+            raw[name] = (environ[setting.variable], f"variable {setting.variable}")
+        if flags.get(name) not in (None, ()):
+            raw[name] = (flags[name], f"flag {setting.flag}")
+        if name not in raw:
             continue
+        value, origin = raw[name]
         try:
-            values[name] = setting.form.parse(raw)
+            values[name] = setting.form.parse(value)
         except ValueError as error:
             found.append(Problem((name,), f"{name}: {error} ({origin})"))
     logging = {one.name: values.pop(one.name) for one in fields(LoggingConfig) if one.name in values}
@@ -117,4 +139,4 @@ def load_gateway(flags: Mapping[str, object], environ: Mapping[str, str]) -> Gat
         found += [problem for problem in error.found if not refused.intersection(problem.names)]
     if found:
         raise ConfigError(found)
-    return config
+    return LoadedGateway(config, {name: raw[name][1] if name in raw else "default" for name in GATEWAY_SETTINGS})

@@ -22,6 +22,7 @@ BODY_TIMEOUT_S: Final = 10.0
 
 REVISION_MAX: Final = (1 << 64) - 1
 
+_BAD_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ETAG: Final = re.compile(r'"([0-9]{1,20})"')
 
 
@@ -40,10 +41,23 @@ class Precondition:
 def key_in_path(request: Request) -> bytes:
     """The key after /v1/kv/, percent-decoded: any bytes, slashes too."""
     raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
-    key = unquote_to_bytes(raw.partition(b"?")[0].removeprefix(KV_PATH))
+    key = _decoded(raw.partition(b"?")[0].removeprefix(KV_PATH))
     if not key:
         raise HttpError(400, Reason.KEY_EMPTY, "the key is empty", next_step="a key has 1 to 480 bytes")
     return key
+
+
+def _decoded(part: bytes) -> bytes:
+    """Percent-decoded. A percent sign of no meaning is refused: two spellings of one key would be told apart by no reader."""
+    if (bad := _BAD_PERCENT.search(part)) is not None:
+        shown = part[bad.start() : bad.start() + 3].decode("ascii", "backslashreplace")
+        raise HttpError(
+            400,
+            Reason.INVALID_ARGUMENT,
+            f"{shown!r} at character {bad.start() + 1} is no percent-encoding",
+            next_step="write a percent sign as %25",
+        )
+    return unquote_to_bytes(part)
 
 
 def query(request: Request, allowed: tuple[str, ...]) -> Mapping[str, bytes]:
@@ -53,13 +67,13 @@ def query(request: Request, allowed: tuple[str, ...]) -> Mapping[str, bytes]:
         if not part:
             continue
         raw_name, _, value = part.partition(b"=")
-        name = unquote_to_bytes(raw_name).decode(errors="replace")
+        name = _decoded(raw_name).decode(errors="replace")
         if name not in allowed:
             known = ", ".join(allowed) or "none"
             raise HttpError(400, Reason.INVALID_ARGUMENT, f"there is no parameter {name!r} here; known are: {known}")
         if name in found:
             raise HttpError(400, Reason.INVALID_ARGUMENT, f"the parameter {name!r} comes twice")
-        found[name] = unquote_to_bytes(value)
+        found[name] = _decoded(value)
     return found
 
 

@@ -43,6 +43,9 @@ LIST_BYTES_MAX: Final = 4 << 20
 MATCH_TRIES: Final = 8
 """If-Match: * is tried so often against writers who are faster."""
 
+READY_S: Final = 1.0
+"""How long a probe waits for the map of slots, where there is none yet: probes have short times themselves."""
+
 JSON: Final = "application/json"
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -59,6 +62,8 @@ def routes(door: Door) -> list[BaseRoute]:
         Route("/v1/clusters", door.guarded(clusters(door)), methods=["GET"]),
         Route("/v1/servers", door.guarded(servers(door)), methods=["GET"]),
         Route("/healthz", _healthz, methods=["GET"]),
+        Route("/readyz", door.guarded(_readyz(door)), methods=["GET"]),
+        Route("/metrics", _metrics(door), methods=["GET"]),
         Route("/openapi.json", _openapi, methods=["GET"]),
         Route("/", _page, methods=["GET"]),
     ]
@@ -121,6 +126,9 @@ def kv_key(door: Door) -> Handler:
             query(request, ())
             return await _delete(door, key, precondition_of(request, may_create=False))
         item = await door.client.get(key, consistency=consistency_of(query(request, ("consistency",))))
+        revision = item.revision if item is not None else 0
+        if not _as_wanted(request.headers.get("if-match"), revision):
+            raise failed_precondition(revision)
         if item is None:
             raise _no_key(key)
         headers = {"ETag": etag(item.revision)}
@@ -275,6 +283,24 @@ async def _healthz(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
+def _readyz(door: Door) -> Handler:
+    """Whether it knows which cluster has which keys. It does not tell of a cluster that is away: the others are served."""
+
+    async def handle(request: Request) -> Response:
+        await door.client.prepare(timeout_s=READY_S)
+        return JSONResponse({"status": "ok"})
+
+    return handle
+
+
+def _metrics(door: Door) -> Handler:
+    async def handle(request: Request) -> Response:
+        page, media_type = door.metrics.page(request.headers.get("accept", ""))
+        return Response(page, headers={"Content-Type": media_type})
+
+    return handle
+
+
 async def _openapi(request: Request) -> Response:
     return Response(DOCUMENT, media_type=JSON)
 
@@ -288,6 +314,13 @@ async def _page(request: Request) -> Response:
 
 def _written(revision: int, *, created: bool = False) -> Response:
     return JSONResponse({"revision": revision}, 201 if created else 200, {"ETag": etag(revision)})
+
+
+def _as_wanted(tags: str | None, revision: int) -> bool:
+    """Whether If-Match lets this be read. A weak tag never does."""
+    if tags is None:
+        return True
+    return revision != 0 and any(tag.strip() in ("*", etag(revision)) for tag in tags.split(","))
 
 
 def _seen_already(tags: str | None, revision: int) -> bool:

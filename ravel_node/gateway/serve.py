@@ -21,6 +21,7 @@ import uvicorn
 from ravel_node import __version__
 from ravel_node.forms import Address
 from ravel_node.gateway.app import make_app
+from ravel_node.gateway.connection import BoundedProtocol
 from ravel_node.gateway.door import GatewayLimits
 from ravel_node.gateway.options import GatewayConfig
 from ravel_node.logs import setup_logging
@@ -34,7 +35,6 @@ KEEP_ALIVE_S: Final = 75
 
 STOP_GRACE_S: Final = 3
 BACKLOG: Final = 512
-HEADERS_BYTES_MAX: Final = 64 << 10
 
 log = structlog.get_logger("ravel_node.gateway")
 
@@ -68,13 +68,14 @@ class Listener:
         tls_cert: Path | None = None,
         tls_key: Path | None = None,
         tls_client_ca: Path | None = None,
+        access_log: bool = False,
     ) -> None:
         """The clients stay their maker's, who closes them after this was left."""
         self._listen = listen
         limits = limits or GatewayLimits()
         config = uvicorn.Config(
-            make_app(client, admin, limits),
-            http="httptools",
+            make_app(client, admin, limits, access_log=access_log),
+            http=BoundedProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -85,7 +86,6 @@ class Listener:
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=STOP_GRACE_S,
-            h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
             ssl_certfile=tls_cert,
             ssl_keyfile=tls_key,
             ssl_ca_certs=tls_client_ca,
@@ -144,7 +144,8 @@ async def _serve(config: GatewayConfig) -> int:
     addresses = [str(address) for address in config.admin]
     timeout_s = config.timeout_ms / 1000
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(RavelClient(admin=addresses, timeout_s=timeout_s, tls=config.cluster_tls))
+        client = RavelClient(admin=addresses, timeout_s=timeout_s, tls=config.cluster_tls, fail_fast=True)
+        await stack.enter_async_context(client)
         admin = await stack.enter_async_context(AdminClient(addresses, timeout_s=timeout_s, tls=config.cluster_tls))
         listener = Listener(
             config.listen,
@@ -154,6 +155,7 @@ async def _serve(config: GatewayConfig) -> int:
             tls_cert=config.tls_cert,
             tls_key=config.tls_key,
             tls_client_ca=config.tls_client_ca,
+            access_log=config.access_log,
         )
         try:
             await stack.enter_async_context(listener)

@@ -10,7 +10,7 @@ from ravel_node.admin.model import ClusterNumber
 from ravel_node.admin.ports import ClusterAwayError, StepRefusedError
 from ravel_node.server.desk import DirectoryDesk
 from ravelctl.client import RavelError, TlsOptions
-from ravelctl.client.errors import NOTHING_DONE, RETRYABLE
+from ravelctl.client.errors import NOTHING_DONE, RETRYABLE, WrongServerError
 from ravelctl.client.slots import SlotsClient
 from ravelpb.v1.slots_pb2 import (
     ChangeSlotsRequest,
@@ -80,6 +80,9 @@ class Clusters:
         return client
 
     def _why(self, cluster: ClusterNumber, error: RavelError) -> Exception:
+        """Only the cluster itself refuses a step. A daemon of another one, at its address by now, says nothing of the move."""
+        if isinstance(error, WrongServerError):
+            return ClusterAwayError(self._sentence(cluster, error))
         if error.reason in NOTHING_DONE and error.reason not in RETRYABLE:
             return StepRefusedError(self._sentence(cluster, error))
         return ClusterAwayError(self._sentence(cluster, error))

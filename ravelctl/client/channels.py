@@ -85,7 +85,7 @@ EXPLAINED_FOR_S: Final = 1.0
 LED_ELSEWHERE: Final = (NotLeaderError, NoLeaderError, RemovedError)
 """Errors of a replica which is in no position to name the leader, while other members may know it."""
 
-DOES_NOT_LEAD: Final = (NotLeaderError, NoLeaderError, BlankError, RemovedError, StoppedError)
+DOES_NOT_LEAD: Final = (NotLeaderError, NoLeaderError, BlankError, RemovedError, StoppedError, WrongServerError)
 """Errors after which the leader is to be looked for elsewhere."""
 
 

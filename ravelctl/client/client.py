@@ -71,6 +71,7 @@ class RavelClient:
         tls: TlsOptions | None = None,
         cluster_id: str = "",
         channel_factory: ChannelFactory | None = None,
+        fail_fast: bool = False,
     ) -> None:
         """`endpoints` are client addresses ("host:port") of some members of one cluster, or `admin` those of some servers of an
         admin group; more are learned. Nothing is dialled yet.
@@ -82,6 +83,9 @@ class RavelClient:
         that may have reached a server is not repeated. `tls` is how they are dialled; None: in plain text. A `channel_factory`
         takes its place. With `cluster_id` (of one cluster, or of the admin group) nothing is asked of a daemon of another
         cluster: WrongServerError.
+
+        With `fail_fast` (and `admin`) a cluster that one call did not find within its time is not waited for by those after it:
+        they end at once, in UnreachableError or NoLeaderError, until it answers again. That is for servers of many callers.
         """
         if not endpoints and not admin:
             raise no_endpoints()
@@ -93,7 +97,7 @@ class RavelClient:
         self._timeout_s = timeout_s
         dialling = Dialling(retry or RetryPolicy(), tls, channel_factory, exactly_once)
         self._store: Store = (
-            RoutedStore(admin, dialling, timeout_s=timeout_s, admin_cluster_id=cluster_id)
+            RoutedStore(admin, dialling, timeout_s=timeout_s, admin_cluster_id=cluster_id, fail_fast=fail_fast)
             if admin
             else PatientStore(endpoints, dialling, cluster_id=cluster_id)
         )
@@ -165,6 +169,10 @@ class RavelClient:
             return WriteResult(True, answer.revision, None, None)
         failed = KeyValue(answer.failed_key, answer.value, answer.revision) if answer.found else None
         return WriteResult(False, answer.revision, failed, answer.failed_key)
+
+    async def prepare(self, *, timeout_s: float | None = None) -> None:
+        """Have what the first call would wait for: with `admin` the map of slots, else nothing. Raises what calls raise."""
+        await self._store.prepare(timeout_s or self._timeout_s)
 
     def groups(self, keys: Iterable[bytes]) -> list[list[bytes]]:
         """These keys, those together that `write` takes at once: by the map as it is known now, which may change."""

@@ -17,6 +17,7 @@ from ravelctl.client.errors import (
     OutcomeUnknownError,
     RavelError,
     UnreachableError,
+    WrongServerError,
     from_rpc_error,
 )
 from ravelctl.client.retry import RetryPolicy
@@ -50,7 +51,7 @@ async def ask_leader(
         limit_s = max(left_s * ATTEMPT_SHARE, min(left_s, retry.progress_timeout_s)) if repeatable else left_s
         try:
             channel = await channels.ready(endpoint, left_s)
-        except UnreachableError as refused:
+        except (UnreachableError, WrongServerError) as refused:
             error: RavelError = refused
         else:
             answer = await _attempt(call, channel, endpoint, limit_s)
@@ -61,6 +62,8 @@ async def ask_leader(
             if not repeatable and error.reason not in NOTHING_DONE:
                 raise _unknown(error)
         if error.reason not in RETRYABLE:
+            if isinstance(error, WrongServerError):
+                await channels.failed(endpoint, error, attempt=1)  # the next call asks elsewhere
             raise error
         obstacles.note(endpoint, error)
         attempt += 1

@@ -15,13 +15,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 from weakref import WeakSet
 
 from ravelctl.client.channels import Channels
 from ravelctl.client.errors import (
     InvalidArgumentError,
-    NoLeaderError,
     RavelError,
     SlotMovingError,
     UnreachableError,
@@ -31,12 +31,13 @@ from ravelctl.client.errors import (
 from ravelctl.client.lane import LAST_MOMENT_S
 from ravelctl.client.mapkeeper import MapKeeper
 from ravelctl.client.merged import MergedScan
+from ravelctl.client.outages import AWAY, Outages
 from ravelctl.client.routing import NOBODY, ClusterRoute, SlotRoutes
 from ravelctl.client.store import ClusterStore, Dialling
 from ravelctl.client.watch import Watch
 from ravelpb.slots import slot_of
 from ravelpb.v1 import kv_pb2
-from ravelpb.v1.kv_pb2 import Command, ScanRequest, WatchRequest
+from ravelpb.v1.kv_pb2 import LINEARIZABLE, STALE, Command, GetRequest, ScanRequest, WatchRequest
 
 RETIRE_S: Final = 30.0
 """A cluster that is not in the map any more is still heard for so long: writes to it may be under way."""
@@ -48,9 +49,22 @@ ASK_EVERY: Final = 3
 class RoutedStore:
     """See the module. Used on one event loop."""
 
-    def __init__(self, admin: Sequence[str], dialling: Dialling, *, timeout_s: float, admin_cluster_id: str = "") -> None:
-        """`admin` are addresses of some admins; `timeout_s` bounds each question to them. Raises InvalidArgumentError."""
+    def __init__(
+        self,
+        admin: Sequence[str],
+        dialling: Dialling,
+        *,
+        timeout_s: float,
+        admin_cluster_id: str = "",
+        fail_fast: bool = False,
+    ) -> None:
+        """`admin` are addresses of some admins; `timeout_s` bounds each question to them. Raises InvalidArgumentError.
+
+        `fail_fast`: a cluster that was found away is not waited for until it answers again.
+        """
         self._dialling = dialling
+        self._timeout_s = timeout_s
+        self._outages = Outages() if fail_fast else None
         self._retry = dialling.retry
         self._stores: dict[tuple[int, str], ClusterStore] = {}  # by number and cluster id: a number may be founded anew
         self._retiring: dict[tuple[int, str], asyncio.TimerHandle] = {}
@@ -59,10 +73,16 @@ class RoutedStore:
         self._map = MapKeeper(admin, dialling, timeout_s=timeout_s, cluster_id=admin_cluster_id, changed=self._map_came)
 
     async def write(self, keys: Sequence[bytes], command: Command, size_bytes: int, timeout_s: float) -> Any:
-        return await self._ask(keys, timeout_s, lambda store, left_s: store.write(keys, command, size_bytes, left_s))
+        return await self._ask(keys, timeout_s, lambda store, left_s: store.write(keys, command, size_bytes, left_s), stale=False)
 
     async def read(self, key: bytes, command: Command, size_bytes: int, timeout_s: float, *, stale: bool) -> Any:
-        return await self._ask((key,), timeout_s, lambda store, left_s: store.read(key, command, size_bytes, left_s, stale=stale))
+        def ask(store: ClusterStore, left_s: float) -> Awaitable[Any]:
+            return store.read(key, command, size_bytes, left_s, stale=stale)
+
+        return await self._ask((key,), timeout_s, ask, stale=stale)
+
+    async def prepare(self, timeout_s: float) -> None:
+        await self._map.first(timeout_s)
 
     def groups(self, keys: Iterable[bytes]) -> list[list[bytes]]:
         routes = self._map.routes
@@ -86,11 +106,15 @@ class RoutedStore:
         for timer in self._retiring.values():
             timer.cancel()
         await self._map.close()
+        if self._outages is not None:
+            await self._outages.close()
         await asyncio.gather(*self._closing, *(store.close() for store in self._stores.values()))
 
     # --- one command
 
-    async def _ask(self, keys: Sequence[bytes], timeout_s: float, ask: Callable[[ClusterStore, float], Awaitable[Any]]) -> Any:
+    async def _ask(
+        self, keys: Sequence[bytes], timeout_s: float, ask: Callable[[ClusterStore, float], Awaitable[Any]], *, stale: bool
+    ) -> Any:
         """What the owner of these keys answers, whoever that is by then."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
@@ -104,12 +128,14 @@ class RoutedStore:
             except UnreachableError as nowhere:
                 refusal: RavelError = nowhere
             else:
+                if self._outages is not None:
+                    self._outages.check((owner.number, owner.cluster_id), stale=stale)
                 try:
                     return await ask(self._store_of(owner), deadline - loop.time())
                 except (WrongClusterError, SlotMovingError) as refused:
                     refusal = refused
-                except (UnreachableError, NoLeaderError, WrongServerError):
-                    self._map.look()
+                except (*AWAY, WrongServerError) as error:
+                    self._lost(owner, error, keys[0])
                     raise
             refusals += 1
             routes = await self._after(refusal, routes, refusals, deadline, timeout_s)
@@ -150,6 +176,18 @@ class RoutedStore:
 
     # --- clusters
 
+    def _lost(self, cluster: ClusterRoute, error: RavelError, key: bytes) -> None:
+        """Its members were not found, or none that leads; `key` is one of those it is asked for."""
+        self._map.look()
+        if self._outages is None or not isinstance(error, AWAY):
+            return
+        command = Command(get=GetRequest(key=key, consistency=LINEARIZABLE))
+        self._outages.found(
+            (cluster.number, cluster.cluster_id),
+            error,
+            lambda: self._store_of(cluster).read(key, command, command.ByteSize(), self._timeout_s, stale=False),
+        )
+
     def _store_of(self, cluster: ClusterRoute) -> ClusterStore:
         seat = (cluster.number, cluster.cluster_id)
         store = self._stores.get(seat)
@@ -174,18 +212,31 @@ class RoutedStore:
 
     def _retire(self, seat: tuple[int, str]) -> None:
         self._retiring.pop(seat, None)
-        store = self._stores.pop(seat)
-        closing = asyncio.get_running_loop().create_task(store.close(), name="ravel client: a cluster that is gone")
+        gone = self._close(seat, self._stores.pop(seat))
+        closing = asyncio.get_running_loop().create_task(gone, name="ravel client: a cluster that is gone")
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
-    def _pages(self, number: int, request: ScanRequest, timeout_s: float) -> AsyncGenerator[kv_pb2.ScanResponse, None]:
+    async def _close(self, seat: tuple[int, str], store: ClusterStore) -> None:
+        if self._outages is not None:
+            await self._outages.forget(seat)
+        await store.close()
+
+    async def _pages(self, number: int, request: ScanRequest, timeout_s: float) -> AsyncGenerator[kv_pb2.ScanResponse, None]:
         """The pages of one cluster. Raises UnreachableError for one that the map does not have any more."""
         routes = self._map.routes
         cluster = routes.clusters.get(number) if routes is not None else None
         if cluster is None or not cluster.addresses:
             raise UnreachableError(f"the admin knows no address of cluster {number}", next_step="see `ravelctl admin clusters`")
-        return self._store_of(cluster).pages(request, timeout_s)
+        if self._outages is not None:
+            self._outages.check((cluster.number, cluster.cluster_id), stale=request.consistency == STALE)
+        try:
+            async with aclosing(self._store_of(cluster).pages(request, timeout_s)) as pages:
+                async for page in pages:
+                    yield page
+        except AWAY as error:
+            self._lost(cluster, error, request.start or b"\0")
+            raise
 
     async def _watched(self, request: WatchRequest, refused: WrongClusterError | None, timeout_s: float) -> Channels:
         """Where to watch: at the owner of the key, or of all slots."""

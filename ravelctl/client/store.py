@@ -56,6 +56,10 @@ class Store(Protocol):
         """These keys, those together that live in one cluster as far as is known."""
         ...
 
+    async def prepare(self, timeout_s: float) -> None:
+        """Have what the first command would wait for."""
+        ...
+
     def scan(self, request: ScanRequest, timeout_s: float) -> AsyncGenerator[Iterable[kv_pb2.KeyValue], None]:
         """The keys of the request in order, some at a time; `timeout_s` is for each part."""
         ...
@@ -95,6 +99,9 @@ class ClusterStore:
     def groups(self, keys: Iterable[bytes]) -> list[list[bytes]]:
         together = list(keys)
         return [together] if together else []
+
+    async def prepare(self, timeout_s: float) -> None:
+        """There is nothing to know beforehand: members are found while a command waits."""
 
     async def scan(self, request: ScanRequest, timeout_s: float) -> AsyncGenerator[Iterable[kv_pb2.KeyValue], None]:
         pages = self.pages(request, timeout_s)

@@ -22,7 +22,10 @@ async def world() -> AsyncIterator[FakeWorld]:
 @pytest.fixture
 async def http(world: FakeWorld) -> AsyncIterator[httpx.AsyncClient]:
     """Bodies up to 2,000 bytes, eight requests at once, a second for each."""
-    async with world.client(timeout_s=1.0) as client, AdminClient(world.addresses(), retry=QUICK, timeout_s=1.0) as admin:
+    async with (
+        world.client(timeout_s=1.0, fail_fast=True) as client,
+        AdminClient(world.addresses(), retry=QUICK, timeout_s=1.0) as admin,
+    ):
         app = make_app(client, admin, GatewayLimits(body_bytes_max=2_000, requests_max=8))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:

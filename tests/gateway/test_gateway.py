@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from time import perf_counter
 from typing import Any
 
 import httpx
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 from starlette.routing import Route
 
+from ravel_node.gateway.app import make_app
 from ravel_node.gateway.door import Door, GatewayLimits
 from ravel_node.gateway.errors import STATUS_OF
 from ravel_node.gateway.openapi import PATHS
@@ -88,6 +91,9 @@ async def test_bytes_and_tags(http: httpx.AsyncClient) -> None:
     assert (got.status_code, got.content, got.headers["etag"]) == (200, bytes(range(256)), made.headers["etag"])
     assert (await http.get("/v1/kv/k", headers={"If-None-Match": made.headers["etag"]})).status_code == 304
     assert (await http.head("/v1/kv/k")).headers["content-length"] == "256"
+    assert (await http.get("/v1/kv/k", headers={"If-Match": made.headers["etag"]})).status_code == 200
+    assert (await http.get("/v1/kv/k", headers={"If-Match": '"999"'})).status_code == 412
+    assert (await http.get("/v1/kv/none", headers={"If-Match": "*"})).status_code == 412
     for word in ("stale", "quorum"):
         assert (await http.get(f"/v1/kv/k?consistency={word}")).status_code == 200
     assert (await http.delete("/v1/kv/k")).status_code == 200
@@ -148,6 +154,9 @@ async def test_a_bound_delete(http: httpx.AsyncClient) -> None:
         ("PUT", "/v1/kv/k", {"If-Match": '"1", "2"'}, 400),
         ("PUT", "/v1/kv/k", {"If-None-Match": '"1"'}, 400),
         ("DELETE", "/v1/kv/k", {"If-None-Match": "*"}, 400),
+        ("GET", "/v1/kv/a%zz", {}, 400),
+        ("PUT", "/v1/kv/100%", {}, 400),
+        ("GET", "/v1/kv?prefix=%f", {}, 400),
         ("GET", "/v1/kv?limit=0", {}, 400),
         ("GET", "/v1/kv?limit=1001", {}, 400),
         ("GET", "/v1/kv?limit=1&limit=2", {}, 400),
@@ -245,6 +254,38 @@ async def test_an_unknown_outcome_is_504_and_says_so(http: httpx.AsyncClient, wo
     assert error_of(unknown)["outcome"] == "unknown"
 
 
+async def test_a_cluster_known_to_be_away_is_503_at_once_until_it_is_back(http: httpx.AsyncClient, world: FakeWorld) -> None:
+    world.clusters[0].leader = None
+    (key,) = key_of_slot(EVEN)
+    path = f"/v1/kv/{key.decode()}"
+    assert (await http.get(path)).status_code == 503  # after all of its time
+    began = perf_counter()
+    for method, where in (("GET", path), ("PUT", path), ("GET", "/v1/kv"), ("DELETE", path)):
+        refused = await http.request(method, where, content=b"v" if method == "PUT" else b"")
+        assert (refused.status_code, error_of(refused)["reason"]) == (503, "NO_LEADER")
+        assert "is being asked until it answers" in error_of(refused)["message"]
+        assert (refused.headers["retry-after"], error_of(refused)["outcome"]) == ("1", "nothing done")
+    assert perf_counter() - began < 0.9  # one of them would have waited longer
+    assert (await http.get(f"{path}?consistency=stale")).status_code == 404  # needs no leader
+    world.clusters[0].leader = world.clusters[0].replicas[0]
+    async with asyncio.timeout(20.0):
+        while (await http.put(path, content=b"v")).status_code != 200:
+            await asyncio.sleep(0.05)
+
+
+async def test_ready_once_it_knows_where_keys_are(http: httpx.AsyncClient, world: FakeWorld) -> None:
+    (admin,) = world.admin.replicas
+    await admin.stop()
+    refused = await http.get("/readyz")
+    assert (refused.status_code, error_of(refused)["reason"]) == (503, "UNREACHABLE")
+    await admin.start(int(admin.address.rpartition(":")[2]))
+    async with asyncio.timeout(20.0):
+        while (await http.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.05)
+    await admin.stop()
+    assert (await http.get("/readyz")).json() == {"status": "ok"}  # it needs the admin no more
+
+
 async def test_without_an_admin_the_directory_is_503(http: httpx.AsyncClient, world: FakeWorld) -> None:
     await world.admin.replicas[0].stop()
     assert (await http.get("/v1/clusters")).status_code == 503
@@ -305,6 +346,37 @@ async def test_the_document_has_every_path_and_no_other(http: httpx.AsyncClient)
     assert document["openapi"].startswith("3.1")
     page = await http.get("/")
     assert "/v1/kv/{key}" in page.text
+
+
+async def test_metrics(http: httpx.AsyncClient) -> None:
+    await http.put("/v1/kv/k", content=b"v")
+    await http.get("/v1/kv/none")
+    await http.get("/made/up")
+    await http.request("MADEUP", "/v1/kv/k")
+    page = await http.get("/metrics")
+    assert page.headers["content-type"].startswith("text/plain; version=")
+    for line in (
+        'ravel_http_requests_total{method="PUT",path="/v1/kv/{key}",status="200"} 1.0',
+        'ravel_http_requests_total{method="GET",path="/v1/kv/{key}",status="404"} 1.0',
+        'ravel_http_requests_total{method="GET",path="other",status="404"} 1.0',
+        'ravel_http_requests_total{method="other",path="/v1/kv/{key}",status="405"} 1.0',
+        'ravel_http_request_seconds_count{method="PUT",path="/v1/kv/{key}"} 1.0',
+        "ravel_http_requests_in_progress 1.0",
+        "ravel_build_info{",
+    ):
+        assert line in page.text
+
+
+async def test_an_access_log_tells_each_request(world: FakeWorld) -> None:
+    nobody: Any = None  # nothing is asked of it
+    app = make_app(nobody, nobody, GatewayLimits(), access_log=True)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http:
+        with structlog.testing.capture_logs() as told:
+            await http.put("/v1/kv/", content=b"v")
+    (entry,) = told
+    assert (entry["event"], entry["method"], entry["path"], entry["status"]) == ("gateway.request", "PUT", "/v1/kv/", 400)
+    assert entry["bytes"] > 0
+    assert entry["ms"] >= 0
 
 
 def test_reasons_without_a_status_are_those_of_operators() -> None:

@@ -64,8 +64,10 @@ class FakeWorld:
     def addresses(self) -> list[str]:
         return [replica.address for replica in self.admin.replicas]
 
-    def client(self, *, timeout_s: float = 20, exactly_once: bool = True) -> RavelClient:
-        return RavelClient(admin=self.addresses(), timeout_s=timeout_s, retry=QUICK, exactly_once=exactly_once)
+    def client(self, *, timeout_s: float = 20, exactly_once: bool = True, fail_fast: bool = False) -> RavelClient:
+        return RavelClient(
+            admin=self.addresses(), timeout_s=timeout_s, retry=QUICK, exactly_once=exactly_once, fail_fast=fail_fast
+        )
 
     def owner(self, key: bytes) -> FakeCluster:
         return self.clusters[self.owners[slot_of(key)] - 1]
