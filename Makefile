@@ -6,10 +6,10 @@ IS_NEW_ENOUGH := -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p $(IS_NEW_ENOUGH) 2>/dev/null && echo $$p && break; done)
 
-JOBS ?= 2     # unit tests at once
+JOBS ?= 3     # unit tests at once: many wait for something
 SEEDS ?= 100  # worlds of `make sim`
 FIRST ?= 1    # the first of them
-E2E_JOBS ?= 2 # clusters at once: each is several daemons
+E2E_JOBS ?= 3 # clusters at once: each is several daemons, which mostly wait
 
 # Every daemon and command that a test starts would compile its modules again: half of what a start costs.
 unexport PYTHONDONTWRITEBYTECODE
@@ -47,7 +47,7 @@ contracts: $(INSTALLED) ## who imports whom
 test: lint types unit e2e ## lint, types and all tests
 
 unit: $(INSTALLED) ## all tests that start no daemons
-	@$(BIN)/python -m pytest -q -n $(JOBS) -m "not e2e and not faults"
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not e2e and not faults"
 
 sim: $(INSTALLED) ## whole clusters on virtual time, each from one seed: make sim SEEDS=1000 (FIRST=7 SEEDS=1 repeats seed 7)
 	@$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
@@ -57,10 +57,10 @@ sim-bugs: $(INSTALLED) ## plant every known kind of bug, and see that the simula
 	@$(BIN)/python -m tests.simulation.run --bugs --jobs $(JOBS)
 
 e2e: $(INSTALLED) ## real daemons, real sockets, real kills
-	@$(BIN)/python -m pytest -q -n $(E2E_JOBS) -m e2e
+	@$(BIN)/python -m pytest -q -n $(E2E_JOBS) --dist worksteal -m e2e
 
 faults: $(INSTALLED) ## kills, stops, cuts, bad disks: every fault on real daemons, each with a checked history; a table at the end
-	@$(BIN)/python -m pytest -q -n $(E2E_JOBS) tests/faults
+	@$(BIN)/python -m pytest -q -n $(E2E_JOBS) --dist worksteal tests/faults
 
 demo: $(INSTALLED) ## three daemons, a killed leader; then clusters with an admin, one more under writers: nothing lost, one minute
 	@$(BIN)/python tests/e2e/demo.py

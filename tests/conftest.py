@@ -37,9 +37,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
         if FAULTS in item.path.parents and "trial" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.faults)
-            item.add_marker(
-                pytest.mark.timeout(300)
-            )  # several rounds, each with daemons that start, on a machine that may be busy
+        if any(item.iter_markers("e2e")) or any(item.iter_markers("faults")):
+            # Daemons that start, and several rounds of it, on a machine that may be busy.
+            item.add_marker(pytest.mark.timeout(300))
 
 
 @pytest.fixture(scope="session", autouse=True)

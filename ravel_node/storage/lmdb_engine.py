@@ -41,8 +41,14 @@ GROWTH_BYTES_MAX: Final = 1 << 30
 FILE_THREADS: Final = 2
 """One for a copy or a check sum that takes long, one for what must not wait for it."""
 
-DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
-"""Errors that say the file is not what LMDB wrote."""
+DAMAGE: Final = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.InvalidError,
+    lmdb.VersionMismatchError,
+    lmdb.BadTxnError,  # what every later call says of a transaction that met a bad page
+)
+"""Errors that, where something is read, say the file is not what LMDB wrote."""
 
 META_PAGES: Final = 2
 """Pages at the head of each file that belong to no database."""

@@ -98,6 +98,8 @@ class EnvironmentReader:
         file = self.path / DATA_FILE
         if not file.is_file():
             raise DamagedError(f"{file} is missing; {WAY_OUT}")
+        if not file.stat().st_size:
+            raise DamagedError(f"{file} is empty; {WAY_OUT}")
         owned = self.owned()
         if owned and not os.access(self.path / LOCK_TABLE, os.R_OK | os.W_OK):
             raise StoreError(

@@ -196,6 +196,22 @@ async def test_what_is_missing_or_cut_is_told(tmp_path: Path) -> None:
         DirectoryReader(path).look()
 
 
+async def test_a_log_that_is_cut_anywhere_is_damaged(tmp_path: Path) -> None:
+    """Never merely one that cannot be read now: no other try would find more."""
+    path = await prepared(tmp_path / "d")
+    raft = path / "raft" / "data.mdb"
+    whole = raft.read_bytes()
+    told = 0
+    for length in (*range(0, len(whole), 4096), 100, 20_000):
+        raft.write_bytes(whole[:length])
+        try:
+            DirectoryReader(path).look()
+            list(checked(path))
+        except DamagedError:
+            told += 1
+    assert told > 2
+
+
 async def test_a_damaged_record_is_told_in_its_place(tmp_path: Path) -> None:
     path = await prepared(tmp_path / "d")
     flip(path / "raft" / "data.mdb", LOG_MARK)
