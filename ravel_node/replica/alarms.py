@@ -8,6 +8,7 @@ nobody.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from math import isfinite
 from typing import Final, NamedTuple
 
 from ravel_node.raft import Index, ProgressState, ReplicaId, Role
@@ -91,7 +92,8 @@ class Lookout:
         voters = sum(member.role is MemberRole.VOTER for member in status.members)
         if voters and voters % 2 == 0 and not any(member.role is MemberRole.LEAVING for member in status.members):
             bears = (voters - 1) // 2
-            yield Breach("RV401", status.replica_id, f"{voters} voters bear {bears} failures, as {voters - 1} would")
+            failures = "1 failure" if bears == 1 else f"{bears} failures"
+            yield Breach("RV401", status.replica_id, f"{voters} voters bear {failures}, as {voters - 1} would")
 
     def _peer(self, status: ReplicaStatus, peer: PeerView, now: float) -> Iterable[Breach]:
         name, silent_s = self._name_of(peer.replica_id), peer.contact_age_s
@@ -100,7 +102,8 @@ class Lookout:
         if silent_s > status.election_timeout_s:
             yield Breach("RV201", peer.replica_id, f"{name} has not answered for {silent_s:.1f} s")
         if peer.contact_age_s is not None and peer.state != ProgressState.SNAPSHOT:
-            behind = f"{name} is {peer.lag.seconds:.1f} s behind: {peer.lag.entries} entries, {peer.lag.bytes} bytes"
+            least = "at least " if peer.lag.bytes_is_least else ""
+            behind = f"{name} is {peer.lag.seconds:.1f} s behind: {peer.lag.entries} entries, {least}{peer.lag.bytes} bytes"
             if peer.lag.seconds >= LAG_WARN_S:
                 yield Breach("RV202", peer.replica_id, behind)
             if peer.lag.seconds >= LAG_CRITICAL_S:
@@ -127,6 +130,12 @@ class _Standing:
         self.breached_at = 0.0
         self.raised_at: float | None = None
         self.message = ""
+
+    def told(self, now: float) -> str:
+        """What was amiss at the last look that found it, and for how long that is past: nobody should take it for the present."""
+        if self.breaches or not isfinite(self.breached_at):
+            return self.message
+        return f"{self.message}; over for {now - self.breached_at:.0f} s"
 
 
 class AlarmBoard:
@@ -177,7 +186,7 @@ class AlarmBoard:
         raised = {key: one for key, one in self._all.items() if one.raised_at is not None}
         hidden = {(KIND_OF[code].lesser, subject) for code, subject in raised}
         return [
-            Alarm(code, one.message, subject, KIND_OF[code].severity, now - (one.raised_at or now))
+            Alarm(code, one.told(now), subject, KIND_OF[code].severity, now - (one.raised_at or now))
             for (code, subject), one in sorted(raised.items())
             if (code, subject) not in hidden
         ]

@@ -64,7 +64,7 @@ def _view(found: Overview, nagios: bool) -> View:
     from ravelctl.overview import EXIT_OF_HEALTH
 
     code = EXIT_OF_HEALTH[found.health]
-    worries = [f"{alarm.code} {alarm.message}" for alarm in found.alarms] + list(found.notes)
+    worries = [*dict.fromkeys(f"{alarm.code} {alarm.message}" for alarm in found.alarms), *found.notes]
     if nagios:
         return _nagios(code, "; ".join((_sentence(found), *worries)), _perf_data(found))
     return View(

@@ -44,7 +44,7 @@ def status_view(found: Overview) -> View:
             columns=columns("NAME", "ROLE", "STATE", "MATCH", "LAG", "CONTACT", "DB/MAX", "+ID", "+ADDRESS", "+VERSION"),
             rows=tuple(map(_row, found.replicas)),
             above=(_headline(found),),
-            below=(*(f"{alarm.code} {alarm.message}" for alarm in found.alarms), *found.notes),
+            below=(*dict.fromkeys(f"{alarm.code} {alarm.message}" for alarm in found.alarms), *found.notes),
         ),
         names=tuple(row.name for row in found.replicas),
         code=EXIT_OF_HEALTH[found.health],

@@ -7,6 +7,7 @@ from typing import Final
 
 from ravelctl.diagnosis.finding import Finding, finding
 from ravelctl.diagnosis.seen import Door, Picture, Reach
+from ravelctl.output import count_text
 from ravelpb.v1 import cluster_pb2 as pb
 
 
@@ -18,7 +19,7 @@ def bears_no_failure(p: Picture) -> Iterator[Finding]:
 def even_voters(p: Picture) -> Iterator[Finding]:
     count = len(p.voters)
     if p.leader is not None and count and count % 2 == 0 and not _joint(p.leader):
-        sentence = f"{count} voters bear {(count - 1) // 2} failures, as {count - 1} would"
+        sentence = f"{count} voters bear {count_text((count - 1) // 2, 'failure')}, as {count - 1} would"
         yield finding("RV401", "", sentence, [f"voters {' '.join(member.server.name for member in p.voters)}"])
 
 
@@ -89,7 +90,14 @@ def _impostor(p: Picture, member: pb.Member, door: Door, found: pb.StatusRespons
     if found.header.cluster_id != p.cluster_id:
         lines.append(f"it belongs to cluster {found.cluster_name} ({found.header.cluster_id[:8]})")
         return finding("RV406", name, f"at the address of {name} a daemon of another cluster answers", lines)
-    return finding("RV406", name, f"at the address of {name} {found.server.name} answers", lines)
+    fellow = next((m.server.name for m in p.members if m.server.server_id == found.server.server_id), "")
+    if not fellow:
+        return finding("RV406", name, f"at the address of {name} another daemon of the cluster answers", lines)
+    return finding(
+        "RV406", name, f"at the address of {name} its fellow member {fellow} answers", lines,
+        why="their data directories or their addresses were exchanged",
+        do=f"start each on its own directory with the addresses on record, {name} at {door.address}",
+    )  # fmt: skip
 
 
 def twice(p: Picture) -> Iterator[Finding]:
@@ -156,7 +164,12 @@ def addresses_out_of_date(p: Picture) -> Iterator[Finding]:
         lines = [f"for {whom}: on record {old}, by its own word {new}" for whom, old, new in pairs if new and old != new]
         if lines:
             name = member.server.name
-            do = f"`ravelctl member update {name}` sets them, if the leader does not learn of them within seconds"
+            if p.leader is not None:
+                flags = f"--listen {now.listen} --peer {now.peer}"
+                do = f"`ravelctl member update {name} {flags}` sets them, if the leader does not learn of them within seconds"
+            else:
+                do = f"start it where the others look for it (--listen {record.listen} --peer-listen {record.peer}): no record "
+                do += "can be changed without a leader"
             yield finding("RV411", name, f"{name} is reached elsewhere than the cluster has on record", lines, do=do)
 
 

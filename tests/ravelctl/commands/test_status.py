@@ -126,6 +126,13 @@ def test_a_learner_that_catches_up_is_no_fault(ctl: Ctl, cluster: FakeCluster) -
     assert ctl("status", "-e", first).code == 7
 
 
+def test_what_two_replicas_tell_in_the_same_words_is_told_once(ctl: Ctl, cluster: FakeCluster) -> None:
+    addresses = cluster.found(3)
+    text = "6 elections were seen within the last hour"
+    cluster.alarms += [pb.Alarm(code="RV103", message=text, replica_id=number, severity=pb.WARNING) for number in (1, 3)]
+    assert ctl("status", "-e", addresses[0]).out.count(text) == 1
+
+
 def test_alarms_degrade_and_are_told_with_their_code(ctl: Ctl, cluster: FakeCluster) -> None:
     first, *_ = cluster.found(3)
     cluster.alarms.append(pb.Alarm(code="RV104", message="n1 uses 81% of 4GiB", replica_id=1))

@@ -249,7 +249,7 @@ def no_room_for_a_snapshot(scene: Scene) -> None:
 @case("RV401", ExitCode.DEGRADED)
 def four_voters(scene: Scene) -> None:
     scene.doors = Scene.healthy(4).doors
-    scene.status(1).alarms.add(code="RV401", message="4 voters bear 1 failures, as 3 would", replica_id=1)
+    scene.status(1).alarms.add(code="RV401", message="4 voters bear 1 failure, as 3 would", replica_id=1)
 
 
 @case("RV402", ExitCode.DONE)
@@ -618,3 +618,19 @@ def test_if_all_clocks_differ_alike_it_is_this_machines() -> None:
         scene.doors[number] = replace(door, clock_off_ms=60_000 + number)
     [found] = scene.judged().findings
     assert found.sentence == "the clock of this machine is at least 1m00s behind those of the daemons"
+
+
+def test_two_directories_that_were_exchanged() -> None:
+    scene = Scene.healthy()
+    second, third = copy.deepcopy(scene.status(2)), copy.deepcopy(scene.status(3))
+    for status, before in ((second, scene.status(3)), (third, scene.status(2))):
+        status.server.name = before.server.name  # the flag of the command line, which has another directory now
+        status.server.addresses.CopyFrom(before.server.addresses)
+    scene.doors[2] = replace(scene.doors[2], status=third)
+    scene.doors[3] = replace(scene.doors[3], status=second)
+    for number in (1, 2, 3):
+        scene.status(number).role, scene.status(number).leader_id = pb.PRE_CANDIDATE, 0
+    found = {finding.code: finding for finding in scene.judged().findings}
+    assert "its fellow member" in found["RV406"].sentence
+    assert "directories or their addresses were exchanged" in found["RV406"].why
+    assert "no record can be changed without a leader" in found["RV411"].do
