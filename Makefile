@@ -71,7 +71,8 @@ bench: $(INSTALLED) ## micro-benchmarks and the whole put path
 protos: $(INSTALLED) ## make the stubs again from the .proto files
 	@$(BIN)/python tests/protos/generate.py
 
-completions: $(INSTALLED) ## make the shell completions again
+completions: $(INSTALLED) ## make the shell completions again, and the table that answers Tab
+	@$(BIN)/python -m tests.ravelctl.tab_table >ravelctl/tab_table.new && mv ravelctl/tab_table.new ravelctl/tab_table.py
 	@$(BIN)/ravelctl completion bash >completions/ravelctl.bash
 	@$(BIN)/ravelctl completion zsh >completions/_ravelctl
 	@$(BIN)/ravelctl completion fish >completions/ravelctl.fish

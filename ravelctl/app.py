@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from ravelctl.config import Settings, context_path, settings
+from ravelctl.config import Settings, settings
 from ravelctl.errors import usage_error
+from ravelctl.places import context_path
 
 if TYPE_CHECKING:
     from asyncio import Runner
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from ravelctl.contexts import Context
 
 PROGRAM: Final = "ravelctl"
-
-COMPLETE_VARIABLE: Final = "_RAVELCTL_COMPLETE"
-"""Set by the shell's completion script to what it wants (click's convention)."""
 
 PROGRESS_EVERY_S: Final = 10.0
 """Between lines of progress where stderr is not a terminal."""

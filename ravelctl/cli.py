@@ -14,7 +14,7 @@ from typing import Final
 
 import click
 
-from ravelctl.app import COMPLETE_VARIABLE, PROGRAM, App
+from ravelctl.app import PROGRAM, App
 from ravelctl.command import LazyGroup, tell_error
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
@@ -72,15 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         stand_in()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None and not os.environ.get(COMPLETE_VARIABLE) and reads_files(words):
+    if arguments is None and reads_files(words):
         return guarded(lambda: main(words), lambda name: _crashed(name, words))
     app = App()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read when grpc loads: what goes wrong is told in our words, once
     try:
-        if instruction := os.environ.get(COMPLETE_VARIABLE):
-            from ravelctl.completion import complete
-
-            return complete(root, instruction)
         with root.make_context(PROGRAM, words, obj=app) as ctx:
             code = root.invoke(ctx)
         sys.stdout.flush()

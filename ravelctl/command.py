@@ -28,8 +28,6 @@ from ravelctl.exit_codes import ExitCode
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from click.shell_completion import CompletionItem
-
     from ravelctl.output import View
 
 ENVIRONMENT_PREFIX: Final = "RAVELCTL_"
@@ -82,14 +80,7 @@ class EndpointType(click.ParamType[str]):
 
 class EndpointsType(click.ParamType[tuple[str, ...]]):
     name = "address[,address]"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from click.shell_completion import CompletionItem
-
-        from ravelctl.names import addresses
-
-        head, comma, last = incomplete.rpartition(",")
-        return [CompletionItem(f"{head}{comma}{one}") for one in addresses(ctx.ensure_object(App)) if one.startswith(last)]
+    tab = "addresses"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, tuple):
@@ -100,17 +91,12 @@ class EndpointsType(click.ParamType[tuple[str, ...]]):
             self.fail(str(error), param, ctx)
 
 
-class ReplicaType(click.ParamType[str]):
-    """A replica's name or id. Tab offers the names that commands have met."""
+class NameType(click.ParamType[str]):
+    """A name, or what else is taken in its place, such as an id. `tab`: what Tab offers, a kind of `ravelctl.tab`."""
 
-    name = "replica"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from click.shell_completion import CompletionItem
-
-        from ravelctl.names import replica_names
-
-        return [CompletionItem(name) for name in replica_names(ctx.ensure_object(App)) if name.startswith(incomplete)]
+    def __init__(self, name: str, tab: str) -> None:
+        self.name = name
+        self.tab = tab
 
 
 class Whole(click.IntRange):
@@ -139,7 +125,8 @@ class Whole(click.IntRange):
 DURATION: Final = DurationType()
 ENDPOINT: Final = EndpointType()
 ENDPOINTS: Final = EndpointsType()
-REPLICA: Final = ReplicaType()
+CONTEXT: Final = NameType("context", "context")
+REPLICA: Final = NameType("replica", "replica")
 
 
 # --- options that every command takes, before and after its name
@@ -177,14 +164,6 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         app.origins[name] = f"flag {param.opts[-1]}" if by_flag else f"variable {param.envvar}"
 
 
-def _context_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
-
-    from ravelctl.names import context_names
-
-    return [CompletionItem(name) for name in context_names() if name.startswith(incomplete)]
-
-
 class GlobalOption(click.Option):
     """An option of all commands. Its variable is read once, at the root."""
 
@@ -207,7 +186,7 @@ def global_options(*, root: bool) -> Sequence[click.Parameter]:
         return click.Choice([str(member.value) for member in kind])
 
     return [
-        option("context", "--context", metavar="NAME", shell_complete=_context_names, help="Which cluster, by its context."),
+        option("context", "--context", type=CONTEXT, metavar="NAME", help="Which cluster, by its context."),
         option("endpoints", "-e", "--endpoints", type=ENDPOINTS, multiple=True, help="Where the cluster is reached."),
         file("cacert", "--cacert", "Use TLS; this authority signed the daemons' certificates."),
         file("tls_cert", "--cert", "The certificate to show to daemons that ask for one."),
@@ -368,9 +347,6 @@ def _show(app: App, view: View, *, one_line: bool = False) -> int:
     return view.code
 
 
-_NOWHERE: Final = click.Command(None, add_help_option=False)
-
-
 class RavelGroup(_Frame, click.Group):
     """A noun with its verbs."""
 
@@ -380,8 +356,6 @@ class RavelGroup(_Frame, click.Group):
         name = args[0]
         if name.startswith("-") or name in self.list_commands(ctx):
             return super().resolve_command(ctx, args)
-        if ctx.resilient_parsing:
-            return name, _NOWHERE, []  # Tab after a wrong word: there is nothing to offer
         raise usage_error(f"{ctx.command_path} has no command {name!r}", self._suggestion(ctx, name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -424,9 +398,3 @@ class LazyGroup(RavelGroup):
         page.write_commands(formatter, {name: short for name, (_, short) in self._lazy.items()})
         self.format_options(ctx, formatter)
         page.write_end(formatter)
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        from click.shell_completion import CompletionItem
-
-        named = [CompletionItem(n, help=short) for n, (_, short) in self._lazy.items() if n.startswith(incomplete)]
-        return named + click.Command.shell_complete(self, ctx, incomplete)

@@ -1,27 +1,16 @@
-"""Tab: click's completion, mended where its scripts give wrong answers.
+"""The scripts that shells source to complete our command lines.
 
-Click's own scripts fail on `--option=value` (bash and fish offer nothing, zsh replaces the whole word) and, in bash, on values
-with a colon, because bash breaks words at `=` and `:` and click sees the pieces. Here the scripts hand over the whole line up to
-the cursor, the words are split by us, and what is offered is told in the form in which the shell will insert it.
-
-What comes back is one line an offer: kind, a tab, the text to insert, a tab, its description. Kinds: `plain`; `file` and `dir`,
-where the shell completes the path that is given as text.
+Click's own fail on `--option=value` (bash and fish offer nothing, zsh replaces the whole word) and, in bash, on values with a
+colon, because bash breaks words at `=` and `:` and click sees the pieces. These hand over the whole line up to the cursor; what
+can stand there is the affair of `ravelctl.tab`, which also says what its answers mean.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from typing import ClassVar, Final
+from typing import Final
 
-import click
-from click.shell_completion import CompletionItem, ShellComplete, split_arg_string
-
-from ravelctl.app import COMPLETE_VARIABLE, PROGRAM
-from ravelctl.exit_codes import ExitCode
-
-LINE_VARIABLE: Final = "_RAVELCTL_LINE"
-"""The command line up to the cursor, as typed."""
+from ravelctl.__main__ import COMPLETE_VARIABLE, LINE_VARIABLE
+from ravelctl.app import PROGRAM
 
 _BASH: Final = """\
 # Completion of %(prog_name)s for bash 4.4 and later. Made by `%(prog_name)s completion bash`.
@@ -96,62 +85,10 @@ complete --no-files --command %(prog_name)s --arguments "(%(complete_func)s)"
 """
 
 
-class RavelComplete(ShellComplete):
-    """Completion from the line as typed. What is offered after `--option=` carries that prefix: it is one word."""
-
-    prefix = ""
-
-    def get_completion_args(self) -> tuple[list[str], str]:
-        line = os.environ.get(LINE_VARIABLE, "")
-        words = split_arg_string(line)[1:]
-        incomplete = "" if not line or line[-1].isspace() or not words else words.pop()
-        if incomplete.startswith("--") and "=" in incomplete:
-            self.prefix = incomplete.partition("=")[0] + "="
-        return words, incomplete
-
-    def format_completion(self, item: CompletionItem[str]) -> str:
-        about = " ".join((item.help or "").split())
-        prefix = self.prefix if item.type == "plain" else ""
-        return f"{item.type}\t{prefix}{item.value}\t{about}"
-
-    def source_vars(self) -> dict[str, str]:  # type: ignore[override]  # click's own type allows no variables beside its own
-        return {
-            "complete_func": f"_{self.prog_name}",
-            "complete_var": self.complete_var,
-            "line_var": LINE_VARIABLE,
-            "prog_name": self.prog_name,
-        }
+SCRIPTS: Final = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
-class BashComplete(RavelComplete):
-    name: ClassVar[str] = "bash"
-    source_template: ClassVar[str] = _BASH
-
-
-class ZshComplete(RavelComplete):
-    name: ClassVar[str] = "zsh"
-    source_template: ClassVar[str] = _ZSH
-
-
-class FishComplete(RavelComplete):
-    name: ClassVar[str] = "fish"
-    source_template: ClassVar[str] = _FISH
-
-
-SHELLS: Final[dict[str, type[RavelComplete]]] = {kind.name: kind for kind in (BashComplete, ZshComplete, FishComplete)}
-
-
-def script(root: click.Command, shell: str) -> str:
+def script(shell: str) -> str:
     """The script to source in a shell; the same each time."""
-    return SHELLS[shell](root, {}, PROGRAM, COMPLETE_VARIABLE).source()
-
-
-def complete(root: click.Command, instruction: str) -> int:
-    """Answer a shell that asks. Whatever goes wrong, nothing is said but what can be offered."""
-    shell, _, what = instruction.partition("_")
-    if shell not in SHELLS or what != "complete":
-        return ExitCode.USAGE
-    offers = SHELLS[shell](root, {}, PROGRAM, COMPLETE_VARIABLE).complete()
-    if offers:
-        sys.stdout.write(offers + "\n")
-    return ExitCode.DONE
+    words = {"complete_func": f"_{PROGRAM}", "complete_var": COMPLETE_VARIABLE, "line_var": LINE_VARIABLE, "prog_name": PROGRAM}
+    return SCRIPTS[shell] % words

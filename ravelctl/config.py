@@ -6,7 +6,6 @@ this module knows the defaults, parses the words and holds the result. `settings
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,8 +25,6 @@ WAIT_TIMEOUT_S: Final = 60.0
 TRANSFER_TIMEOUT_S: Final = 3600.0
 """The same for the download of a snapshot."""
 
-CONFIG_VARIABLE: Final = "RAVELCTL_CONFIG"
-"""Names another file of contexts."""
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 # Words: compiled where one is read, and most command lines have none.
@@ -93,13 +90,6 @@ def settings(given: Mapping[str, Any], environ: Mapping[str, str], context: Mapp
     pinned = {} if "endpoints" not in given else {"cluster_id": ""}
     endpoints_given = "endpoints" in given or "endpoints" in context
     return Settings(**{**context, **defaults, **pinned, **given}, endpoints_given=endpoints_given)
-
-
-def context_path(environ: Mapping[str, str]) -> str:
-    """Where the file of contexts is, or would be."""
-    if named := environ.get(CONFIG_VARIABLE):
-        return named
-    return os.path.join(environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "ravelctl", "config.toml")
 
 
 def duration_s(text: str) -> float:

@@ -9,6 +9,7 @@ from ravelctl.app import App
 from ravelctl.client.leaving import leave_through_admin
 from ravelctl.directory import find_server, names_of
 from ravelctl.membership import cluster_status
+from ravelctl.names import remember_servers
 from ravelctl.output import View
 from ravelctl.preflight import preflight
 from ravelpb.v1 import admin_pb2 as pb
@@ -24,7 +25,7 @@ LEAVE_TIMEOUT_S: Final = 60.0
 async def leave(app: App, word: str) -> View:
     """Judged and confirmed; then marked, out of the cluster, off the list: each step only where it is still to be done."""
     async with dial.admin(app) as admin:
-        server, name = await _meant(admin, word)
+        server, name = await _meant(app, admin, word)
         server_id = server.server.server_id
         answer = await admin.mark_leaving(server_id, dry_run=True)
         dry = await (_judged_last if answer.last else _judged)(app, answer, name)
@@ -44,9 +45,10 @@ async def leave(app: App, word: str) -> View:
     )
 
 
-async def _meant(admin: AdminClient, word: str) -> tuple[pb.DirectoryServer, str]:
+async def _meant(app: App, admin: AdminClient, word: str) -> tuple[pb.DirectoryServer, str]:
     """The server, and CLUSTER/NAME. Raises CommandError as `find_server`."""
     directory = await admin.directory()
+    remember_servers(app, directory)
     server = find_server(directory, word)
     return server, f"{names_of(directory.clusters).get(server.cluster, '?')}/{server.server.name}"
 
@@ -87,7 +89,7 @@ def _dry(said: str, name: str, answer: pb.MarkLeavingResponse) -> View:
 async def forget(app: App, word: str) -> View:
     """Strike a server that no membership has."""
     async with dial.admin(app) as admin:
-        server, name = await _meant(admin, word)
+        server, name = await _meant(app, admin, word)
         dry = app.settings.dry_run
         if not dry:
             app.confirm(f"forget {name}? If it ever comes back, it is a new server.")

@@ -156,6 +156,11 @@ def default_folder() -> Path:
     return Path(state) / "ravel" / "playground"
 
 
+def folder_named(word: str | None) -> Path:
+    """Where the playground of --dir is; of no --dir, the default."""
+    return Path(word).absolute() if word else default_folder()
+
+
 # --- the state file
 
 

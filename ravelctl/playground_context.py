@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ravelctl import contexts
-from ravelctl.config import context_path
+from ravelctl.places import context_path
 from ravelctl.playground import Playground
 
 NAME: Final = "playground"

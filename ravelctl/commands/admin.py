@@ -8,8 +8,9 @@ import click
 
 from ravelctl.app import App
 from ravelctl.byte_forms import byte_form_options, chosen_form
-from ravelctl.command import Effect, RavelGroup, Whole, Work, pass_app
+from ravelctl.command import Effect, NameType, RavelGroup, Whole, Work, pass_app
 from ravelctl.errors import usage_error
+from ravelctl.names import remember_servers
 from ravelctl.output import View
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 REPLICAS_MAX: Final = 9
 NAME_CHARS_MAX: Final = 63
+_SERVER: Final = NameType("server", "server")
 _empty_option = click.option(
     "--empty", "empty", multiple=True, metavar="CLUSTER", help="This cluster is to own no slots. May be given again."
 )
@@ -42,7 +44,9 @@ async def clusters(app: App) -> View:
     from ravelctl.admin_views import clusters_view
 
     async with dial.admin(app) as client:
-        return clusters_view(await client.directory())
+        directory = await client.directory()
+    remember_servers(app, directory)
+    return clusters_view(directory)
 
 
 @command.command("servers", watchable=True)
@@ -56,6 +60,7 @@ async def servers(app: App, cluster: str | None) -> View:
 
     async with dial.admin(app) as client:
         directory = await client.directory()
+    remember_servers(app, directory)
     if cluster is not None:
         find_cluster(directory, cluster)
     return servers_view(directory, cluster)
@@ -123,7 +128,7 @@ def _ways(plan: bool, apply: bool, follow: bool, stop: bool) -> dict[str, bool]:
 
 
 @command.command("leave", effect=Effect.PLANS)
-@click.argument("server")
+@click.argument("server", type=_SERVER)
 @pass_app
 async def leave(app: App, server: str) -> View:
     """Take SERVER out of its cluster for good.
@@ -138,7 +143,7 @@ async def leave(app: App, server: str) -> View:
 
 
 @command.command("forget", effect=Effect.PLANS)
-@click.argument("server")
+@click.argument("server", type=_SERVER)
 @pass_app
 async def forget(app: App, server: str) -> View:
     """Strike a SERVER off the list that is gone.

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import click
 
 from ravelctl.app import App
 from ravelctl.command import RavelCommand, pass_app
+from ravelctl.completion import SCRIPTS, script
 from ravelctl.output import View
-
-SHELLS: Final = ("bash", "zsh", "fish")
 
 
 @click.command("completion", cls=RavelCommand, local=True)
-@click.argument("shell", type=click.Choice(SHELLS), metavar="SHELL")
+@click.argument("shell", type=click.Choice(tuple(SCRIPTS)), metavar="SHELL")
 @pass_app
 def command(app: App, shell: str) -> View:
     """Print the completion script of SHELL: bash, zsh or fish.
@@ -22,8 +19,5 @@ def command(app: App, shell: str) -> View:
     bash: `source <(ravelctl completion bash)`. zsh: save it as `_ravelctl` in a folder of $fpath. fish: save it as
     ~/.config/fish/completions/ravelctl.fish.
     """
-    from ravelctl.cli import root
-    from ravelctl.completion import script
-
-    text = script(root, shell)
+    text = script(shell)
     return View(kind="Completion", data={"shell": shell, "script": text}, body=text, names=(shell,))

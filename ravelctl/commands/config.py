@@ -9,10 +9,11 @@ import click
 
 from ravelctl.app import App
 from ravelctl.command import RavelGroup, pass_app
-from ravelctl.config import CALL_TIMEOUT_S, CONFIG_VARIABLE, context_path
+from ravelctl.config import CALL_TIMEOUT_S
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
 from ravelctl.output import ABSENT, Table, View, columns, count_text
+from ravelctl.places import CONFIG_VARIABLE, context_path
 
 if TYPE_CHECKING:
     from pathlib import Path

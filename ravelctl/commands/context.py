@@ -6,31 +6,18 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from click.shell_completion import CompletionItem
 
 from ravelctl.app import App
-from ravelctl.command import Effect, RavelGroup, Work, pass_app
-from ravelctl.config import context_path
+from ravelctl.command import CONTEXT, Effect, RavelGroup, Work, pass_app
 from ravelctl.errors import usage_error
 from ravelctl.output import ABSENT, Table, View, columns, count_text
+from ravelctl.places import context_path
 
 if TYPE_CHECKING:
     from ravelctl.contexts import Context, ContextFile
 
 FOUND_TIMEOUT_S: Final = 2.0
 """How long `add` looks for the cluster, whose id it then keeps."""
-
-
-class ContextType(click.ParamType[str]):
-    name = "context"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from ravelctl.names import context_names
-
-        return [CompletionItem(name) for name in context_names() if name.startswith(incomplete)]
-
-
-CONTEXT: Final = ContextType()
 
 
 @click.group("context", cls=RavelGroup)

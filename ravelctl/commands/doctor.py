@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
-from click.shell_completion import CompletionItem
 
 from ravelctl.app import App
-from ravelctl.command import ENDPOINT, RavelCommand, Work, pass_app
+from ravelctl.command import ENDPOINT, NameType, RavelCommand, Work, pass_app
 from ravelctl.errors import usage_error
 from ravelctl.output import View, count_text, size_text
 
@@ -21,16 +20,11 @@ if TYPE_CHECKING:
     from ravelctl.diagnosis.seen import Directory, Seen
 
 DIRECTORIES_MAX: Final = 64
-
-
-def _codes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from ravelctl.diagnosis.codes import CODES
-
-    return [CompletionItem(code, help=kind.title) for code, kind in CODES.items() if code.startswith(incomplete.upper())]
+_CODE: Final = NameType("code", "code")
 
 
 @click.command("doctor", cls=RavelCommand, watchable=True)
-@click.argument("code", required=False, metavar="[CODE]", shell_complete=_codes)
+@click.argument("code", required=False, metavar="[CODE]", type=_CODE)
 @click.option(
     "--data-dir", "data_dirs", type=click.Path(), multiple=True,
     help="Look at this data directory, whether or not its daemon runs. May be repeated.",
@@ -41,9 +35,7 @@ def _codes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 )  # fmt: skip
 @click.option("--with-keys", is_flag=True, help="Let the bundle's log entries name the keys that they are about.")
 @click.option("--metrics", type=ENDPOINT, multiple=True, help="Put what this daemon's --metrics-listen shows into the bundle.")
-@click.option(
-    "--explain", "explained", metavar="CODE", shell_complete=_codes, help="Tell what a code means, as `doctor CODE` does."
-)
+@click.option("--explain", "explained", metavar="CODE", type=_CODE, help="Tell what a code means, as `doctor CODE` does.")
 @pass_app
 def command(
     app: App,

@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from click.shell_completion import CompletionItem
 
 from ravelctl.app import App
-from ravelctl.command import TLS_OPTIONS, Effect, RavelGroup, Whole, pass_app
+from ravelctl.command import TLS_OPTIONS, Effect, NameType, RavelGroup, Whole, pass_app
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.output import ABSENT, U64, Table, View, columns, count_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ravelctl.client import ClusterClient
     from ravelctl.playground import Playground, Replica
 
@@ -33,24 +30,7 @@ _dir_option = click.option(
     help="Where it lives. [default: ~/.local/state/ravel/playground]",
 )
 
-
-class PlayerType(click.ParamType[str]):
-    """A daemon of the playground that the line names. Tab offers them, and `leader`, or `c1/leader` where there are admins."""
-
-    name = "replica"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from ravelctl import playground as grounds
-
-        try:
-            ground = grounds.load(_folder(ctx.params.get("folder")))
-        except CommandError:
-            return []
-        names = [*(replica.name for replica in ground.replicas), *ground.leader_words] if ground else []
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
-
-
-PLAYER: Final = PlayerType()
+PLAYER: Final = NameType("replica", "player")
 
 
 @click.group("playground", cls=RavelGroup)
@@ -88,7 +68,7 @@ async def up(
     from ravelctl import playground_system as system
     from ravelctl.playground_wanted import Wanted
 
-    where = _folder(folder)
+    where = grounds.folder_named(folder)
     ground = grounds.load(where)
     wanted = Wanted(replicas, clusters, admins, http)
     if ground is None:
@@ -220,7 +200,7 @@ async def kill(app: App, name: str, folder: str | None) -> View:
     """
     from ravelctl import playground as grounds
 
-    ground = grounds.require(_folder(folder))
+    ground = grounds.require(grounds.folder_named(folder))
     replica = ground.find(await _named(app, ground, name))
     if app.settings.dry_run:
         return _planned(f"kill {replica.name}", (replica.name,))
@@ -263,7 +243,7 @@ async def pause(app: App, name: str, folder: str | None) -> View:
     """
     from ravelctl import playground as grounds
 
-    ground = grounds.require(_folder(folder))
+    ground = grounds.require(grounds.folder_named(folder))
     replica = ground.find(await _named(app, ground, name))
     if app.settings.dry_run:
         return _planned(f"pause {replica.name}", (replica.name,))
@@ -285,7 +265,7 @@ async def partition(app: App, group: tuple[str, ...], folder: str | None) -> Vie
     from ravelctl import playground as grounds
     from ravelctl.links import can_tell_who_dials
 
-    ground = grounds.require(_folder(folder))
+    ground = grounds.require(grounds.folder_named(folder))
     if not can_tell_who_dials() or not all(replica.link for replica in ground.replicas):
         raise CommandError(
             "nothing lies between these daemons that could be cut",
@@ -317,7 +297,7 @@ def heal(app: App, folder: str | None) -> View:
 
     from ravelctl import playground as grounds
 
-    ground = grounds.require(_folder(folder))
+    ground = grounds.require(grounds.folder_named(folder))
     paused = tuple(replica.name for replica in ground.replicas if replica.paused)
     did = [words for words, there in (("joined all groups", ground.groups), (f"resumed {', '.join(paused)}", paused)) if there]
     if app.settings.dry_run:
@@ -347,7 +327,7 @@ async def start(app: App, name: str, folder: str | None) -> View:
     from ravelctl import playground as grounds
     from ravelctl import playground_system as system
 
-    ground = grounds.require(_folder(folder))
+    ground = grounds.require(grounds.folder_named(folder))
     replica = ground.find(name)
     if app.settings.dry_run:
         return _planned(f"start {name}", (name,))
@@ -373,7 +353,7 @@ def status(app: App, folder: str | None) -> View:
     """
     from ravelctl import playground as grounds
 
-    ground = grounds.require(_folder(folder))
+    ground = grounds.require(grounds.folder_named(folder))
     rows = [{**_replica_data(replica), "state": replica.state} for replica in ground.replicas]
     cut = " | ".join(", ".join(names) for names in ground.groups)
     return View(
@@ -392,7 +372,7 @@ def down(app: App, folder: str | None, purge: bool) -> View:
     """Stop the daemons in order, and forget their context. Their data stays, and `up` goes on with it."""
     from ravelctl import playground as grounds
 
-    ground = grounds.require(_folder(folder))
+    ground = grounds.require(grounds.folder_named(folder))
     running = [replica.name for replica in ground.replicas if replica.alive]
     if app.settings.dry_run:
         return _planned(f"stop {', '.join(running) or 'nothing'}" + (" and remove the data" if purge else ""), tuple(running))
@@ -410,14 +390,6 @@ def down(app: App, folder: str | None, purge: bool) -> View:
         names=tuple(running),
         notes=tuple(line for line in (killed, _forget(ground)) if line),
     )
-
-
-def _folder(folder: str | None) -> Path:
-    from pathlib import Path
-
-    from ravelctl.playground import default_folder
-
-    return Path(folder).absolute() if folder else default_folder()
 
 
 def _replica_data(replica: Replica) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def target_of(app: App) -> Target:
 def _contexts(app: App) -> dict[str, Target]:
     """Every context of the configuration. One whose options are wrong is shown as unreachable, with the reason."""
     from ravelctl import contexts, dial
-    from ravelctl.config import context_path
+    from ravelctl.places import context_path
     from ravelctl.tui.session import Target
 
     path = Path(context_path(os.environ))

@@ -23,7 +23,11 @@ from tests.ravelctl.fake import FakeCluster
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BARE: Final = [sys.executable, "-c", ""]
-RAVELCTL: Final = [sys.executable, "-c", "import sys; from ravelctl.cli import main; sys.exit(main())"]  # as the installed script
+RAVELCTL: Final = [
+    sys.executable,
+    "-c",
+    "import sys; from ravelctl.__main__ import main; sys.exit(main())",
+]  # as the installed script
 ALLOWED_MS: Final = {
     "--help": 60,
     "a command's --help": 60,

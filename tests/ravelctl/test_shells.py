@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ravelctl.completion import SHELLS
+from ravelctl.tab import SHELLS
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 60.0

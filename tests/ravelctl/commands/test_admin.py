@@ -7,10 +7,12 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from ravelctl.directory import ranges_text
+from ravelctl.tab import offers
 from ravelpb.errors import Reason
 from ravelpb.slots import slot_of
 from ravelpb.v1 import admin_pb2 as pb
@@ -64,6 +66,18 @@ def test_clusters(ctl: Ctl, admin: FakeAdmin) -> None:
         "number": 1, "name": "orders", "cluster_id": "", "state": "DEGRADED", "leader": "n1", "leader_address": "10.0.1.1:7400",
         "term": "7", "live": 2, "servers": 3, "wanted": 3, "slots": 2048, "share": 0.5, "emptying": False,
     }  # fmt: skip
+
+
+def test_servers_that_were_seen_are_kept_for_tab(
+    ctl: Ctl, admin: FakeAdmin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the shortest words that name one server."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for words in (["clusters"], ["servers"], ["forget", "n10", "--dry-run"]):
+        (tmp_path / "ravelctl" / "servers").unlink(missing_ok=True)
+        assert asked(ctl, admin, *words).code == 0
+        offered = [text for _, text, _ in offers(f"ravelctl admin leave -e {admin.address} ")]
+        assert offered == ["orders/n1", "orders/n2", "n3", "users/n1", "users/n2", "n10"]
 
 
 @pytest.mark.parametrize(
