@@ -1,14 +1,17 @@
 """What a daemon does with its admin: ask for a cluster while it is blank, then say who it is and how it stands, while it runs.
 
-The admin is told, never obeyed: with all admins away a cluster goes on as it is. Everything here is repeated until it is
-answered, and every step can be repeated: the admin gives one server one answer, founding and joining are safe by themselves (see
-seat.py), and reports are fenced by term and membership, so that late or repeated ones change nothing.
+The admin is told, never obeyed: with all admins away a cluster goes on as it is. Two refusals end a daemon all the same, since an
+operator has decided so: its cluster was superseded (`ravelctl admin adopt`), or it is blank and was struck from the list.
+
+Everything here is repeated until it is answered, and every step can be repeated: the admin gives one server one answer, founding
+and joining are safe by themselves (see seat.py), and reports are fenced by term and membership, so that late or repeated ones
+change nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -52,14 +55,29 @@ REFUSED_RETRY_S: Final = 30.0
 log = structlog.get_logger("ravel_node")
 
 
-class AdminLink:
-    """The link of one daemon to its admin group."""
+class NoPlaceError(Exception):
+    """The admin has no place for this server (any more), by what an operator decided. The message says what to do."""
 
-    def __init__(self, host: Host, seat: Seat, admins: Sequence[str], *, new_cluster: str, client_tls: TlsOptions | None) -> None:
+
+class AdminLink:
+    """The link of one daemon to its admin group. `turned_out` is told why this server must not go on."""
+
+    def __init__(
+        self,
+        host: Host,
+        seat: Seat,
+        admins: Sequence[str],
+        *,
+        new_cluster: str,
+        client_tls: TlsOptions | None,
+        turned_out: Callable[[NoPlaceError], None],
+    ) -> None:
         self._host = host
         self._seat = seat
         self._new_cluster = new_cluster
         self._client = AdminClient(admins, timeout_s=CALL_S, tls=client_tls)
+        self._turned_out = turned_out
+        self._placed = False  # since this start, while blank
         self._told: set[str] = set()  # what is in the way and was logged; once, until it is over
         self._registered = False  # since this start
         self._register_at = 0.0  # not before; loop time
@@ -82,7 +100,9 @@ class AdminLink:
     async def _ask_for_a_seat(self) -> None:
         """One try to be given a cluster and to be in it."""
         try:
-            told = await self._client.register(server_to_proto(self._host.server), new_cluster=self._new_cluster)
+            server = server_to_proto(self._host.server)
+            told = await self._client.register(server, new_cluster=self._new_cluster, again=self._placed)
+            self._placed = True
             self._answered()
             self._wait_s = RETRY_S
             if told.found_it:
@@ -95,6 +115,8 @@ class AdminLink:
                 self._in_the_way("unfounded", f"cluster {told.cluster.name} is not founded yet: waiting for its first server")
         except AlreadyMemberError:
             return  # somebody gave it an identity by hand
+        except NotFoundError as error:
+            self._turned_out(NoPlaceError(error.message))
         except RavelError as error:
             self._failed(error)
         except (ForwardedError, MembershipError) as error:
@@ -136,6 +158,8 @@ class AdminLink:
         try:
             told = await self._client.register(server, cluster_id=identity.cluster_id, replica_id=identity.replica_id)
         except (RefusedError, WrongServerError, InvalidArgumentError) as error:
+            if error.reason is Reason.SUPERSEDED:
+                self._turned_out(NoPlaceError(error.message))
             self._in_the_way("refused", str(error))
             self._register_at = asyncio.get_running_loop().time() + REFUSED_RETRY_S
             return

@@ -29,6 +29,7 @@ EXIT_OF: Final[dict[Reason, ExitCode]] = {
     Reason.SLOT_MOVING: ExitCode.FAILED,
     Reason.NOT_ADMIN: ExitCode.REFUSED,
     Reason.ADDRESS_TAKEN: ExitCode.REFUSED,
+    Reason.SUPERSEDED: ExitCode.REFUSED,
     Reason.STALE_REPORT: ExitCode.REFUSED,
     Reason.LAST_REPLICA: ExitCode.REFUSED,
     Reason.CLUSTER_IN_USE: ExitCode.REFUSED,

@@ -56,6 +56,7 @@ class StandingHost:
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
         self.replica = StandingReplica()
+        self.turned_out: list[admin_link.NoPlaceError] = []
 
     @property
     def server(self) -> MemberRecord:
@@ -102,7 +103,8 @@ async def admins() -> AsyncIterator[FakeCluster]:
 
 @asynccontextmanager
 async def linked(host: StandingHost, seat: StandingSeat, admin: FakeReplica, new_cluster: str = "") -> AsyncIterator[None]:
-    link = AdminLink(cast(Host, host), cast(Seat, seat), [admin.address], new_cluster=new_cluster, client_tls=None)
+    options: dict[str, Any] = {"new_cluster": new_cluster, "client_tls": None, "turned_out": host.turned_out.append}
+    link = AdminLink(cast(Host, host), cast(Seat, seat), [admin.address], **options)
     task = asyncio.create_task(link.run())
     try:
         yield
@@ -211,6 +213,23 @@ async def test_a_registration_that_is_refused_is_told_once_and_keeps_no_report_b
         async with linked(host, StandingSeat(host), admins.replicas[0]):
             await until(lambda: len(reported) > 3)
     assert [line["obstacle"] for line in logs if line["event"] == "daemon.admin_link"] == ["refused", "leaving"]
+
+
+async def test_a_server_whose_cluster_was_superseded_must_not_go_on(admins: FakeCluster) -> None:
+    host = StandingHost(SEATED)
+    script(admins.replicas[0], "Register", make_status(Reason.SUPERSEDED, "another one is cluster orders now"))
+    async with linked(host, StandingSeat(host), admins.replicas[0]):
+        await until(lambda: bool(host.turned_out))
+    assert "cluster orders now" in str(host.turned_out[0])
+
+
+async def test_a_blank_server_that_was_struck_while_it_waited_does_not_come_back_by_itself(admins: FakeCluster) -> None:
+    host = StandingHost(Identity(server_id(1)))
+    waits = admin_pb2.RegisterResponse(cluster=CLUSTER)
+    asked = script(admins.replicas[0], "Register", waits, waits, make_status(Reason.NOT_FOUND, "struck"))
+    async with linked(host, StandingSeat(host), admins.replicas[0]):
+        await until(lambda: bool(host.turned_out))
+    assert [request.again for request in asked[:3]] == [False, True, True]
 
 
 async def test_a_server_that_was_taken_out_has_itself_struck_and_says_no_more(admins: FakeCluster) -> None:

@@ -40,6 +40,9 @@ class Reason(StrEnum):
     NOT_ADMIN = "NOT_ADMIN"  # this daemon is no admin server
     ADDRESS_TAKEN = "ADDRESS_TAKEN"  # another server of the list has this address
     STALE_REPORT = "STALE_REPORT"  # the list knows a later term or membership
+    SUPERSEDED = (
+        "SUPERSEDED"  # the list has another cluster in the place of this server's: it is never routed to again; NEXT_STEP
+    )
     LAST_REPLICA = "LAST_REPLICA"  # it is the last one of a cluster that owns slots; NEXT_STEP
     CLUSTER_IN_USE = "CLUSTER_IN_USE"  # a cluster with servers or slots cannot be struck from the list; NEXT_STEP
     MOVE_REFUSED = "MOVE_REFUSED"  # a step of a move that does not fit what the cluster or the directory knows of it

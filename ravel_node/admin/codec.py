@@ -18,6 +18,7 @@ from typing import Any, Final
 from ravel_node.admin.answers import canonical, field_values
 from ravel_node.admin.commands import (
     KINDS,
+    AdoptCluster,
     Command,
     CommandFormError,
     PlanMoves,
@@ -187,6 +188,7 @@ _FIELDS: Final[dict[str, Callable[[str, object], object]]] = {
     "server_id": _id,
     "leader_id": _id,
     "fresh_id": _id,
+    "superseded_id": _id,
     "cluster_id": _text(lambda text: not text or is_server_id(text), "32 lower-case hex digits, or empty"),
     "name": _text(is_name, f"1 to {NAME_BYTES_MAX} of a-z, 0-9, '-', '_', '.'"),
     "new_cluster": _text(lambda text: not text or is_name(text), f"up to {NAME_BYTES_MAX} of a-z, 0-9, '-', '_', '.'"),
@@ -230,6 +232,9 @@ def _check_whole(command: Command) -> None:
         for ids in ([member.server_id for member in command.members], [member.replica_id for member in command.members]):
             if len(set(ids)) < len(ids):
                 raise CommandFormError("a report that names a member twice")
+    elif isinstance(command, AdoptCluster):
+        if not is_server_id(command.cluster_id) or command.cluster_id == command.superseded_id:
+            raise CommandFormError("a cluster that is adopted brings a cluster id, and another one than it had")
     elif isinstance(command, PlanMoves):
         if any(move.source == move.destination for move in command.moves):
             raise CommandFormError("a move from a cluster to itself")

@@ -33,8 +33,8 @@ class RegisterServer:
     A server that brings an identity (`cluster_id`, `replica_id`) stays what it is: also one that the directory meets for the
     first time, or had put elsewhere and no report has seated there. A cluster that the directory does not know is refused.
 
-    Refused: WRONG_IDENTITY, NAME_TAKEN, ADDRESS_TAKEN, WRONG_CLUSTER_ID, CLUSTER_IN_USE (emptying), INVALID_ARGUMENT (a bound of
-    the directory; a `fresh_id` that a cluster has already).
+    Refused: WRONG_IDENTITY, NAME_TAKEN, ADDRESS_TAKEN, WRONG_CLUSTER_ID, SUPERSEDED, CLUSTER_IN_USE (emptying), INVALID_ARGUMENT
+    (a bound of the directory; a `fresh_id` that a cluster has already).
     """
 
     kind: ClassVar[str] = "register"
@@ -67,8 +67,8 @@ class ReportMembership:
     another cluster is left there, until it registers with its identity itself. A server that had a seat, or is leaving, and that
     the membership no longer has, is struck from the list; one that was only assigned still waits for its turn.
 
-    Refused: WRONG_CLUSTER_ID, STALE_REPORT where the directory knows a later term, another leader of the term, or a later
-    configuration.
+    Refused: WRONG_CLUSTER_ID, SUPERSEDED, STALE_REPORT where the directory knows a later term, another leader of the term, or a
+    later configuration.
     """
 
     kind: ClassVar[str] = "membership"
@@ -126,6 +126,19 @@ class RemoveCluster:
 
 
 @dataclass(frozen=True, slots=True)
+class AdoptCluster:
+    """The cluster of this name came back under another id, out of a backup or of what a disaster left, and takes its old place.
+    Answer: {"cluster": number}. Repeated, the same. See adoption.py.
+
+    Refused: NOT_FOUND, STALE_VIEW (its id is not `superseded_id` any more), INVALID_ARGUMENT (the new id is or was another's)."""
+
+    kind: ClassVar[str] = "adopt"
+    name: str
+    superseded_id: str  # the id that the list has for it now
+    cluster_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedMove:
     slots: tuple[int, ...]
     source: int
@@ -177,6 +190,7 @@ Command = (
     | ForgetServer
     | SetCluster
     | RemoveCluster
+    | AdoptCluster
     | PlanMoves
     | BeginMove
     | DecideMove
@@ -190,6 +204,7 @@ KINDS: Final[dict[str, type[Command]]] = {
     ForgetServer.kind: ForgetServer,
     SetCluster.kind: SetCluster,
     RemoveCluster.kind: RemoveCluster,
+    AdoptCluster.kind: AdoptCluster,
     PlanMoves.kind: PlanMoves,
     BeginMove.kind: BeginMove,
     DecideMove.kind: DecideMove,

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
-from ravel_node.admin import movement
+from ravel_node.admin import adoption, movement
 from ravel_node.admin.answers import RefusedError, Value
 from ravel_node.admin.codec import CLUSTER_NUMBER_MAX
 from ravel_node.admin.commands import (
     DEFAULT_CLUSTER,
+    AdoptCluster,
     BeginMove,
     Command,
     DecideMove,
@@ -98,10 +99,12 @@ def _by_identity(directory: Directory, command: RegisterServer, known: ServerEnt
     who = _who(command.server_id, command.name)
     cluster = directory.cluster_of_id(command.cluster_id)
     if cluster is None:
+        adoption.check_not_superseded(directory, command.cluster_id, who)
         _refuse(
             Reason.WRONG_CLUSTER_ID,
-            f"{who} is of cluster {command.cluster_id[:8]}, which is not in the list: it was founded without an admin, "
-            "or by a server that was struck from the list before it reported; wipe its data directory to let it join another",
+            f"{who} is of cluster {command.cluster_id[:8]}, which is not in the list. If it was restored or recovered from a "
+            "cluster of the list, let it take that one's place (ravelctl admin adopt CLUSTER ADDRESS); else it was founded "
+            "without an admin, or by a server that was struck before it reported: wipe its directory to let it join another",
         )
     if known is not None and known.cluster != cluster.number and known.seat is not Seat.ASSIGNED:
         other = directory.clusters[known.cluster].name
@@ -189,6 +192,7 @@ def _check_unique(directory: Directory, entry: ServerEntry) -> None:
 def _report(directory: Directory, command: ReportMembership, _index: Index) -> Decision:
     cluster = directory.cluster_of_id(command.cluster_id)
     if cluster is None:
+        adoption.check_not_superseded(directory, command.cluster_id, _who(command.leader_id, ""))
         _refuse(Reason.WRONG_CLUSTER_ID, f"a report of cluster {command.cluster_id[:8]}, which is not in the list")
     if command.term < cluster.term:
         _refuse(
@@ -340,6 +344,11 @@ def _without_cluster(directory: Directory, cluster: ClusterEntry) -> Directory:
     return replace(directory, clusters=clusters, slot_map=slot_map)
 
 
+def _adopt(directory: Directory, command: AdoptCluster, _index: Index) -> Decision:
+    directory, number = adoption.adopted(directory, command)
+    return Decision(directory, {"cluster": number})
+
+
 # --- moves
 
 
@@ -369,6 +378,7 @@ _DECISIONS: Final[dict[type[Command], Callable[[Directory, Any, Index], Decision
     ForgetServer: _forget,
     SetCluster: _set_cluster,
     RemoveCluster: _remove_cluster,
+    AdoptCluster: _adopt,
     PlanMoves: _plan,
     BeginMove: _begin,
     DecideMove: _decide_move,
@@ -387,7 +397,7 @@ def _server(directory: Directory, server_id: str) -> ServerEntry:
 
 
 def _check_fresh(directory: Directory, fresh_id: str) -> None:
-    if directory.cluster_of_id(fresh_id) is not None:
+    if directory.cluster_of_id(fresh_id) is not None or directory.cluster_that_superseded(fresh_id) is not None:
         _refuse(Reason.INVALID_ARGUMENT, f"the id {fresh_id[:8]} is a cluster's already: a new one must be drawn")
 
 

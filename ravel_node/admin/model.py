@@ -68,6 +68,7 @@ class ClusterEntry:
     term: int = 0  # of that leader: reports of earlier terms are refused
     config_index: int = 0  # of the membership as reported: earlier ones are refused
     emptying: bool = False  # it is to own no slots, and gets no servers
+    superseded: tuple[str, ...] = ()  # ids that it had before it was adopted, the newest first: their members stay out for good
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,9 @@ class Directory:
 
     def cluster_of_id(self, cluster_id: str) -> ClusterEntry | None:
         return next((cluster for cluster in self.clusters.values() if cluster.cluster_id == cluster_id), None)
+
+    def cluster_that_superseded(self, cluster_id: str) -> ClusterEntry | None:
+        return next((cluster for cluster in self.clusters.values() if cluster_id in cluster.superseded), None)
 
     def servers_of(self, number: ClusterNumber) -> list[ServerEntry]:
         """By id."""

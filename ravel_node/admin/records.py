@@ -101,7 +101,14 @@ def _changes(before: Directory, after: Directory) -> list[tuple[bytes, bytes | N
 def _text(entry: ServerEntry | ClusterEntry | Move, in_key: str) -> bytes:
     value = field_values(entry)
     del value[in_key]
+    for name in _LEFT_OUT:
+        if name in value and not value[name]:
+            del value[name]
     return _VERSION + canonical(value)
+
+
+_LEFT_OUT: Final = frozenset({"superseded"})
+"""Fields that stand in a record only where they say something: what was written before there were any reads the same."""
 
 
 # --- reading
@@ -152,7 +159,8 @@ def _server(key: bytes, record: bytes) -> Value:
 
 def _cluster(key: bytes, record: bytes) -> Value:
     (number,) = _NUMBER.unpack(key)
-    return ClusterEntry(**{**_object(ClusterEntry, "number", record), "number": number})
+    value = _object(ClusterEntry, "number", record)
+    return ClusterEntry(**{**value, "number": number, "superseded": tuple(value.get("superseded", ()))})
 
 
 def _move(key: bytes, record: bytes) -> Value:
@@ -183,7 +191,7 @@ _READERS: Final[dict[bytes, Callable[[bytes, bytes], Value]]] = {
 def _object(form: type[Any], in_key: str, record: bytes) -> dict[str, Any]:
     value = json.loads(record[1:])
     names = {field.name for field in fields(form)} - {in_key}
-    if not isinstance(value, dict) or value.keys() != names:
+    if not isinstance(value, dict) or value.keys() | _LEFT_OUT != names | _LEFT_OUT:
         raise ValueError(f"it has not the fields of a {form.__name__}")
     return value
 

@@ -27,6 +27,7 @@ from ravel_node.admin.liveness import Liveness
 from ravel_node.admin.model import ClusterEntry, Directory, Seat, ServerEntry
 from ravel_node.raft.types import Index
 from ravel_node.replica.replica import Replica
+from ravel_node.server.adopting import Adopting
 from ravel_node.server.desk import DirectoryDesk
 from ravel_node.server.host import Host
 from ravel_node.server.limits import InputError
@@ -44,10 +45,11 @@ _SEATS: Final = {Seat.ASSIGNED: admin_pb2.ASSIGNED, Seat.LEARNER: admin_pb2.SEAT
 class AdminHandlers:
     """Handlers of `ravel.v1.Admin` for the replica of one admin server. Those that do not lead raise NotLeaderError."""
 
-    def __init__(self, host: Host, desk: DirectoryDesk, liveness: Liveness, rebalancing: Rebalancing) -> None:
+    def __init__(self, host: Host, desk: DirectoryDesk, liveness: Liveness, rebalancing: Rebalancing, adopting: Adopting) -> None:
         self._host = host
         self._desk = desk
         self._rebalancing = rebalancing
+        self._adopting = adopting
         self._liveness = liveness
         self._owners = (0, b"")  # version of the map, and the map as it travels
 
@@ -55,6 +57,12 @@ class AdminHandlers:
 
     async def register(self, request: admin_pb2.RegisterRequest) -> admin_pb2.RegisterResponse:
         server, addresses = request.server, request.server.addresses
+        if request.again and server.server_id not in (await self._desk.read())[1].servers:
+            raise RefusedError(
+                Reason.NOT_FOUND,
+                f"server {server.name} ({server.server_id[:8]}) was struck from the list while it waited for its cluster: "
+                "start it again to let it ask for a place anew",
+            )
         replica, answer = await self._desk.ask(
             RegisterServer(
                 server_id=server.server_id,
@@ -141,6 +149,27 @@ class AdminHandlers:
     async def remove_cluster(self, request: admin_pb2.RemoveClusterRequest) -> admin_pb2.RemoveClusterResponse:
         replica, _ = await self._desk.ask(RemoveCluster(request.name))
         return admin_pb2.RemoveClusterResponse(header=header_of(self._host, replica))
+
+    async def adopt(self, request: admin_pb2.AdoptRequest) -> admin_pb2.AdoptResponse:
+        replica, directory = await self._desk.read()
+        found = await self._adopting.look(directory, request.cluster, list(request.addresses), request.cluster_id)
+        response = admin_pb2.AdoptResponse(
+            cluster=_cluster(directory, found.cluster),
+            cluster_id=found.cluster_id,
+            cluster_name=found.cluster_name,
+            members=found.members,
+            revision=found.revision,
+            struck=[] if found.done else [self._server(replica, one) for one in directory.servers_of(found.cluster.number)],
+            moves_called_off=found.moves_called_off,
+            slots_missing=found.missing,
+            slots_extra=found.extra,
+            keys_extra=found.keys_extra,
+            done=found.done,
+        )
+        if not request.dry_run:
+            replica = await self._adopting.adopt(found)
+        response.header.CopyFrom(header_of(self._host, replica))
+        return response
 
     async def directory(self, request: admin_pb2.DirectoryRequest) -> admin_pb2.DirectoryResponse:
         replica, directory = await self._desk.read()

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from ravel_node.admin.liveness import Liveness
 from ravel_node.server.admin import AdminHandlers
+from ravel_node.server.adopting import Adopting
 from ravel_node.server.binding import BoundServer, OnFatal, Service
 from ravel_node.server.cluster import ClusterHandlers
 from ravel_node.server.desk import DirectoryDesk
@@ -28,6 +29,7 @@ from ravel_node.server.peer_certificates import PeerCertificates
 from ravel_node.server.raft import OnPeer, RaftTransportHandlers
 from ravel_node.server.rebalancing import MoverView, Rebalancing
 from ravel_node.server.slots import SlotsHandlers
+from ravelctl.client import TlsOptions
 from ravelpb.v1 import admin_pb2, cluster_pb2, inspect_pb2, kv_pb2, raft_pb2, slots_pb2
 
 REQUEST_SLACK_BYTES: Final = 1 << 20
@@ -118,9 +120,11 @@ def build_client_server(host: Host, options: ServerOptions, on_fatal: OnFatal, *
     return RpcServer([*services, health, reflection], options, on_fatal, options.limits.request_bytes_max + REQUEST_SLACK_BYTES)
 
 
-def admin_service(host: Host, desk: DirectoryDesk, liveness: Liveness, mover: MoverView) -> Service:
-    """What the client port of an admin server serves besides."""
-    handlers = AdminHandlers(host, desk, liveness, Rebalancing(desk, mover))
+def admin_service(
+    host: Host, desk: DirectoryDesk, liveness: Liveness, mover: MoverView, client_tls: TlsOptions | None = None
+) -> Service:
+    """What the client port of an admin server serves besides; `client_tls` is how it dials the clusters."""
+    handlers = AdminHandlers(host, desk, liveness, Rebalancing(desk, mover), Adopting(desk, client_tls))
     return Service(admin_pb2.DESCRIPTOR.services_by_name["Admin"], handlers)
 
 

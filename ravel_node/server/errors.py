@@ -154,6 +154,7 @@ _REFUSED_WITH: Final = {
     Reason.NOT_FOUND: code_pb2.NOT_FOUND,
     Reason.NAME_TAKEN: code_pb2.ALREADY_EXISTS,
     Reason.ADDRESS_TAKEN: code_pb2.ALREADY_EXISTS,
+    Reason.SUPERSEDED: code_pb2.FAILED_PRECONDITION,
     Reason.STALE_REPORT: code_pb2.ABORTED,
     Reason.STALE_VIEW: code_pb2.ABORTED,
     Reason.INVALID_ARGUMENT: code_pb2.INVALID_ARGUMENT,

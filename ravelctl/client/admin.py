@@ -16,6 +16,8 @@ from ravelctl.client.following import ask_leader, stream_from
 from ravelctl.client.retry import RetryPolicy
 from ravelctl.client.tls import TlsOptions
 from ravelpb.v1.admin_pb2 import (
+    AdoptRequest,
+    AdoptResponse,
     DirectoryRequest,
     DirectoryResponse,
     ForgetRequest,
@@ -93,14 +95,18 @@ class AdminClient:
         cluster_id: str = "",
         replica_id: int = 0,
         new_cluster: str = "",
+        again: bool = False,
         timeout_s: float | None = None,
     ) -> RegisterResponse:
         """Say who this daemon is, and be told its cluster. `cluster_id` and `replica_id` are those of one that has an identity;
-        a blank one may name the cluster to be in with `new_cluster`, which is made if there is none.
+        a blank one may name the cluster to be in with `new_cluster`, which is made if there is none, and says with `again`
+        that it was given a place before: NotFoundError where it is not in the list any more.
 
-        RefusedError: NAME_TAKEN, ADDRESS_TAKEN, CLUSTER_IN_USE. WrongServerError: another's identity, or an unknown cluster.
+        RefusedError: NAME_TAKEN, ADDRESS_TAKEN, CLUSTER_IN_USE, SUPERSEDED. WrongServerError: another identity or cluster.
         """
-        request = RegisterRequest(server=server, cluster_id=cluster_id, replica_id=replica_id, new_cluster=new_cluster)
+        request = RegisterRequest(
+            server=server, cluster_id=cluster_id, replica_id=replica_id, new_cluster=new_cluster, again=again
+        )
         return await self._ask(lambda stub: stub.Register(request), timeout_s)
 
     async def report(
@@ -144,6 +150,18 @@ class AdminClient:
     async def remove_cluster(self, name: str, *, timeout_s: float | None = None) -> RemoveClusterResponse:
         """Strike a cluster without servers and slots from the list. RefusedError with CLUSTER_IN_USE."""
         return await self._ask(lambda stub: stub.RemoveCluster(RemoveClusterRequest(name=name)), timeout_s)
+
+    async def adopt(
+        self, cluster: str, addresses: Iterable[str], *, cluster_id: str = "", dry_run: bool = False, timeout_s: float = 30.0
+    ) -> AdoptResponse:
+        """Give the cluster that answers at these addresses the place of the one of this name; the answer tells what was found
+        before. With `cluster_id`, no other is meant.
+
+        Raises RefusedError with UNSAFE_CHANGE while members of the old one answer, UNREACHABLE_MEMBER where nobody does at the
+        addresses, STALE_VIEW, INVALID_ARGUMENT; NotFoundError for a name that is not in the list.
+        """
+        request = AdoptRequest(cluster=cluster, addresses=addresses, cluster_id=cluster_id, dry_run=dry_run)
+        return await self._ask(lambda stub: stub.Adopt(request), timeout_s)
 
     async def directory(self, *, timeout_s: float | None = None) -> DirectoryResponse:
         """All clusters, servers and moves."""

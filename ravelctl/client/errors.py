@@ -262,6 +262,7 @@ CLASS_OF: Final[Mapping[Reason, type[RavelError]]] = {
     Reason.SLOT_MOVING: SlotMovingError,
     Reason.NOT_ADMIN: NotAdminError,
     Reason.ADDRESS_TAKEN: RefusedError,
+    Reason.SUPERSEDED: RefusedError,
     Reason.STALE_REPORT: RefusedError,
     Reason.LAST_REPLICA: RefusedError,
     Reason.CLUSTER_IN_USE: RefusedError,

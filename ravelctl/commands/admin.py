@@ -199,6 +199,23 @@ async def remove_cluster(app: App, name: str) -> View:
     return _cluster_view(name, f"cluster {name} is off the list", changed=True)
 
 
+@command.command("adopt", effect=Effect.PLANS)
+@click.argument("cluster")
+@click.argument("addresses", nargs=-1, required=True, metavar="ADDRESS...")
+@click.option("--confirm", metavar="CLUSTER_ID", help="The old cluster's id, in place of typing it.")
+@pass_app
+async def adopt(app: App, cluster: str, addresses: tuple[str, ...], confirm: str | None) -> View:
+    """Give a restored or recovered cluster its old place.
+
+    `snapshot restore` and `recover apply` make a new cluster, which the list does not know. Start it with --admin, and name the
+    CLUSTER of the list whose place it takes, and where it answers. The old one, which must be down, is refused from then on for
+    good. Nothing is done about slots: where what it owns and the map do not agree, that is told.
+    """
+    from ravelctl import adopting
+
+    return await adopting.adopt(app, cluster, addresses, confirm)
+
+
 def _cluster_view(
     name: str, said: str, *, changed: bool, cluster: DirectoryCluster | None = None, notes: tuple[str, ...] = ()
 ) -> View:

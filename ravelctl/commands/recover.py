@@ -178,6 +178,7 @@ def apply(
     It has a new cluster id, so that no member of the old one can ever talk to it; its revisions jump, and sessions end. All of
     the log is taken over, as a leader that was elected with it would. The old directory is only read.
     """
+    from ravelctl.confirming import typed_id
     from ravelctl.founded import founded_view
     from ravelctl.offline.recovery import facts_to_recover, recover
 
@@ -190,28 +191,6 @@ def apply(
     app.say("the other members of the old cluster must stay down for good: what they know besides is lost")
     if app.settings.dry_run:
         return View(kind="RecoverApply", data={"dry_run": True, "index": U64(wanted)}, body="nothing was made (--dry-run)")
-    _typed(app, old, confirm)
+    typed_id(app, old, confirm, look="ravelctl recover plan")
     made = recover(app, facts, Path(target), wanted, name or last, cluster_name)
     return founded_view("RecoverApply", target, made.identity, made.at.index, made.revision, made.keys, admin=made.admin)
-
-
-def _typed(app: App, cluster_id: str, confirm: str | None) -> None:
-    """Return if the operator has typed the old cluster's id, or given it with --yes."""
-    import sys
-
-    if confirm is None and not app.settings.yes and sys.stdin.isatty() and sys.stderr.isatty():
-        print(
-            f"type the first 8 digits of the old cluster's id ({cluster_id[:8]}) to go on: ", end="", file=sys.stderr, flush=True
-        )
-        confirm = sys.stdin.readline().strip()
-    elif confirm is None or not app.settings.yes:
-        raise usage_error(
-            "this needs the old cluster's id typed, and there is no terminal to ask on",
-            f"repeat the command with --yes --confirm {cluster_id}",
-        )
-    if confirm not in (cluster_id, cluster_id[:8]):
-        raise CommandError(
-            f"{confirm!r} is not the id of the old cluster, {cluster_id}; nothing was made",
-            code=ExitCode.REFUSED,
-            next_step=f"look with `ravelctl recover plan`, and give --confirm {cluster_id}",
-        )

@@ -66,6 +66,9 @@ class Model:
         found = [row for row in self.clusters.values() if all(row[name] == value for name, value in wanted.items())]
         return found[0] if found else None
 
+    def was(self, cluster_id: str) -> bool:
+        return any(cluster_id in row["superseded"] for row in self.clusters.values())
+
     def busy(self, number: int) -> bool:
         moving = any(number in (move["source"], move["destination"]) for move in self.moves.values())
         return moving or number in self.content["owners"]
@@ -78,7 +81,7 @@ class Model:
         if command.cluster_id:
             cluster = self.one(cluster_id=command.cluster_id)
             if cluster is None:
-                raise RefusalError("WRONG_CLUSTER_ID")
+                raise RefusalError("SUPERSEDED" if self.was(command.cluster_id) else "WRONG_CLUSTER_ID")
             if me and me["cluster"] != cluster["number"]:
                 if me["seat"] != "assigned":
                     raise RefusalError("WRONG_IDENTITY")
@@ -114,7 +117,7 @@ class Model:
         if any(row is not me and row["name"] == entry["name"] for row in self.of(cluster["number"])):
             raise RefusalError("NAME_TAKEN")
         if founding and not cluster["founded"] and not cluster["founder_id"]:
-            if cluster["number"] <= newest and self.one(cluster_id=command.fresh_id):
+            if cluster["number"] <= newest and (self.one(cluster_id=command.fresh_id) or self.was(command.fresh_id)):
                 raise RefusalError("INVALID_ARGUMENT")
             cluster.update(founder_id=command.server_id, cluster_id=command.fresh_id)
             if not self.content["version"] or 0 in self.content["owners"]:
@@ -140,7 +143,7 @@ class Model:
         return self.clusters[min(sizes, key=lambda number: (sizes[number], number))]
 
     def make(self, name: str, cluster_id: str, wanted: int) -> Row:
-        if self.one(cluster_id=cluster_id):
+        if self.one(cluster_id=cluster_id) or self.was(cluster_id):
             raise RefusalError("INVALID_ARGUMENT")
         number = self.content["last"][0] + 1
         self.content["last"] = (number, self.content["last"][1])
@@ -155,6 +158,7 @@ class Model:
             "term": 0,
             "config_index": 0,
             "emptying": False,
+            "superseded": (),
         }
         return self.clusters[number]
 
@@ -171,7 +175,7 @@ class Model:
     def ReportMembership(self, command: commands.ReportMembership, _index: int) -> Row:  # noqa: N802
         cluster = self.one(cluster_id=command.cluster_id)
         if cluster is None:
-            raise RefusalError("WRONG_CLUSTER_ID")
+            raise RefusalError("SUPERSEDED" if self.was(command.cluster_id) else "WRONG_CLUSTER_ID")
         known = (cluster["term"], cluster["leader_id"])
         if command.term < known[0] or command.config_index < cluster["config_index"]:
             raise RefusalError("STALE_REPORT")
@@ -245,6 +249,28 @@ class Model:
             self.own_all(0)
         del self.clusters[number]
         return {}
+
+    def AdoptCluster(self, command: commands.AdoptCluster, _index: int) -> Row:  # noqa: N802
+        cluster = self.one(name=command.name)
+        if cluster is None:
+            raise RefusalError("NOT_FOUND")
+        number = cluster["number"]
+        if cluster["cluster_id"] != command.cluster_id:
+            if cluster["cluster_id"] != command.superseded_id:
+                raise RefusalError("STALE_VIEW")
+            if self.one(cluster_id=command.cluster_id) or self.was(command.cluster_id):
+                raise RefusalError("INVALID_ARGUMENT")
+            cluster["superseded"] = (cluster["cluster_id"], *cluster["superseded"])[:16]
+            cluster.update(cluster_id=command.cluster_id, founded=True, founder_id="", leader_id="", term=0, config_index=0)
+            for server in self.of(number):
+                del self.servers[server["server_id"]]
+            for move in [row for row in self.moves.values() if number in (row["source"], row["destination"])]:
+                if move["phase"] == "planned":
+                    del self.moves[move["move_id"]]
+                elif move["phase"] == "copying":
+                    move["phase"] = "aborted"
+            self.content["version"] += bool(self.content["version"])
+        return {"cluster": number}
 
     def PlanMoves(self, command: commands.PlanMoves, index: int) -> Row:  # noqa: N802
         if command.map_version != self.content["version"]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ravel_node.admin.answers import RefusedError, read_answer
 from ravel_node.admin.codec import encode
 from ravel_node.admin.commands import (
+    AdoptCluster,
     BeginMove,
     Command,
     DecideMove,
@@ -50,7 +51,7 @@ class Chance:
     def command(self, directory: Directory) -> Command:
         kinds: list[Callable[[Directory], Command]] = [self.register] * 5 + [self.report] * 5 + [self.plan] * 3
         moving: list[Callable[[Directory], Command]] = [self.begin, self.decide, self.finish] * 3
-        seldom: list[Callable[[Directory], Command]] = [self.leave, self.forget, self.set, self.remove]
+        seldom: list[Callable[[Directory], Command]] = [self.leave, self.forget, self.set, self.remove, self.adopt]
         return self.random.choice(kinds + moving + seldom)(directory)
 
     def fresh(self) -> str:
@@ -85,7 +86,8 @@ class Chance:
 
     def cluster_id(self, directory: Directory) -> str:
         known = [cluster.cluster_id for cluster in directory.clusters.values()]
-        return self.random.choice([*known * 5, hex_id(5)])
+        former = [one for cluster in directory.clusters.values() for one in cluster.superseded]
+        return self.random.choice([*known * 5, *former[:2], hex_id(5)])
 
     def leave(self, _directory: Directory) -> MarkLeaving:
         return MarkLeaving(hex_id(self.random.randrange(1, 10)))
@@ -98,6 +100,13 @@ class Chance:
 
     def remove(self, _directory: Directory) -> RemoveCluster:
         return RemoveCluster(self.random.choice(["a", "b", "c", "default"]))
+
+    def adopt(self, directory: Directory) -> AdoptCluster:
+        name = self.random.choice(["a", "b", "c", "default"])
+        known = directory.cluster_named(name)
+        old = known.cluster_id if known is not None and self.random.random() < 0.9 else hex_id(6)
+        new = self.fresh() if self.random.random() < 0.8 else self.cluster_id(directory)
+        return AdoptCluster(name, old, new if new != old else hex_id(7))
 
     def plan(self, directory: Directory) -> PlanMoves:
         slots = self.random.sample(range(6), 3)  # few, so that moves meet

@@ -41,6 +41,7 @@ class FakeDirectory:
     hang: threading.Event | None = None  # after the last one it goes on until this is set
     refusal: tuple[Reason, str, dict[str, str]] | None = None  # of every change
     asked: list[Any] = field(default_factory=list)  # every change that was not a dry run
+    adopted: dict[str, Any] = field(default_factory=dict)  # what came back, as Adopt tells of it
     keeps_records: bool = False  # a leaving server's record stays
     daemons: dict[int, FakeCluster] = field(default_factory=dict)  # of clusters, by number
 
@@ -149,6 +150,21 @@ class FakeAdmin(AdminServicer):
         self._take(request, context)
         self.directory.clusters = [one for one in self.directory.clusters if one.name != request.name]
         return pb.RemoveClusterResponse()
+
+    def Adopt(self, request: pb.AdoptRequest, context: grpc.ServicerContext) -> pb.AdoptResponse:
+        self._take(request, context)
+        d = self.directory
+        found = next(one for one in d.clusters if one.name == request.cluster)
+        answer = pb.AdoptResponse(cluster=found, cluster_id="e" * 32, cluster_name="again", revision=1_000_000_007, **d.adopted)
+        answer.done = found.cluster_id == answer.cluster_id
+        if not answer.done:
+            answer.struck.extend(one for one in d.servers if one.cluster == found.number)
+        if not request.dry_run:
+            d.servers = [one for one in d.servers if one.cluster != found.number]
+            found.cluster_id, found.leader_id = answer.cluster_id, ""
+            if answer.members:
+                d.server(found, "x1", server=answer.members[0])
+        return answer
 
     def Directory(self, request: pb.DirectoryRequest, context: grpc.ServicerContext) -> pb.DirectoryResponse:
         d = self.directory

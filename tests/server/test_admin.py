@@ -117,6 +117,29 @@ async def founded(admin: Any, host: FakeHost) -> str:
 # --- joining
 
 
+async def test_who_was_struck_while_it_waited_is_not_taken_for_a_new_one(admin: Any, host: FakeHost) -> None:
+    await register(admin, 1)
+    await register(admin, 2)
+    await register(admin, 2, again=True)
+    await admin.Forget(admin_pb2.ForgetRequest(server="n2"))
+    host.fake.proposals.clear()
+    code, reason, _ = await refused(register(admin, 2, again=True))
+    assert (code, reason, host.fake.proposals) == (grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, [])
+    await register(admin, 2)
+
+
+async def test_what_cannot_be_adopted_changes_nothing(admin: Any, host: FakeHost) -> None:
+    await founded(admin, host)
+    for cluster, addresses, wanted in (
+        ("orders", ["127.0.0.1:1"], Reason.NOT_FOUND),
+        ("default", [], Reason.INVALID_ARGUMENT),
+        ("default", ["127.0.0.1:1"], Reason.UNREACHABLE_MEMBER),
+    ):
+        _, reason, _ = await refused(admin.Adopt(admin_pb2.AdoptRequest(cluster=cluster, addresses=addresses)))
+        assert reason == wanted
+    assert host.fake.proposals == []
+
+
 async def test_the_first_server_founds_and_the_next_ones_are_sent_to_it(admin: Any) -> None:
     first = await register(admin, 1)
     assert (first.found_it, first.owns_all_slots, list(first.addresses)) == (True, True, [])

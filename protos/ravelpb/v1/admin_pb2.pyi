@@ -222,11 +222,14 @@ class RegisterRequest(_message.Message):
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     NEW_CLUSTER_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """of a daemon that has an identity already; empty: it is blank"""
     replica_id: _builtins.int
     new_cluster: _builtins.str
     """to be put into the cluster of this name, which is made if there is none"""
+    again: _builtins.bool
+    """it was given a place since it was started: refused (NOT_FOUND) where it was struck meanwhile"""
     @_builtins.property
     def server(self) -> _common_pb2.ServerRef: ...
     def __init__(
@@ -236,10 +239,11 @@ class RegisterRequest(_message.Message):
         cluster_id: _builtins.str = ...,
         replica_id: _builtins.int = ...,
         new_cluster: _builtins.str = ...,
+        again: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "new_cluster", b"new_cluster", "replica_id", b"replica_id", "server", b"server"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "cluster_id", b"cluster_id", "new_cluster", b"new_cluster", "replica_id", b"replica_id", "server", b"server"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -581,6 +585,117 @@ class RemoveClusterResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveClusterResponse: _TypeAlias = RemoveClusterResponse  # noqa: Y015
+
+@_typing.final
+class AdoptRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """the name in the list"""
+    dry_run: _builtins.bool
+    """tell what would be, and change nothing"""
+    cluster_id: _builtins.str
+    """of the cluster that was looked at: another one is refused (STALE_VIEW); empty: any"""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """where some members of what came back are reached; the admin asks them who they are"""
+
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        dry_run: _builtins.bool = ...,
+        cluster_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "cluster", b"cluster", "cluster_id", b"cluster_id", "dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptRequest: _TypeAlias = AdoptRequest  # noqa: Y015
+
+@_typing.final
+class AdoptResponse(_message.Message):
+    """Refused: NOT_FOUND; UNREACHABLE_MEMBER, where nobody answers at the addresses; UNSAFE_CHANGE, where members of the cluster that is
+    to be superseded still answer; INVALID_ARGUMENT, where the id is or was another cluster's.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    CLUSTER_NAME_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    STRUCK_FIELD_NUMBER: _builtins.int
+    MOVES_CALLED_OFF_FIELD_NUMBER: _builtins.int
+    SLOTS_MISSING_FIELD_NUMBER: _builtins.int
+    SLOTS_EXTRA_FIELD_NUMBER: _builtins.int
+    KEYS_EXTRA_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    """what came back"""
+    cluster_name: _builtins.str
+    """as it names itself"""
+    revision: _builtins.int
+    """of what came back"""
+    moves_called_off: _builtins.int
+    keys_extra: _builtins.int
+    """in slots_extra"""
+    done: _builtins.bool
+    """it has this place already: nothing is left to do"""
+    @_builtins.property
+    def header(self) -> _common_pb2.ResponseHeader: ...
+    @_builtins.property
+    def cluster(self) -> Global___DirectoryCluster:
+        """as it was before"""
+
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ServerRef]:
+        """of what came back"""
+
+    @_builtins.property
+    def struck(self) -> _containers.RepeatedCompositeFieldContainer[Global___DirectoryServer]:
+        """servers of the old one, which go from the list"""
+
+    @_builtins.property
+    def slots_missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """the map gives it these, and it does not own them"""
+
+    @_builtins.property
+    def slots_extra(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """it owns these, and the map gives them to others"""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.ResponseHeader | None = ...,
+        cluster: Global___DirectoryCluster | None = ...,
+        cluster_id: _builtins.str = ...,
+        cluster_name: _builtins.str = ...,
+        members: _abc.Iterable[_common_pb2.ServerRef] | None = ...,
+        revision: _builtins.int = ...,
+        struck: _abc.Iterable[Global___DirectoryServer] | None = ...,
+        moves_called_off: _builtins.int = ...,
+        slots_missing: _abc.Iterable[_builtins.int] | None = ...,
+        slots_extra: _abc.Iterable[_builtins.int] | None = ...,
+        keys_extra: _builtins.int = ...,
+        done: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "cluster_id", b"cluster_id", "cluster_name", b"cluster_name", "done", b"done", "header", b"header", "keys_extra", b"keys_extra", "members", b"members", "moves_called_off", b"moves_called_off", "revision", b"revision", "slots_extra", b"slots_extra", "slots_missing", b"slots_missing", "struck", b"struck"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptResponse: _TypeAlias = AdoptResponse  # noqa: Y015
 
 @_typing.final
 class DirectoryRequest(_message.Message):

@@ -66,6 +66,11 @@ class AdminStub(object):
                 request_serializer=ravelpb_dot_v1_dot_admin__pb2.RemoveClusterRequest.SerializeToString,
                 response_deserializer=ravelpb_dot_v1_dot_admin__pb2.RemoveClusterResponse.FromString,
                 _registered_method=True)
+        self.Adopt = channel.unary_unary(
+                '/ravel.v1.Admin/Adopt',
+                request_serializer=ravelpb_dot_v1_dot_admin__pb2.AdoptRequest.SerializeToString,
+                response_deserializer=ravelpb_dot_v1_dot_admin__pb2.AdoptResponse.FromString,
+                _registered_method=True)
         self.Directory = channel.unary_unary(
                 '/ravel.v1.Admin/Directory',
                 request_serializer=ravelpb_dot_v1_dot_admin__pb2.DirectoryRequest.SerializeToString,
@@ -140,6 +145,13 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Adopt(self, request, context):
+        """A cluster that came back under another id, out of a backup or of what a disaster left, takes its old place in the list.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Directory(self, request, context):
         """Everything: clusters, servers, moves.
         """
@@ -207,6 +219,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RemoveCluster,
                     request_deserializer=ravelpb_dot_v1_dot_admin__pb2.RemoveClusterRequest.FromString,
                     response_serializer=ravelpb_dot_v1_dot_admin__pb2.RemoveClusterResponse.SerializeToString,
+            ),
+            'Adopt': grpc.unary_unary_rpc_method_handler(
+                    servicer.Adopt,
+                    request_deserializer=ravelpb_dot_v1_dot_admin__pb2.AdoptRequest.FromString,
+                    response_serializer=ravelpb_dot_v1_dot_admin__pb2.AdoptResponse.SerializeToString,
             ),
             'Directory': grpc.unary_unary_rpc_method_handler(
                     servicer.Directory,
@@ -398,6 +415,33 @@ class Admin(object):
             '/ravel.v1.Admin/RemoveCluster',
             ravelpb_dot_v1_dot_admin__pb2.RemoveClusterRequest.SerializeToString,
             ravelpb_dot_v1_dot_admin__pb2.RemoveClusterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Adopt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ravel.v1.Admin/Adopt',
+            ravelpb_dot_v1_dot_admin__pb2.AdoptRequest.SerializeToString,
+            ravelpb_dot_v1_dot_admin__pb2.AdoptResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,8 @@ class AdminStub:
     SetCluster: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetClusterRequest, _admin_pb2.SetClusterResponse]
     """Makes a cluster in the list, changes what is wanted of it, or strikes an empty one."""
     RemoveCluster: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveClusterRequest, _admin_pb2.RemoveClusterResponse]
+    Adopt: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AdoptRequest, _admin_pb2.AdoptResponse]
+    """A cluster that came back under another id, out of a backup or of what a disaster left, takes its old place in the list."""
     Directory: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DirectoryRequest, _admin_pb2.DirectoryResponse]
     """Everything: clusters, servers, moves."""
     SlotMap: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SlotMapRequest, _admin_pb2.SlotMapResponse]
@@ -79,6 +81,8 @@ class AdminAsyncStub(AdminStub):
     SetCluster: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetClusterRequest, _admin_pb2.SetClusterResponse]  # type: ignore[assignment]
     """Makes a cluster in the list, changes what is wanted of it, or strikes an empty one."""
     RemoveCluster: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveClusterRequest, _admin_pb2.RemoveClusterResponse]  # type: ignore[assignment]
+    Adopt: _aio.UnaryUnaryMultiCallable[_admin_pb2.AdoptRequest, _admin_pb2.AdoptResponse]  # type: ignore[assignment]
+    """A cluster that came back under another id, out of a backup or of what a disaster left, takes its old place in the list."""
     Directory: _aio.UnaryUnaryMultiCallable[_admin_pb2.DirectoryRequest, _admin_pb2.DirectoryResponse]  # type: ignore[assignment]
     """Everything: clusters, servers, moves."""
     SlotMap: _aio.UnaryUnaryMultiCallable[_admin_pb2.SlotMapRequest, _admin_pb2.SlotMapResponse]  # type: ignore[assignment]
@@ -143,6 +147,14 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RemoveClusterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RemoveClusterResponse, _abc.Awaitable[_admin_pb2.RemoveClusterResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Adopt(
+        self,
+        request: _admin_pb2.AdoptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.AdoptResponse, _abc.Awaitable[_admin_pb2.AdoptResponse]]:
+        """A cluster that came back under another id, out of a backup or of what a disaster left, takes its old place in the list."""
 
     @_abc_1.abstractmethod
     def Directory(
