@@ -292,6 +292,10 @@ ROOT: Final[Command] = ('', ((('--version',), 'flag', False, 'Show the version a
             (('--replicas',), 'text', False, 'How many it wants. [default: as it is; 3 for a new one]'),
         ), (('text', False),), {
         }),
+        'adopt': ('Give a restored or recovered cluster its...', (
+            (('--confirm',), 'text', False, "The old cluster's id, in place of typing it."),
+        ), (('text', False), ('text', True)), {
+        }),
         'clusters': ('List clusters: leader, replicas, slots.', (
             (('--watch',), 'text', False, 'Repeat, every 2s or as told with --watch=DURATION.'),
         ), (), {
