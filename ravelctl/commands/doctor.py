@@ -166,7 +166,7 @@ def _view(found: Diagnosis) -> View:
 def _lines(found: Diagnosis) -> list[str]:
     from ravelctl.diagnose import severity_word
 
-    which = f"cluster {found.cluster_name} {found.cluster_id[:8]}" if found.cluster_id else "no cluster"
+    which = " ".join(filter(None, ("cluster", found.cluster_name, found.cluster_id[:8]))) if found.cluster_id else "no cluster"
     verdict = count_text(len(found.findings), "finding") if found.findings else "nothing is wrong"
     lines = [f"{which}  {verdict}"]
     for one in found.findings:

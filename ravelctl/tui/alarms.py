@@ -271,5 +271,9 @@ class AlarmBook:
 
     @property
     def standing(self) -> tuple[Alarm, ...]:
-        """The gravest first, of equals the one that was raised first."""
-        return tuple(sorted(self._alarms.values(), key=lambda a: (a.acknowledged, -a.severity, a.since_s, a.breach.key)))
+        """What is amiss now before what is over, the gravest first, of equals the one that was raised first."""
+        return tuple(sorted(self._alarms.values(), key=_gravity))
+
+
+def _gravity(alarm: Alarm) -> tuple[object, ...]:
+    return alarm.acknowledged, alarm.calm_since_s is not None, -alarm.severity, alarm.since_s, alarm.breach.key

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -189,7 +189,8 @@ def alarm_line(picture: Picture, columns: int) -> tuple[Line, int]:
     spans: list[Span] = [Span(" ")]
     shown = 0
     for alarm in alarms:
-        text = alarm.breach.brief if brief else alarm.breach.text
+        calm = alarm.calm_since_s is not None
+        text = (alarm.breach.brief if brief else alarm.breach.text) + (" (over)" if calm else "")
         more = len(alarms) - shown - 1
         tail = f" (+{more}, press a)" if more else ""
         head = f"{alarm.severity.name} "
@@ -198,11 +199,11 @@ def alarm_line(picture: Picture, columns: int) -> tuple[Line, int]:
         if shown and len(text) > room:
             spans.append(Span(f" (+{more + 1}, press a)", Tone.DIM))
             break
-        tone = Tone.DIM if alarm.acknowledged or alarm.calm_since_s is not None else TONES[alarm.severity]
+        tone = Tone.DIM if alarm.acknowledged or calm else TONES[alarm.severity]
         spans += [
             Span(gap, Tone.DIM),
             Span(head, tone),
-            Span(clipped(text, max(8, room)), tone if alarm.acknowledged else Tone.PLAIN),
+            Span(clipped(text, max(8, room)), tone if alarm.acknowledged or calm else Tone.PLAIN),
         ]
         shown += 1
     return fitted(tuple(spans), columns), shown
@@ -222,6 +223,33 @@ def chosen_events(events: Sequence[Happening], kind: str, subject: str = "") -> 
 
 
 WHO_WIDTH_MAX: Final = 14
+TOGETHER_MS: Final = 2_000
+TOGETHER_NEAR: Final = 16
+"""Events that several replicas tell within so short a time, and with so few lines between, are one line."""
+
+
+def together(events: Iterable[Happening], most: int) -> list[Happening]:
+    """The first `most` lines, newest first. What several replicas tell in the same words is one line with all their names."""
+    lines: list[tuple[Happening, list[str]]] = []
+    for event in events:
+        names = next((names for line, names in lines[-TOGETHER_NEAR:] if _one_line(line, event, names)), None)
+        if names is not None:
+            names.append(event.who)
+        elif len(lines) == most:
+            break
+        else:
+            lines.append((event, [event.who]))
+    return [replace(event, who=_told_by(sorted(names))) for event, names in lines]
+
+
+def _one_line(line: Happening, event: Happening, names: Sequence[str]) -> bool:
+    same = (line.kind, line.text, line.severity) == (event.kind, event.text, event.severity)
+    return same and line.at_ms - event.at_ms <= TOGETHER_MS and event.who not in names
+
+
+def _told_by(names: Sequence[str]) -> str:
+    all_of_them = " ".join(names)
+    return all_of_them if len(names) == 1 or len(all_of_them) <= WHO_WIDTH_MAX else f"{names[0]} +{len(names) - 1}"
 
 
 def event_lines(events: Sequence[Happening], columns: int) -> list[Line]:

@@ -11,7 +11,7 @@ from textual.widgets import Input
 from ravelctl.tui.columns import ORDERS, arranged, layout, row_line, title_line, wanted
 from ravelctl.tui.keys import Where
 from ravelctl.tui.observer import FILTERS
-from ravelctl.tui.panels import alarm_line, chosen_events, event_lines, event_tabs, header, silence_lines
+from ravelctl.tui.panels import alarm_line, chosen_events, event_lines, event_tabs, header, silence_lines, together
 from ravelctl.tui.screens.base import Paged
 from ravelctl.tui.text import BLANK, Line
 from ravelctl.tui.widgets.panel import Panel
@@ -88,7 +88,7 @@ class ClusterScreen(Paged):
     def _event_lines(self, columns: int, rows: int) -> list[Line]:
         picture = self.top.source.picture
         why = [*silence_lines(picture, columns), BLANK] if picture.view.silent and not self.top.source.is_replay else []
-        return [*why, *event_lines(chosen_events(picture.events, self.events_shown)[:rows], columns)]
+        return [*why, *event_lines(together(chosen_events(picture.events, self.events_shown), rows), columns)]
 
     def _fit(self, head: int, rows: int, height: int) -> None:
         """The table takes what its rows need, as long as some events remain."""

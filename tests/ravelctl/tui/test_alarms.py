@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from ravelctl.tui.alarms import AlarmBook, Breach, Rules
 from ravelctl.tui.model import Severity, Sight, cluster_view
+from ravelctl.tui.observer import Happening, Observer
+from ravelctl.tui.panels import alarm_line, together
+from ravelctl.tui.text import plain
 from ravelpb.v1 import cluster_pb2 as pb
 from tests.ravelctl.tui.scripted import GIB, LAST, Scripted
 from tests.ravelctl.tui.test_model import NOW_S, made, seen, view_of
@@ -36,6 +40,34 @@ def test_a_breach_in_between_begins_the_calm_anew() -> None:
     for now_s in (9.0, 18.9):
         assert book.update([], now_s)[1] == []
     assert book.update([], 19.0)[1] != []
+
+
+def test_what_is_over_stands_behind_what_is_not_and_says_so() -> None:
+    book = AlarmBook()
+    over = Breach("reach", "n1", Severity.CRIT, "n1 unreachable 41s", "n1 down 41s")
+    for now_s in (0.0, 1.0):
+        book.update([over, BREACH], now_s)
+    assert [alarm.breach for alarm in book.standing] == [over, BREACH]
+    book.update([BREACH], 2.0)
+    assert [alarm.breach for alarm in book.standing] == [BREACH, over]
+    picture = replace(Observer(1.0).picture(0.0, 0), alarms=book.standing)
+    shown, count = alarm_line(picture, 120)
+    assert (plain(shown).strip(), count) == ("WARN n4 lag 3.8s>2s · CRIT n1 unreachable 41s (over)", 2)
+
+
+def test_what_all_replicas_tell_is_one_line() -> None:
+    def told(at_ms: int, who: str, text: str) -> Happening:
+        return Happening(at_ms, who, "election", text, subject=who)
+
+    leads = [told(10_000 - number, f"n{number}", "n3 leads in term 3") for number in (1, 2, 3)]
+    again = [told(5_000, "n3", "n3 leads in term 3"), told(4_900, "n3", "asks"), told(4_800, "n3", "asks")]
+    lines = together([*leads, *again], 10)
+    assert [(line.who, line.text) for line in lines] == [
+        ("n1 n2 n3", "n3 leads in term 3"), ("n3", "n3 leads in term 3"), ("n3", "asks"), ("n3", "asks"),
+    ]  # fmt: skip
+    assert len(together([*leads, *again], 2)) == 2
+    many = [told(1_000, f"server-{number}", "n3 leads in term 3") for number in range(5)]
+    assert [line.who for line in together(many, 10)] == ["server-0 +4"]
 
 
 def test_one_breach_alone_raises_nothing() -> None:
