@@ -123,6 +123,7 @@ class Channels:
             _check_endpoint(endpoint)
         self.leader: str | None = None
         self._endpoints = list(dict.fromkeys(endpoints))
+        self._given = len(self._endpoints)  # the first so many are never given up
         self._retry = retry
         self._factory = factory or (plain_channel if tls is None else secure_channels(tls))
         self._tls = tls
@@ -161,9 +162,18 @@ class Channels:
         return min(self._endpoints, key=lambda endpoint: self._suspect_until.get(endpoint, 0.0))
 
     def learn(self, endpoint: str) -> None:
-        """One more address of a member."""
-        if endpoint not in self._endpoints and len(self._endpoints) < ENDPOINTS_MAX:
-            self._endpoints.append(endpoint)
+        """One more address of a member. Where there are too many, the first learned one goes that nothing is connected to."""
+        if endpoint in self._endpoints:
+            return
+        if len(self._endpoints) >= ENDPOINTS_MAX:
+            learned = self._endpoints[self._given :]
+            gone = next((one for one in learned if one != self.leader and one not in self._channels), None)
+            if gone is None:
+                return
+            self._endpoints.remove(gone)
+            for known in (self._suspect_until, self._explained, self._members_asked):
+                known.pop(gone, None)
+        self._endpoints.append(endpoint)
 
     def served(self, endpoint: str, *, leads: bool = True) -> None:
         """This endpoint did what was asked; `leads`: and only a leader can."""

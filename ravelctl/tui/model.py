@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from functools import lru_cache
 from typing import Final
 
 from ravelctl.overview import heard
@@ -425,6 +426,7 @@ def _rows(
     return rows
 
 
+@lru_cache(maxsize=1024)
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     """The order that people expect: n2 before n10."""
     parts: list[tuple[int, int, str]] = []

@@ -239,6 +239,9 @@ class Observer:
     def sights(self) -> tuple[Sight, ...]:
         return tuple(self._sights.values())
 
+    def sight(self, address: str) -> Sight | None:
+        return self._sights.get(address)
+
     def whole(self) -> Iterator[tuple[float, Report]]:
         """Reports, with their times, that bring a new observer to where this one is: what a recording can be entered with."""
         yield 0.0, Watched(tuple(self._sights))

@@ -138,11 +138,12 @@ class Live:
             case Told():
                 return any(event.kind in TURNING for event in report.events)
             case Heard():
-                old = next((s.status for s in self.observer.sights if s.address == report.address and not s.error), None)
-                new = report.status
+                sight, new = self.observer.sight(report.address), report.status
+                old = sight.status if sight is not None and not sight.error else None
                 return old is None or (old.role, old.leader_id, old.header.term) != (new.role, new.leader_id, new.header.term)
             case Lost():
-                return any(s.address == report.address and not s.error for s in self.observer.sights)
+                sight = self.observer.sight(report.address)
+                return sight is not None and not sight.error
         return True
 
     def look(self, *, at_interval: bool) -> Picture:

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from ravelctl.client import AdminClient, ClusterClient, InspectClient, NotAdminError, RavelError, UnreachableError
+from ravelctl.tui.fleet import FLEET_COLUMNS, FleetRow, fleet_lines
 from ravelctl.tui.listing import GROUP, Fleet
 from ravelctl.tui.plain import one_frame
 from ravelctl.tui.session import Clock, Live, Options, Target
@@ -111,6 +112,16 @@ async def test_in_a_pipe_it_is_a_table() -> None:
     told = {one["name"]: one for one in cast(Any, view.data)["clusters"]}
     assert (told["stock"]["health"], told["stock"]["reached"], told["orders"]["slots"]) == ("UNREACH", False, 2048)
     assert alone.kind == "Top"
+
+
+@pytest.mark.parametrize(
+    ("columns", "gone"), [(120, set()), (104, {"SNAP", "NODES"}), (80, {"SNAP", "NODES", "SLOTS", "CHG/h", "TERM", "MAX-LAG"})]
+)
+def test_what_another_column_or_an_alarm_tells_goes_before_slots(columns: int, gone: set[str]) -> None:
+    """Voters stand in QUORUM, and a snapshot that stands still is an alarm."""
+    title, _ = fleet_lines([FleetRow("orders", None, 2048)], columns)
+    shown = set("".join(span.text for span in title).split())
+    assert {column.title for column in FLEET_COLUMNS} - shown == gone
 
 
 class Watched:
