@@ -25,7 +25,7 @@ LOOK_S: Final = 0.3
 RANGES_TOLD: Final = 6
 
 
-async def adopt(app: App, name: str, words: Sequence[str], confirm: str | None) -> View:
+async def adopt(app: App, name: str, words: Sequence[str], confirm: str | None, *, claim: bool) -> View:
     """Look, ask, do, and wait until the new cluster has registered."""
     try:
         addresses = [endpoint(word) for word in words]
@@ -33,15 +33,18 @@ async def adopt(app: App, name: str, words: Sequence[str], confirm: str | None) 
         raise usage_error(str(error)) from error
     async with dial.admin(app) as admin:
         find_cluster(await admin.directory(), name)
-        found = await admin.adopt(name, addresses, dry_run=True)
-        if found.done:
+        found = await admin.adopt(name, addresses, claim=claim, dry_run=True)
+        if found.done and not found.slots_claimed:
             return _view(found, f"cluster {name} is {found.cluster_id[:8]} already", changed=False, notes=_about_slots(found))
         app.say("\n".join(told(found)))
         if app.settings.dry_run:
             would = f"would give {found.cluster_id[:8]} the place of cluster {name}"
             return _view(found, would, changed=False, notes=("dry run: nothing was changed",))
-        typed_id(app, found.cluster.cluster_id, confirm, look="ravelctl admin clusters -o wide", done="changed")
-        await admin.adopt(name, addresses, cluster_id=found.cluster_id)
+        if found.done:
+            app.confirm(f"let cluster {name} own {count_text(len(found.slots_claimed), 'slot')}, empty?")
+        else:
+            typed_id(app, found.cluster.cluster_id, confirm, look="ravelctl admin clusters -o wide", done="changed")
+        found = await admin.adopt(name, addresses, cluster_id=found.cluster_id, claim=claim)
         with app.progress(f"adopt {name}:") as progress:
             progress.update("until its servers have registered")
             reported = await _reported(admin, found.cluster_id, app.settings.wait_timeout_s(REGISTERED_S))
@@ -55,6 +58,8 @@ def told(found: pb.AdoptResponse) -> list[str]:
     """What would become of it, line by line."""
     old = found.cluster
     members = ", ".join(server.name for server in found.members)
+    if found.done:
+        return _slots_told(found)
     lines = [
         f"cluster {old.name}, number {old.number}: {old.cluster_id[:8]} is superseded by {found.cluster_id[:8]} "
         f"({found.cluster_name}: {members}; revision {found.revision:,})"
@@ -72,6 +77,8 @@ def _slots_told(found: pb.AdoptResponse) -> list[str]:
     if found.slots_missing:
         slots = f"{count_text(len(found.slots_missing), 'slot')} ({ranges_text(found.slots_missing, RANGES_TOLD)})"
         lines.append(f"the map gives it {slots} that it does not own: keys there are refused, and what they were is not in it")
+    if found.slots_claimed:
+        lines.append(f"{len(found.slots_claimed)} of them, which nobody owns, it claims: empty, and open to reads and writes")
     if found.slots_extra:
         slots = f"{count_text(len(found.slots_extra), 'slot')} ({ranges_text(found.slots_extra, RANGES_TOLD)})"
         keys = count_text(found.keys_extra, "key")
@@ -82,8 +89,17 @@ def _slots_told(found: pb.AdoptResponse) -> list[str]:
 
 
 def _about_slots(found: pb.AdoptResponse) -> tuple[str, ...]:
-    agree = not found.slots_missing and not found.slots_extra
-    return () if agree else ("slots and map do not agree: keys of the slots that are named above are refused or hidden",)
+    refused = len(found.slots_missing) - len(found.slots_claimed)
+    notes = []
+    if refused:
+        notes.append(
+            f"it refuses {count_text(refused, 'slot')} that the map gives it: repeat the command with --claim to open them, empty"
+        )
+    if found.slots_extra:
+        notes.append(
+            f"{count_text(len(found.slots_extra), 'slot')} of it stay hidden behind those of the clusters that the map names"
+        )
+    return tuple(notes)
 
 
 def _view(found: pb.AdoptResponse, said: str, *, changed: bool, notes: tuple[str, ...]) -> View:
@@ -100,6 +116,7 @@ def _view(found: pb.AdoptResponse, said: str, *, changed: bool, notes: tuple[str
         "slots_missing": list(found.slots_missing),
         "slots_extra": list(found.slots_extra),
         "keys_extra": U64(found.keys_extra),
+        "slots_claimed": list(found.slots_claimed),
         "changed": changed,
     }
     return View(kind="AdminAdopt", data=data, body=said, names=(found.cluster.name,), notes=notes)

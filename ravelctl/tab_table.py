@@ -293,6 +293,7 @@ ROOT: Final[Command] = ('', ((('--version',), 'flag', False, 'Show the version a
         ), (('text', False),), {
         }),
         'adopt': ('Give a restored or recovered cluster its...', (
+            (('--claim',), 'flag', False, 'It also owns, empty, what the map gives it and nobody owns.'),
             (('--confirm',), 'text', False, "The old cluster's id, in place of typing it."),
         ), (('text', False), ('text', True)), {
         }),

@@ -152,7 +152,9 @@ class AdminHandlers:
 
     async def adopt(self, request: admin_pb2.AdoptRequest) -> admin_pb2.AdoptResponse:
         replica, directory = await self._desk.read()
-        found = await self._adopting.look(directory, request.cluster, list(request.addresses), request.cluster_id)
+        found = await self._adopting.look(
+            directory, request.cluster, list(request.addresses), request.cluster_id, claim=request.claim
+        )
         response = admin_pb2.AdoptResponse(
             cluster=_cluster(directory, found.cluster),
             cluster_id=found.cluster_id,
@@ -165,9 +167,12 @@ class AdminHandlers:
             slots_extra=found.extra,
             keys_extra=found.keys_extra,
             done=found.done,
+            slots_claimed=found.claimable if request.claim else [],
         )
         if not request.dry_run:
             replica = await self._adopting.adopt(found)
+            if request.claim:
+                await self._adopting.claim(found)
         response.header.CopyFrom(header_of(self._host, replica))
         return response
 

@@ -15,7 +15,7 @@ from ravel_node.admin.answers import RefusedError
 from ravel_node.admin.commands import AdoptCluster
 from ravel_node.admin.decisions import decide
 from ravel_node.admin.model import ClusterEntry, Directory, Phase
-from ravel_node.machine.slots import bitmap, difference, slots_of
+from ravel_node.machine.slots import bitmap, difference, slots_of, union
 from ravel_node.raft.types import Index
 from ravel_node.replica.replica import Replica
 from ravel_node.server.desk import DirectoryDesk
@@ -25,6 +25,7 @@ from ravelctl.client.slots import SlotsClient
 from ravelpb.errors import Reason
 from ravelpb.v1.cluster_pb2 import StatusResponse
 from ravelpb.v1.common_pb2 import ServerRef
+from ravelpb.v1.slots_pb2 import CLAIM, ChangeSlotsRequest
 
 ASK_S: Final = 3.0
 """How long one daemon may take to say who it is, and a leader to tell one page."""
@@ -47,6 +48,8 @@ class Found:
     missing: Sequence[int]  # slots that the map gives it and it does not own
     extra: Sequence[int]  # slots that it owns and the map gives to others
     keys_extra: int  # in those
+    claimable: Sequence[int]  # of `missing`, those that nobody else owns; looked for where it was asked to
+    owned: bytes  # the set of slots that it owns
 
 
 class Adopting:
@@ -56,8 +59,11 @@ class Adopting:
         self._desk = desk
         self._tls = client_tls
 
-    async def look(self, directory: Directory, name: str, addresses: Sequence[str], cluster_id: str) -> Found:
-        """Who answers at these addresses. Raises RefusedError where it cannot take the place of the cluster of this name."""
+    async def look(self, directory: Directory, name: str, addresses: Sequence[str], cluster_id: str, *, claim: bool) -> Found:
+        """Who answers at these addresses; with `claim` also what others own of the slots that it lacks.
+
+        Raises RefusedError where it cannot take the place of the cluster of this name.
+        """
         cluster = directory.cluster_named(name)
         if cluster is None:
             raise RefusedError(
@@ -91,6 +97,7 @@ class Adopting:
                 raise RefusedError(
                     Reason.UNREACHABLE_MEMBER, f"cluster {found_id[:8]} does not tell which slots it owns: {error.message}"
                 ) from None
+        held = await self._held_elsewhere(directory, cluster) if claim and missing else frozenset()
         return Found(
             cluster=cluster,
             done=done,
@@ -102,6 +109,8 @@ class Adopting:
             missing=missing,
             extra=extra,
             keys_extra=keys,
+            claimable=[slot for slot in missing if slot not in held],
+            owned=told.owned,
         )
 
     async def adopt(self, found: Found) -> Replica:
@@ -110,6 +119,45 @@ class Adopting:
             return (await self._desk.read())[0]
         replica, _ = await self._desk.ask(AdoptCluster(found.cluster.name, found.cluster.cluster_id, found.cluster_id))
         return replica
+
+    async def claim(self, found: Found) -> None:
+        """Let it own, besides what it owns, the slots of `claimable`, which hold no keys then. Repeated, the same.
+
+        The map gives them to it, and each other cluster was asked: so nobody else serves them, nor will. Raises RefusedError
+        where it does not take the step: a cluster that has taken part in a move since it came back does not.
+        """
+        if not found.claimable:
+            return
+        slots = slots_of(union(found.owned, bitmap(found.claimable)))
+        version = self._desk.directory.slot_map.version
+        own = [server.addresses.listen for server in found.members if server.addresses.listen]
+        async with SlotsClient(own, timeout_s=ASK_S, tls=self._tls, cluster_id=found.cluster_id) as client:
+            try:
+                await client.change(ChangeSlotsRequest(step=CLAIM, slots=slots, map_version=version))
+            except RavelError as error:
+                raise RefusedError(
+                    Reason.MOVE_REFUSED, f"cluster {found.cluster.name} does not claim its slots: {error.message}"
+                ) from None
+
+    async def _held_elsewhere(self, directory: Directory, cluster: ClusterEntry) -> frozenset[int]:
+        """The slots that any other cluster owns, or has under way. Raises RefusedError where one does not answer."""
+        held: set[int] = {slot for move in directory.moves.values() for slot in move.slots}
+        for other in directory.clusters.values():
+            if other.number == cluster.number or not other.founded:
+                continue
+            addresses = directory.addresses_of(other.number)
+            try:
+                async with SlotsClient(addresses, timeout_s=ASK_S, tls=self._tls, cluster_id=other.cluster_id) as client:
+                    told = await client.ownership()
+            except RavelError as error:
+                raise RefusedError(
+                    Reason.UNREACHABLE_MEMBER,
+                    f"cluster {other.name} does not tell which slots it owns, and some of those that are to be claimed may be "
+                    f"among them: {error.message}",
+                ) from None
+            held.update(slots_of(told.owned))
+            held.update(slot for move in told.moves for slot in move.slots)
+        return frozenset(held)
 
     async def _status(self, addresses: Sequence[str]) -> StatusResponse:
         """Of whoever answers there. Raises RefusedError."""

@@ -152,15 +152,22 @@ class AdminClient:
         return await self._ask(lambda stub: stub.RemoveCluster(RemoveClusterRequest(name=name)), timeout_s)
 
     async def adopt(
-        self, cluster: str, addresses: Iterable[str], *, cluster_id: str = "", dry_run: bool = False, timeout_s: float = 30.0
+        self,
+        cluster: str,
+        addresses: Iterable[str],
+        *,
+        cluster_id: str = "",
+        claim: bool = False,
+        dry_run: bool = False,
+        timeout_s: float = 30.0,
     ) -> AdoptResponse:
         """Give the cluster that answers at these addresses the place of the one of this name; the answer tells what was found
-        before. With `cluster_id`, no other is meant.
+        before. With `cluster_id`, no other is meant. With `claim` it then owns, empty, what the map gives it and nobody owns.
 
         Raises RefusedError with UNSAFE_CHANGE while members of the old one answer, UNREACHABLE_MEMBER where nobody does at the
         addresses, STALE_VIEW, INVALID_ARGUMENT; NotFoundError for a name that is not in the list.
         """
-        request = AdoptRequest(cluster=cluster, addresses=addresses, cluster_id=cluster_id, dry_run=dry_run)
+        request = AdoptRequest(cluster=cluster, addresses=addresses, cluster_id=cluster_id, dry_run=dry_run, claim=claim)
         return await self._ask(lambda stub: stub.Adopt(request), timeout_s)
 
     async def directory(self, *, timeout_s: float | None = None) -> DirectoryResponse:

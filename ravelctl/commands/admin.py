@@ -202,18 +202,20 @@ async def remove_cluster(app: App, name: str) -> View:
 @command.command("adopt", effect=Effect.PLANS)
 @click.argument("cluster")
 @click.argument("addresses", nargs=-1, required=True, metavar="ADDRESS...")
+@click.option("--claim", is_flag=True, help="It also owns, empty, what the map gives it and nobody owns.")
 @click.option("--confirm", metavar="CLUSTER_ID", help="The old cluster's id, in place of typing it.")
 @pass_app
-async def adopt(app: App, cluster: str, addresses: tuple[str, ...], confirm: str | None) -> View:
+async def adopt(app: App, cluster: str, addresses: tuple[str, ...], claim: bool, confirm: str | None) -> View:
     """Give a restored or recovered cluster its old place.
 
     `snapshot restore` and `recover apply` make a new cluster, which the list does not know. Start it with --admin, and name the
     CLUSTER of the list whose place it takes, and where it answers. The old one, which must be down, is refused from then on for
-    good. Nothing is done about slots: where what it owns and the map do not agree, that is told.
+    good. Where the slots that it owns and those that the map gives it do not agree, that is told; slots that came to the old one
+    after the backup are refused until they are claimed with --claim, now or by saying it again later. Their keys are lost.
     """
     from ravelctl import adopting
 
-    return await adopting.adopt(app, cluster, addresses, confirm)
+    return await adopting.adopt(app, cluster, addresses, confirm, claim=claim)
 
 
 def _cluster_view(

@@ -594,12 +594,15 @@ class AdoptRequest(_message.Message):
     ADDRESSES_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """the name in the list"""
     dry_run: _builtins.bool
     """tell what would be, and change nothing"""
     cluster_id: _builtins.str
     """of the cluster that was looked at: another one is refused (STALE_VIEW); empty: any"""
+    claim: _builtins.bool
+    """then it is to own slots_missing too, empty, but for those that another cluster owns or is to get"""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """where some members of what came back are reached; the admin asks them who they are"""
@@ -611,10 +614,11 @@ class AdoptRequest(_message.Message):
         addresses: _abc.Iterable[_builtins.str] | None = ...,
         dry_run: _builtins.bool = ...,
         cluster_id: _builtins.str = ...,
+        claim: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "cluster", b"cluster", "cluster_id", b"cluster_id", "dry_run", b"dry_run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "claim", b"claim", "cluster", b"cluster", "cluster_id", b"cluster_id", "dry_run", b"dry_run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -640,6 +644,7 @@ class AdoptResponse(_message.Message):
     SLOTS_EXTRA_FIELD_NUMBER: _builtins.int
     KEYS_EXTRA_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
+    SLOTS_CLAIMED_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """what came back"""
     cluster_name: _builtins.str
@@ -650,7 +655,7 @@ class AdoptResponse(_message.Message):
     keys_extra: _builtins.int
     """in slots_extra"""
     done: _builtins.bool
-    """it has this place already: nothing is left to do"""
+    """it had this place already"""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     @_builtins.property
@@ -673,6 +678,10 @@ class AdoptResponse(_message.Message):
     def slots_extra(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """it owns these, and the map gives them to others"""
 
+    @_builtins.property
+    def slots_claimed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of slots_missing, with claim: nobody owned them"""
+
     def __init__(
         self,
         *,
@@ -688,10 +697,11 @@ class AdoptResponse(_message.Message):
         slots_extra: _abc.Iterable[_builtins.int] | None = ...,
         keys_extra: _builtins.int = ...,
         done: _builtins.bool = ...,
+        slots_claimed: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "cluster_id", b"cluster_id", "cluster_name", b"cluster_name", "done", b"done", "header", b"header", "keys_extra", b"keys_extra", "members", b"members", "moves_called_off", b"moves_called_off", "revision", b"revision", "slots_extra", b"slots_extra", "slots_missing", b"slots_missing", "struck", b"struck"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "cluster_id", b"cluster_id", "cluster_name", b"cluster_name", "done", b"done", "header", b"header", "keys_extra", b"keys_extra", "members", b"members", "moves_called_off", b"moves_called_off", "revision", b"revision", "slots_claimed", b"slots_claimed", "slots_extra", b"slots_extra", "slots_missing", b"slots_missing", "struck", b"struck"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
