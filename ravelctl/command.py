@@ -21,7 +21,7 @@ import click
 from click.core import ParameterSource
 
 from ravelctl.app import App
-from ravelctl.config import Color, Consistency, Output, duration_s, endpoint, endpoint_list
+from ravelctl.config import Color, Consistency, Output, duration_s, endpoint, endpoint_list, moment_ms
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
 
@@ -64,6 +64,18 @@ class DurationType(click.ParamType[float]):
             return value
         try:
             return duration_s(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class MomentType(click.ParamType[int]):
+    """A time, in milliseconds since 1970."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return moment_ms(value, time.time())
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -123,6 +135,7 @@ class Whole(click.IntRange):
 
 
 DURATION: Final = DurationType()
+MOMENT: Final = MomentType()
 ENDPOINT: Final = EndpointType()
 ENDPOINTS: Final = EndpointsType()
 CONTEXT: Final = NameType("context", "context")

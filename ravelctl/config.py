@@ -100,6 +100,21 @@ def duration_s(text: str) -> float:
     return seconds
 
 
+def moment_ms(text: str, now_s: float) -> int:
+    """Milliseconds since 1970 of `2026-03-02T10:04:11Z`, or of so long before `now_s` as a duration says. Raises ValueError."""
+    if re.fullmatch(_DURATION, text.strip()):
+        return max(1, int((now_s - duration_s(text)) * 1000))
+    from datetime import datetime
+
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None or moment.timestamp() <= 0:
+        raise ValueError(f"{text!r} is neither a duration such as 10m nor a time with its zone such as 2026-03-02T10:04:11Z")
+    return int(moment.timestamp() * 1000)
+
+
 def endpoint(text: str) -> str:
     """HOST:PORT of `HOST`, `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError for anything else."""
     match = re.fullmatch(_ENDPOINT, text.strip())

@@ -12,8 +12,8 @@ from ravelctl.client.errors import CompactedError, LocalReason, RavelError
 from ravelctl.config import Output
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
-from ravelctl.log_entries import LogQuery, entry_data, entry_rows
-from ravelctl.output import View, emit
+from ravelctl.log_entries import TITLES, LogQuery, entry_data, entry_rows
+from ravelctl.output import View, columns, emit
 from ravelpb.errors import Reason
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ REMEMBERED: Final = 1_000
 _PASSING: Final = {
     LocalReason.UNREACHABLE, Reason.TIMEOUT, Reason.SHUTTING_DOWN, Reason.STOPPED, Reason.NO_LEADER, Reason.BUSY,
 }  # fmt: skip
-_WIDTHS: Final = (8, 4, 8, 6)
+_WIDTHS: Final = (8, 4, 24, 8, 6)
+_COLUMNS: Final = columns(*TITLES)
 
 
 class Printer:
@@ -50,7 +51,7 @@ class Printer:
         settings = self._app.settings
         if settings.output in (Output.TABLE, Output.WIDE):
             if not self._begun:
-                self._row(("INDEX", "TERM", "TYPE", "BYTES", "SUMMARY"))
+                self._row(tuple(column.title for column in _COLUMNS))
                 self._begun = True
             for row in entry_rows(entry):
                 self._row(row)
@@ -59,7 +60,10 @@ class Printer:
             emit(View("LogEntry", entry_data(entry), names=(str(entry.index),)), settings, sys.stdout, one_line=True)
 
     def _row(self, cells: tuple[str, ...]) -> None:
-        padded = [cell.ljust(width) for cell, width in zip(cells, _WIDTHS, strict=False)]
+        wide = self._app.settings.output is Output.WIDE
+        padded = [
+            cell.ljust(width) for cell, width, column in zip(cells, _WIDTHS, _COLUMNS, strict=False) if wide or not column.wide
+        ]
         sys.stdout.write("  ".join((*padded, cells[-1])) + "\n")
 
     def note(self, line: str) -> None:
@@ -69,7 +73,8 @@ class Printer:
 
 async def follow_replica(source: LogSource, query: LogQuery, printer: Printer) -> None:
     """Print committed entries until the limit is reached. Waits for a daemon that does not answer."""
-    at = query.from_index or await _start(source, query, printer)
+    at, query = await _since(source, query)
+    at = at or await _start(source, query, printer)
     silent = False
     while printer.left > 0:
         try:
@@ -96,6 +101,17 @@ async def follow_replica(source: LogSource, query: LogQuery, printer: Printer) -
         await asyncio.sleep(POLL_EVERY_S)
 
 
+async def _since(source: LogSource, query: LogQuery) -> tuple[int, LogQuery]:
+    """With a time: the index of the first entry of then or later, from which on all are shown, those without a time too."""
+    if not query.by_time:
+        return query.from_index, query
+    query, timed = replace(query, since_ms=0), replace(query, limit=1)
+    async for part in source.parts(timed):
+        if part.entries:
+            return part.entries[0].index, query
+    return part.last_index + 1, query
+
+
 async def _start(source: LogSource, query: LogQuery, printer: Printer) -> int:
     """Show the last committed entries; the index that comes next."""
     last = await anext(source.parts(replace(query, tail=True, limit=SHOWN_BEFORE)))
@@ -108,7 +124,7 @@ async def _start(source: LogSource, query: LogQuery, printer: Printer) -> int:
 async def follow_directory(source: LogSource, query: LogQuery, printer: Printer) -> None:
     """Print entries as they are written until the limit is reached; a note tells where some were replaced."""
     known: deque[tuple[int, bytes]] = deque(maxlen=REMEMBERED)
-    at = query.from_index
+    at, query = await _since(source, query)
     if not at:
         last = await anext(source.parts(replace(query, tail=True, limit=1)))
         at = max(last.first_index, last.last_index + 1 - SHOWN_BEFORE)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ravelctl.errors import usage_error
-from ravelctl.log_entries import LogEntry, LogPart, LogQuery
+from ravelctl.log_entries import DAMAGED, LogEntry, LogPart, LogQuery
 
 if TYPE_CHECKING:
     from ravelctl.app import App
@@ -47,18 +47,23 @@ class LiveLog:
             term=query.term,
             types=query.types,
             key_prefix=query.key_prefix,
+            since_ms=query.since_ms,
+            until_ms=query.until_ms,
             with_digest=query.digests,
         )
         async for page in pages:
             self.replica_id = page.header.replica_id
+            # A daemon that knows no times yet leaves nothing out: that is done here.
+            dated = [e for e in page.entries if e.time_ms or e.type == DAMAGED or not query.by_time]
             yield LogPart(
-                tuple(LogEntry(e.index, e.term, e.type, e.bytes, tuple(e.summary), e.digest) for e in page.entries),
+                tuple(LogEntry(e.index, e.term, e.type, e.bytes, tuple(e.summary), e.digest, e.time_ms) for e in dated),
                 page.next_index,
                 page.first_index,
                 page.last_index,
                 page.commit_index,
                 page.snapshot_index,
                 page.snapshot_term,
+                page.untimed + len(page.entries) - len(dated),
             )
 
 

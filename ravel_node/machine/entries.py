@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
+from ravel_node.machine.envelope import read_time
 from ravel_node.machine.members import MemberRecordError, MemberVersionError, decode_context
 from ravel_node.machine.summary import Described, described
 from ravel_node.raft.confchange import decode_conf_change
@@ -26,19 +27,37 @@ DAMAGED: Final = "damaged"
 _HEAD: Final = struct.Struct(">QQB")
 
 
+class Looked(NamedTuple):
+    """An entry in words: its type, a line for each of its commands that passes, and when its leader packed it."""
+
+    word: str
+    lines: list[str]
+    time_ms: int  # since 1970; 0: it carries none
+
+
 @dataclass(frozen=True, slots=True)
 class EntryFilter:
-    """What is looked for. An entry passes if it is of the term and one of its commands is of a type and names such a key."""
+    """What is looked for. An entry passes if it is of the term and the time, and one of its commands is of a type and names such
+    a key. One that carries no time passes as far as time goes: whoever asks leaves it out, and counts it (see `by_time`)."""
 
     term: int = 0  # 0: any
     types: frozenset[str] = frozenset()  # empty: any
     key_prefix: bytes = b""  # empty: any
+    since_ms: int = 0  # 0: any
+    until_ms: int = 0  # 0: any
 
     def __bool__(self) -> bool:
-        return bool(self.term or self.types or self.key_prefix)
+        return bool(self.term or self.types or self.key_prefix or self.by_time)
 
-    def words(self, entry: Entry) -> tuple[str, list[str]] | None:
-        """The entry's type word and a line for each of its commands that passes; None for one that does not pass."""
+    @property
+    def by_time(self) -> bool:
+        return bool(self.since_ms or self.until_ms)
+
+    def look(self, entry: Entry) -> Looked | None:
+        """None for an entry that does not pass. Clocks jump, so one that does not pass says nothing about those after it."""
+        time_ms = read_time(entry.data) if entry.type is EntryType.NORMAL else 0
+        if time_ms and (time_ms < self.since_ms or (self.until_ms and time_ms > self.until_ms)):
+            return None
         if self.term and entry.term != self.term:
             return None
         word, commands = _commands(entry)
@@ -49,7 +68,7 @@ class EntryFilter:
         lines = [f"{one.word} {one.line}" if word == "batch" else one.line for one in passing]
         if len(lines) > SUMMARY_LINES_MAX:
             lines[SUMMARY_LINES_MAX:] = [f"and {len(lines) - SUMMARY_LINES_MAX} more"]
-        return word, lines
+        return Looked(word, lines, time_ms)
 
     def _passes(self, command: Described, by_command: bool) -> bool:
         if by_command and self.types and command.word not in self.types:

@@ -47,8 +47,9 @@ class InspectHandlers:
 
     async def read_log(self, request: inspect_pb2.ReadLogRequest) -> AsyncIterator[inspect_pb2.ReadLogResponse]:
         """Pages of entries, at least one page, read from the disk. Raises LogCompactedError for a start below the log's."""
-        at, end = _range(request, self._host.store)
-        filtered = bool(EntryFilter(request.term, frozenset(request.types), request.key_prefix))
+        wanted = EntryFilter(request.term, frozenset(request.types), request.key_prefix, request.since_ms, request.until_ms)
+        filtered = bool(wanted)
+        at, end = _range(request, self._host.store, filtered=filtered)
         left = request.limit or LOG_ENTRIES_DEFAULT
         newest: deque[inspect_pb2.LogEntry] = deque(maxlen=min(left, LOG_TAIL_FILTERED_MAX))
         while True:
@@ -58,7 +59,7 @@ class InspectHandlers:
                 raise LogCompactedError(at, store.first_index())
             if at < end:
                 read = await store.log_page(Index(at), Index(end))
-                found = await _log_entries(read.records, request)
+                found, page.untimed = await _log_entries(read.records, wanted, request)
                 at, last = read.next, read.next >= end
                 if request.tail and filtered:
                     newest += found
@@ -229,11 +230,10 @@ def _no_snapshot(name: str) -> NoSuchThingError:
     )
 
 
-def _range(request: inspect_pb2.ReadLogRequest, store: Store) -> tuple[int, int]:
+def _range(request: inspect_pb2.ReadLogRequest, store: Store, *, filtered: bool) -> tuple[int, int]:
     """The indexes [at, end) that are to be looked at, as far as the log holds them."""
     limit = request.limit or LOG_ENTRIES_DEFAULT
     end = min(store.last_index(), request.to_index or store.last_index()) + 1
-    filtered = request.term or request.types or request.key_prefix
     if request.tail and not filtered:
         return max(store.first_index(), end - limit), end
     at = (0 if request.tail else request.from_index) or store.first_index()
@@ -263,34 +263,43 @@ def _snapshot_info(file: SnapshotFile) -> inspect_pb2.SnapshotInfo:
 # --- entries in words
 
 
-async def _log_entries(records: Sequence[LogRecord], request: inspect_pb2.ReadLogRequest) -> list[inspect_pb2.LogEntry]:
-    """Those that pass the filters, in words. A page may hold a hundred thousand commands: others get their turn meanwhile."""
-    wanted = EntryFilter(request.term, frozenset(request.types), request.key_prefix)
+async def _log_entries(
+    records: Sequence[LogRecord], wanted: EntryFilter, request: inspect_pb2.ReadLogRequest
+) -> tuple[list[inspect_pb2.LogEntry], int]:
+    """Those that pass the filters, in words, and how many were left out because they carry no time.
+
+    A page may hold a hundred thousand commands: others get their turn meanwhile.
+    """
     found: list[inspect_pb2.LogEntry] = []
-    size = 0
+    size = untimed = 0
     for record in records:
         size += len(record.entry.data) if record.entry is not None else 0
         if size > TURN_BYTES:
             size = 0
             await asyncio.sleep(0)
-        if (entry := _log_entry(record, wanted, request)) is not None:
+        if (entry := _log_entry(record, wanted, request)) is None:
+            continue
+        if wanted.by_time and not entry.time_ms and entry.type != DAMAGED:
+            untimed += 1
+        else:
             found.append(entry)
-    return found
+    return found, untimed
 
 
 def _log_entry(record: LogRecord, wanted: EntryFilter, request: inspect_pb2.ReadLogRequest) -> inspect_pb2.LogEntry | None:
     entry = record.entry
     if entry is None:  # it may be any, so it passes every filter
         return inspect_pb2.LogEntry(index=record.index, type=DAMAGED, summary=[record.problem])
-    words = wanted.words(entry)
-    if words is None:
+    looked = wanted.look(entry)
+    if looked is None:
         return None
     return inspect_pb2.LogEntry(
         index=entry.index,
         term=entry.term,
-        type=words[0],
+        type=looked.word,
         bytes=len(entry.data),
-        summary=words[1],
+        summary=looked.lines,
+        time_ms=looked.time_ms,
         data=entry.data if request.with_data else b"",
         digest=digest(entry) if request.with_digest else b"",
     )

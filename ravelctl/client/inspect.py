@@ -76,13 +76,15 @@ class InspectClient:
         term: int = 0,
         types: Sequence[str] = (),
         key_prefix: bytes = b"",
+        since_ms: int = 0,
+        until_ms: int = 0,
         with_data: bool = False,
         with_digest: bool = False,
     ) -> AsyncGenerator[ReadLogResponse, None]:
         """Entries of the log from `from_index` on (0: from the first one there is), or with `tail` the last `limit` ones.
 
-        `limit` 0: 1,000 entries that pass the filters. `with_data`: also the payloads. Raises CompactedError if the log no longer
-        reaches back that far.
+        `limit` 0: 1,000 entries that pass the filters; times are in milliseconds since 1970. `with_data`: also the payloads.
+        Raises CompactedError if the log no longer reaches back that far.
         """
         request = ReadLogRequest(
             from_index=from_index,
@@ -92,6 +94,8 @@ class InspectClient:
             term=term,
             types=types,
             key_prefix=key_prefix,
+            since_ms=since_ms,
+            until_ms=until_ms,
             with_data=with_data,
             with_digest=with_digest,
         )

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ravelctl.app import App
-from ravelctl.command import REPLICA, RavelGroup, Whole, Work, pass_app
+from ravelctl.command import MOMENT, REPLICA, RavelGroup, Whole, Work, pass_app
 from ravelctl.errors import usage_error
 from ravelctl.exit_codes import ExitCode
-from ravelctl.log_entries import LogQuery, entry_data, entry_rows
+from ravelctl.log_entries import TITLES, LogQuery, entry_data, entry_rows
 from ravelctl.output import ABSENT, U64, Table, View, columns, count_text, printable
 
 if TYPE_CHECKING:
@@ -53,6 +53,12 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+_since_option = click.option(
+    "--since", "since_ms", type=MOMENT, help="Of so long ago or later, such as 10m, or 2026-03-02T10:04:11Z."
+)
+_until_option = click.option("--until", "until_ms", type=MOMENT, help="Of so long ago or earlier, or of this time or earlier.")
+
+
 def _exclusive(data_dir: str | None, replica: str | None) -> None:
     if data_dir is not None and replica is not None:
         raise usage_error("--data-dir and --replica exclude each other", "give one of them")
@@ -71,6 +77,8 @@ def _ordered(from_index: int | None, to_index: int | None) -> None:
 @click.option("--to", "to_index", type=_index, help="Last index.")
 @click.option("--limit", type=Whole(1, LIMIT_MAX), default=LIMIT, help="So many entries at most.", show_default=True)
 @click.option("--tail", is_flag=True, help="The last entries instead of the first.")
+@_since_option
+@_until_option
 @_filters
 @_replica_option
 @_data_dir_option
@@ -81,18 +89,25 @@ def show(
     to_index: int | None,
     limit: int,
     tail: bool,
+    since_ms: int | None,
+    until_ms: int | None,
     term: int | None,
     types: tuple[str, ...],
     key_prefix: str | None,
     replica: str | None,
     data_dir: str | None,
 ) -> Work:
-    """Show log entries, a line a command; the last line tells where the log begins and ends."""
+    """Show log entries, a line a command; the last line tells where the log begins and ends.
+
+    Times (-o wide) are those of the leader's clock as it wrote an entry. A new leader's first entry and membership changes
+    carry none.
+    """
     if tail and from_index is not None:
         raise usage_error("--tail and --from exclude each other", "give one of them")
     _exclusive(data_dir, replica)
     _ordered(from_index, to_index)
-    query = LogQuery(from_index or 0, to_index or 0, limit, tail, term or 0, types, (key_prefix or "").encode())
+    prefix = (key_prefix or "").encode()
+    query = LogQuery(from_index or 0, to_index or 0, limit, tail, term or 0, types, prefix, since_ms or 0, until_ms or 0)
     return _show(app, query, replica, data_dir)
 
 
@@ -111,15 +126,18 @@ async def _show(app: App, query: LogQuery, replica: str | None, data_dir: str | 
 async def _shown(source: LogSource, query: LogQuery) -> View:
     parts = [part async for part in source.parts(query)]
     entries = [entry for part in parts for entry in part.entries]
+    untimed = sum(part.untimed for part in parts)
+    carry = "carries no time and is" if untimed == 1 else "carry no time and are"
     return View(
         kind="Log",
-        data={"source": source.name, "entries": list(map(entry_data, entries)), **_position(parts[-1])},
+        data={"source": source.name, "entries": list(map(entry_data, entries)), "untimed": U64(untimed), **_position(parts[-1])},
         body=Table(
-            columns=columns("INDEX", "TERM", "TYPE", "BYTES", "SUMMARY"),
+            columns=columns(*TITLES),
             rows=tuple(row for entry in entries for row in entry_rows(entry)),
             below=(_foot(parts[-1], source.name),),
         ),
         names=tuple(str(entry.index) for entry in entries),
+        notes=(f"{count_text(untimed, 'entry', 'entries')} {carry} left out",) if untimed else (),
         code=ExitCode.DAMAGED if any(entry.type == "damaged" for entry in entries) else ExitCode.DONE,
     )
 
@@ -146,6 +164,7 @@ def _foot(part: LogPart, source: str) -> str:
 @command.command("follow")
 @click.option("--from", "from_index", type=_index, help="First index. [default: the last ten, then what comes]")
 @click.option("--limit", type=_index, help="End after so many entries.")
+@_since_option
 @_filters
 @_replica_option
 @_data_dir_option
@@ -154,6 +173,7 @@ def follow(
     app: App,
     from_index: int | None,
     limit: int | None,
+    since_ms: int | None,
     term: int | None,
     types: tuple[str, ...],
     key_prefix: str | None,
@@ -163,10 +183,11 @@ def follow(
     """Print entries as they are committed, through restarts of the daemon, until it is interrupted.
 
     A directory does not tell at once what is committed: from it entries are printed as they are written, and a note says so
-    where a new leader has replaced some.
+    where a new leader has replaced some. With --since it begins at the first entry that carries such a time.
     """
     _exclusive(data_dir, replica)
-    query = LogQuery(from_index or 0, term=term or 0, types=types, key_prefix=(key_prefix or "").encode())
+    prefix = (key_prefix or "").encode()
+    query = LogQuery(from_index or 0, term=term or 0, types=types, key_prefix=prefix, since_ms=since_ms or 0)
     return _follow(app, query, limit or 1 << 62, replica, data_dir)
 
 
@@ -310,12 +331,12 @@ def _compared(found: Compared, sides: tuple[LogSource, LogSource]) -> View:
     }
     rows: list[tuple[str, ...]] = []
     for name, entry in zip(names, difference.entries, strict=True):
-        rows += [(name, *row) for row in entry_rows(entry)] if entry is not None else [(name, *[ABSENT] * 5)]
+        rows += [(name, *row) for row in entry_rows(entry)] if entry is not None else [(name, *[ABSENT] * len(TITLES))]
     return View(
         kind="LogDiff",
         data=data,
         body=Table(
-            columns=columns("SOURCE", "INDEX", "TERM", "TYPE", "BYTES", "SUMMARY"),
+            columns=columns("SOURCE", *TITLES),
             rows=tuple(rows),
             above=(f"entry {difference.index} is the first that differs",),
             below=(difference.why,),

@@ -318,7 +318,7 @@ def verify(app: App, file: str) -> View:
     )
 
 
-@command.command("restore", effect=Effect.CHANGES, local=True)
+@command.command("restore", effect=Effect.PLANS, local=True)
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--data-dir", "target", required=True, type=click.Path(), help="The data directory to make; it must be free.")
 @click.option("--name", default="n1", show_default=True, help="Name of the new cluster's first replica.")
@@ -335,11 +335,55 @@ def restore(app: App, file: str, target: str, name: str, cluster_name: str) -> V
     from ravelctl.founded import founded_view
     from ravelctl.offline.snapshots import restore as make
 
+    if app.settings.dry_run:
+        return _plan_restore(_file(file), target, name, cluster_name)
     made = make(app, _file(file), Path(target), name, cluster_name)
     return founded_view("SnapshotRestore", target, made.identity, made.at.index, made.revision, made.keys, admin=made.admin)
 
 
-@command.command("at", effect=Effect.CHANGES, local=True)
+def _plan_restore(file: Path, target: str, name: str, cluster_name: str) -> View:
+    from pathlib import Path
+
+    from ravelctl.offline.snapshot_plans import plan_restore
+
+    plan = plan_restore(file, Path(target))
+    fields = plan.header.fields
+    cluster = cluster_name or fields.get("cluster_name", "")
+    short = plan.free_bytes < plan.size_bytes
+    room = f"{size_text(plan.free_bytes)} are free there" + (": too little" if short else "")
+    position = f"entry {fields['index']}, revision {plan.revision}: {plan.revision_jump} more than in the file"
+    data = {
+        "data_dir": target,
+        "from_cluster": fields["cluster_id"],
+        "cluster_name": cluster,
+        "name": name,
+        "index": U64(fields["index"]),
+        "revision": U64(plan.revision),
+        "revision_jump": U64(plan.revision_jump),
+        "keys": U64(fields.get("keys", 0)),
+        "size_bytes": U64(plan.size_bytes),
+        "free_bytes": U64(plan.free_bytes),
+        "restored": False,
+    }
+    return View(
+        kind="SnapshotRestore",
+        data=data,
+        body="\n".join(
+            [
+                f"would make {target}, and nothing else; {room}",
+                f"cluster   {cluster}, with a new id in place of {fields['cluster_id'][:8]}",
+                f"replica   {name}, the only one; all members of the old cluster marked removed",
+                f"position  {position}",
+                f"contents  {count_text(fields.get('keys', 0), 'key')}, {size_text(plan.size_bytes)}",
+            ]
+        ),
+        names=(target,),
+        code=ExitCode.REFUSED if short else ExitCode.DONE,
+        notes=("dry run: nothing was changed",),
+    )
+
+
+@command.command("at", effect=Effect.PLANS, local=True)
 @click.option("--index", required=True, type=Whole(1), help="The last entry whose effects it is to have.")
 @click.option("--data-dir", required=True, type=click.Path(), help="Whose log, and whose state or snapshots.")
 @click.option("--from", "start", type=click.Path(dir_okay=False), help="Begin with this snapshot file instead of one there.")
@@ -356,16 +400,53 @@ def at(app: App, index: int, data_dir: str, start: str | None, file: str, overwr
     from ravelctl.offline.snapshots import at as make
 
     _check_target(file, overwrite)
-    header, made_of, committed = make(app, Path(data_dir), index, _file(start) if start else None, Path(file))
-    note = () if committed else (f"entry {index} is not known to be committed there: the cluster may have another in its place",)
+    begin = _file(start) if start else None
+    if app.settings.dry_run:
+        return _plan_at(index, Path(data_dir), begin, file)
+    made = make(app, Path(data_dir), index, begin, Path(file))
+    header = made.header
     keys, size = count_text(header.keys, "key"), size_text(header.size_bytes)
+    data = {"file": file, "index": U64(index), "time": _entry_time(made.time_ms), "from": made.source}
     return View(
         kind="SnapshotAt",
-        data={"file": file, "index": U64(index), "from": made_of, "keys": U64(header.keys), "sha256": header.sha256},
-        body=f"{file}: index {index}, {keys}, {size}, made of {made_of} and the log",
+        data={**data, "keys": U64(header.keys), "sha256": header.sha256},
+        body=f"{file}: {_entry_told(index, made.time_ms)}, {keys}, {size}, made of {made.source} and the log",
         names=(file,),
-        notes=note,
+        notes=() if made.committed else (_not_committed(index),),
     )
+
+
+def _plan_at(index: int, data_dir: Path, start: Path | None, file: str) -> View:
+    from pathlib import Path
+
+    from ravelctl.offline.snapshot_plans import plan_at
+
+    plan = plan_at(data_dir, index, start, Path(file))
+    more = f"{count_text(plan.entries, 'entry', 'entries')} of the log after it ({size_text(plan.entry_bytes)})"
+    data = {"file": file, "index": U64(index), "time": _entry_time(plan.time_ms), "from": plan.source}
+    dry = "dry run: nothing was changed"
+    return View(
+        kind="SnapshotAt",
+        data={**data, "from_index": U64(plan.source_index), "entries": U64(plan.entries), "saved": False},
+        body=f"would make {file} of {plan.source}, which is at index {plan.source_index}, and {more}, up to "
+        f"{_entry_told(index, plan.time_ms)}",
+        names=(file,),
+        notes=(dry,) if plan.committed else (_not_committed(index), dry),
+    )
+
+
+def _entry_time(time_ms: int) -> str | None:
+    from ravelctl.log_entries import time_text
+
+    return time_text(time_ms) if time_ms else None
+
+
+def _entry_told(index: int, time_ms: int) -> str:
+    return f"index {index}" + (f" of {_entry_time(time_ms)}" if time_ms else "")
+
+
+def _not_committed(index: int) -> str:
+    return f"entry {index} is not known to be committed there: the cluster may have another in its place"
 
 
 def _header_data(header: SnapshotHeader) -> dict[str, Any]:

@@ -50,37 +50,48 @@ class DirectoryLog:
                 next_step=f"begin with --from {shape.first_index}",
                 reason="COMPACTED",
             )
-        wanted = EntryFilter(query.term, frozenset(query.types), query.key_prefix)
+        wanted = EntryFilter(query.term, frozenset(query.types), query.key_prefix, query.since_ms, query.until_ms)
         end = query.to_index + 1 if query.to_index else None
         if query.tail:
             yield self._tail(shape, query, wanted, end)
             return
         left = query.limit
         for page in directory.log_pages(self._path, query.from_index, end):
-            found = list(_entries(page.records, wanted, query.digests))
+            found, untimed = _split(wanted, _entries(page.records, wanted, query.digests))
             taken = found[:left]
             left -= len(taken)
             following = taken[-1].index + 1 if taken and not left else page.next
-            yield _part(shape, page, taken, following)
+            yield _part(shape, page, taken, following, untimed)
             if not left:
                 return
 
     def _tail(self, shape: LogPart, query: LogQuery, wanted: EntryFilter, end: int | None) -> LogPart:
         first = 0 if wanted else max(0, (end or shape.last_index + 1) - query.limit)
         newest: deque[LogEntry] = deque(maxlen=query.limit)
+        left_out = 0
         for page in directory.log_pages(self._path, first, end):
-            newest += _entries(page.records, wanted, query.digests)
-        return _part(shape, page, newest, page.next)
+            found, untimed = _split(wanted, _entries(page.records, wanted, query.digests))
+            newest += found
+            left_out += untimed
+        return _part(shape, page, newest, page.next, left_out)
 
 
-def _part(shape: LogPart, page: LogPage, entries: Iterable[LogEntry], following: int) -> LogPart:
-    return replace(shape, entries=tuple(entries), next_index=following, first_index=page.first, last_index=page.last)
+def _split(wanted: EntryFilter, entries: Iterable[LogEntry]) -> tuple[list[LogEntry], int]:
+    """Those that are shown, and how many are not because they carry no time."""
+    passing = list(entries)
+    found = [entry for entry in passing if entry.time_ms or entry.type == DAMAGED or not wanted.by_time]
+    return found, len(passing) - len(found)
+
+
+def _part(shape: LogPart, page: LogPage, entries: Iterable[LogEntry], following: int, untimed: int) -> LogPart:
+    found = tuple(entries)
+    return replace(shape, entries=found, next_index=following, first_index=page.first, last_index=page.last, untimed=untimed)
 
 
 def _entries(records: Iterable[LogRecord], wanted: EntryFilter, digests: bool) -> Iterator[LogEntry]:
     for index, entry, problem in records:
         if entry is None:  # it may be any, so it passes every filter
-            yield LogEntry(index, 0, DAMAGED, 0, (problem,), b"")
-        elif (words := wanted.words(entry)) is not None:
-            kind, lines = words
-            yield LogEntry(index, entry.term, kind, len(entry.data), tuple(lines), digest(entry) if digests else b"")
+            yield LogEntry(index, 0, DAMAGED, 0, (problem,), b"", 0)
+        elif (looked := wanted.look(entry)) is not None:
+            sum_ = digest(entry) if digests else b""
+            yield LogEntry(index, entry.term, looked.word, len(entry.data), tuple(looked.lines), sum_, looked.time_ms)

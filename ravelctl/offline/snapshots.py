@@ -17,10 +17,10 @@ from ravel_node import __version__
 from ravel_node.admin.directory import machine_of
 from ravel_node.admin.records import RULES
 from ravel_node.machine.base import Database
-from ravel_node.machine.envelope import FORMAT
+from ravel_node.machine.envelope import FORMAT, read_time
 from ravel_node.machine.members import MemberRecordError, decode_member
 from ravel_node.machine.refounding import Founder
-from ravel_node.raft.types import Entry
+from ravel_node.raft.types import Entry, EntryType
 from ravel_node.storage.base import DamagedError, Identity, StoreError
 from ravel_node.storage.checking import StateCheck
 from ravel_node.storage.engine import ReadTxn
@@ -292,8 +292,18 @@ def compare_states(app: App, a: Path, b: Path) -> StatesCompared:
     return StatesCompared(index, found[0] if found else "", found[1] if found else b"")
 
 
-def at(app: App, data_dir: Path, index: int, file: Path | None, target: Path) -> tuple[StateHeader, str, bool]:
-    """Write the state as of an entry as a snapshot file; its header, what it was made of, and whether the entry is committed."""
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A snapshot of an earlier state."""
+
+    header: StateHeader
+    source: str  # what it was made of
+    committed: bool  # as far as the directory knows
+    time_ms: int  # of its last entry, since 1970; 0: that carries none
+
+
+def at(app: App, data_dir: Path, index: int, file: Path | None, target: Path) -> Made:
+    """Write the state as of an entry as a snapshot file."""
     facts = directory.look(data_dir)
     identity = facts.log.identity or Identity("")
     start = start_for(data_dir, facts, index, file)
@@ -309,4 +319,11 @@ def at(app: App, data_dir: Path, index: int, file: Path | None, target: Path) ->
         made = snapshot_at(Path(scratch), start.source, entries, machine_of, identity, progress.update)
         path, header = asyncio.run(made)
         write_snapshot(target, encode_header(header), path)
-    return header, start.what, index <= directory.commit_index(facts)
+    return Made(header, start.what, index <= directory.commit_index(facts), time_of(data_dir, index))
+
+
+def time_of(path: Path, index: int) -> int:
+    """The time of an entry of the log in a data directory, in milliseconds since 1970; 0: it carries none, or is not there."""
+    records = next(directory.log_pages(path, index, index + 1)).records
+    entry = records[0].entry if records and records[0].index == index else None
+    return read_time(entry.data) if entry is not None and entry.type is EntryType.NORMAL else 0

@@ -51,9 +51,9 @@ async def refused(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
     return caught.value.code(), info.reason, dict(info.metadata)
 
 
-def entry(index: int, *commands: bytes, kind: EntryType = EntryType.NORMAL, data: bytes | None = None) -> Entry:
+def entry(index: int, *commands: bytes, kind: EntryType = EntryType.NORMAL, data: bytes | None = None, time_ms: int = 0) -> Entry:
     if data is None:
-        data = envelope.payload([envelope.group(commands)]) if commands else b""
+        data = envelope.payload([envelope.group(commands)], time_ms) if commands else b""
     return Entry(Term(3), Index(index), kind, data)
 
 
@@ -117,6 +117,24 @@ async def test_parts_of_the_log(inspect: Any, host: FakeHost) -> None:
     assert (entries, len(pages), pages[0].last_index) == ([], 1, 2100)
     entries, _ = await read(inspect, tail=True, limit=1 << 63)
     assert len(entries) == 2000
+
+
+async def test_the_log_is_chosen_by_time_though_a_clock_has_jumped(inspect: Any, host: FakeHost) -> None:
+    times = {2: 1_000, 3: 3_000, 4: 2_000, 5: 0, 6: 4_000}
+    host.store.log = [entry(1), *[entry(index, envelope.put(b"k%d" % index, b"v"), time_ms=at) for index, at in times.items()]]
+    entries, _ = await read(inspect)
+    assert [found.time_ms for found in entries] == [0, *times.values()]
+
+    async def chosen(**fields: Any) -> tuple[list[int], int]:
+        entries, pages = await read(inspect, **fields)
+        return [found.index for found in entries], sum(page.untimed for page in pages)
+
+    assert await chosen(since_ms=2_000) == ([3, 4, 6], 2)
+    assert await chosen(until_ms=2_000) == ([2, 4], 2)
+    assert await chosen(since_ms=2_000, until_ms=3_000, key_prefix=b"k") == ([3, 4], 1)
+    assert await chosen(since_ms=1, tail=True, limit=2) == ([4, 6], 2)
+    assert await chosen(since_ms=5_000) == ([], 2)
+    assert await chosen(since_ms=2_500, from_index=4, limit=1) == ([6], 1)
 
 
 async def test_the_log_is_filtered(inspect: Any, host: FakeHost) -> None:

@@ -26,7 +26,7 @@ from ravelpb.v1 import cluster_pb2 as ravelpb_dot_v1_dot_cluster__pb2
 from ravelpb.v1 import common_pb2 as ravelpb_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ravelpb/v1/inspect.proto\x12\x08ravel.v1\x1a\x18ravelpb/v1/cluster.proto\x1a\x17ravelpb/v1/common.proto\"\xac\x01\n\x0eReadLogRequest\x12\x12\n\nfrom_index\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\x04\x12\x0c\n\x04tail\x18\x03 \x01(\x08\x12\x11\n\twith_data\x18\x04 \x01(\x08\x12\x10\n\x08to_index\x18\x05 \x01(\x04\x12\x0c\n\x04term\x18\x06 \x01(\x04\x12\r\n\x05types\x18\x07 \x03(\t\x12\x12\n\nkey_prefix\x18\x08 \x01(\x0c\x12\x13\n\x0bwith_digest\x18\t \x01(\x08\"s\n\x08LogEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\r\x12\x0f\n\x07summary\x18\x05 \x03(\t\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x07 \x01(\x0c\"\xe2\x01\n\x0fReadLogResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12#\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x12.ravel.v1.LogEntry\x12\x13\n\x0b\x66irst_index\x18\x03 \x01(\x04\x12\x12\n\nlast_index\x18\x04 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x05 \x01(\x04\x12\x16\n\x0esnapshot_index\x18\x06 \x01(\x04\x12\x15\n\rsnapshot_term\x18\x07 \x01(\x04\x12\x12\n\nnext_index\x18\x08 \x01(\x04\"%\n\x11\x43heckStoreRequest\x12\x10\n\x08log_only\x18\x01 \x01(\x08\"\x8d\x01\n\x12\x43heckStoreResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12\x0c\n\x04part\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\x12\x10\n\x08problems\x18\x05 \x03(\t\x12\x10\n\x08\x66inished\x18\x06 \x01(\x08\"/\n\x0e\x43ompactRequest\x12\x0c\n\x04keep\x18\x01 \x01(\x04\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"\xc8\x01\n\x0f\x43ompactResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12\x1a\n\x12\x66irst_index_before\x18\x02 \x01(\x04\x12\x13\n\x0b\x66irst_index\x18\x03 \x01(\x04\x12\x12\n\nlast_index\x18\x04 \x01(\x04\x12\x1d\n\x15log_used_bytes_before\x18\x05 \x01(\x04\x12\x16\n\x0elog_used_bytes\x18\x06 \x01(\x04\x12\x0f\n\x07held_by\x18\x07 \x01(\t\"\x80\x02\n\x0cSnapshotInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x14\n\x0c\x63luster_name\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\x04\x12\x0c\n\x04term\x18\x05 \x01(\x04\x12\x0e\n\x06voters\x18\x06 \x03(\x04\x12\x10\n\x08learners\x18\x07 \x03(\x04\x12\x0c\n\x04keys\x18\x08 \x01(\x04\x12\x12\n\nsize_bytes\x18\t \x01(\x04\x12\x0e\n\x06sha256\x18\n \x01(\x0c\x12\x13\n\x0btaken_at_ms\x18\x0b \x01(\x03\x12\x10\n\x08taken_by\x18\x0c \x01(\t\x12\x10\n\x08revision\x18\r \x01(\x04\x12\x0e\n\x06\x66ormat\x18\x0e \x01(\r\"\x16\n\x14ListSnapshotsRequest\"l\n\x15ListSnapshotsResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12)\n\tsnapshots\x18\x02 \x03(\x0b\x32\x16.ravel.v1.SnapshotInfo\"<\n\x13SaveSnapshotRequest\x12%\n\x06\x65xpect\x18\x01 \x01(\x0b\x32\x15.ravel.v1.Expectation\"j\n\x14SaveSnapshotResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12(\n\x08snapshot\x18\x02 \x01(\x0b\x32\x16.ravel.v1.SnapshotInfo\"4\n\x14\x46\x65tchSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"Y\n\x15\x46\x65tchSnapshotResponse\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x13\n\x11StoreStatsRequest\"=\n\rDatabaseStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x65ntries\x18\x02 \x01(\x04\x12\r\n\x05pages\x18\x03 \x01(\x04\"\x9d\x01\n\x10\x45nvironmentStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0emap_size_bytes\x18\x02 \x01(\x04\x12\x12\n\nused_bytes\x18\x03 \x01(\x04\x12\x12\n\nfree_bytes\x18\x04 \x01(\x04\x12\x0f\n\x07readers\x18\x05 \x01(\r\x12*\n\tdatabases\x18\x06 \x03(\x0b\x32\x17.ravel.v1.DatabaseStats\"\xb5\x01\n\x12StoreStatsResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12\x30\n\x0c\x65nvironments\x18\x02 \x03(\x0b\x32\x1a.ravel.v1.EnvironmentStats\x12\x17\n\x0funflushed_bytes\x18\x03 \x01(\x04\x12\x1a\n\x12unflushed_segments\x18\x04 \x01(\x04\x12\x0e\n\x06\x66ormat\x18\x05 \x01(\r\"\x12\n\x10StateHashRequest\"\x94\x01\n\x10ReplicaStateHash\x12\x12\n\nreplica_id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x0f\n\x07\x64iffers\x18\x05 \x01(\x08\x12\x14\n\x0c\x61greed_index\x18\x06 \x01(\x04\x12\x16\n\x0e\x64iffered_index\x18\x07 \x01(\x04\"\x88\x01\n\x11StateHashResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12,\n\x08replicas\x18\x04 \x03(\x0b\x32\x1a.ravel.v1.ReplicaStateHash2\xda\x04\n\x07Inspect\x12@\n\x07ReadLog\x12\x18.ravel.v1.ReadLogRequest\x1a\x19.ravel.v1.ReadLogResponse0\x01\x12P\n\rListSnapshots\x12\x1e.ravel.v1.ListSnapshotsRequest\x1a\x1f.ravel.v1.ListSnapshotsResponse\x12M\n\x0cSaveSnapshot\x12\x1d.ravel.v1.SaveSnapshotRequest\x1a\x1e.ravel.v1.SaveSnapshotResponse\x12R\n\rFetchSnapshot\x12\x1e.ravel.v1.FetchSnapshotRequest\x1a\x1f.ravel.v1.FetchSnapshotResponse0\x01\x12G\n\nStoreStats\x12\x1b.ravel.v1.StoreStatsRequest\x1a\x1c.ravel.v1.StoreStatsResponse\x12I\n\nCheckStore\x12\x1b.ravel.v1.CheckStoreRequest\x1a\x1c.ravel.v1.CheckStoreResponse0\x01\x12>\n\x07\x43ompact\x12\x18.ravel.v1.CompactRequest\x1a\x19.ravel.v1.CompactResponse\x12\x44\n\tStateHash\x12\x1a.ravel.v1.StateHashRequest\x1a\x1b.ravel.v1.StateHashResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ravelpb/v1/inspect.proto\x12\x08ravel.v1\x1a\x18ravelpb/v1/cluster.proto\x1a\x17ravelpb/v1/common.proto\"\xd0\x01\n\x0eReadLogRequest\x12\x12\n\nfrom_index\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\x04\x12\x0c\n\x04tail\x18\x03 \x01(\x08\x12\x11\n\twith_data\x18\x04 \x01(\x08\x12\x10\n\x08to_index\x18\x05 \x01(\x04\x12\x0c\n\x04term\x18\x06 \x01(\x04\x12\r\n\x05types\x18\x07 \x03(\t\x12\x12\n\nkey_prefix\x18\x08 \x01(\x0c\x12\x13\n\x0bwith_digest\x18\t \x01(\x08\x12\x10\n\x08since_ms\x18\n \x01(\x04\x12\x10\n\x08until_ms\x18\x0b \x01(\x04\"\x84\x01\n\x08LogEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\r\x12\x0f\n\x07summary\x18\x05 \x03(\t\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x07 \x01(\x0c\x12\x0f\n\x07time_ms\x18\x08 \x01(\x04\"\xf3\x01\n\x0fReadLogResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12#\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x12.ravel.v1.LogEntry\x12\x13\n\x0b\x66irst_index\x18\x03 \x01(\x04\x12\x12\n\nlast_index\x18\x04 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x05 \x01(\x04\x12\x16\n\x0esnapshot_index\x18\x06 \x01(\x04\x12\x15\n\rsnapshot_term\x18\x07 \x01(\x04\x12\x12\n\nnext_index\x18\x08 \x01(\x04\x12\x0f\n\x07untimed\x18\t \x01(\x04\"%\n\x11\x43heckStoreRequest\x12\x10\n\x08log_only\x18\x01 \x01(\x08\"\x8d\x01\n\x12\x43heckStoreResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12\x0c\n\x04part\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\x12\x10\n\x08problems\x18\x05 \x03(\t\x12\x10\n\x08\x66inished\x18\x06 \x01(\x08\"/\n\x0e\x43ompactRequest\x12\x0c\n\x04keep\x18\x01 \x01(\x04\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"\xc8\x01\n\x0f\x43ompactResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12\x1a\n\x12\x66irst_index_before\x18\x02 \x01(\x04\x12\x13\n\x0b\x66irst_index\x18\x03 \x01(\x04\x12\x12\n\nlast_index\x18\x04 \x01(\x04\x12\x1d\n\x15log_used_bytes_before\x18\x05 \x01(\x04\x12\x16\n\x0elog_used_bytes\x18\x06 \x01(\x04\x12\x0f\n\x07held_by\x18\x07 \x01(\t\"\x80\x02\n\x0cSnapshotInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x14\n\x0c\x63luster_name\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\x04\x12\x0c\n\x04term\x18\x05 \x01(\x04\x12\x0e\n\x06voters\x18\x06 \x03(\x04\x12\x10\n\x08learners\x18\x07 \x03(\x04\x12\x0c\n\x04keys\x18\x08 \x01(\x04\x12\x12\n\nsize_bytes\x18\t \x01(\x04\x12\x0e\n\x06sha256\x18\n \x01(\x0c\x12\x13\n\x0btaken_at_ms\x18\x0b \x01(\x03\x12\x10\n\x08taken_by\x18\x0c \x01(\t\x12\x10\n\x08revision\x18\r \x01(\x04\x12\x0e\n\x06\x66ormat\x18\x0e \x01(\r\"\x16\n\x14ListSnapshotsRequest\"l\n\x15ListSnapshotsResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12)\n\tsnapshots\x18\x02 \x03(\x0b\x32\x16.ravel.v1.SnapshotInfo\"<\n\x13SaveSnapshotRequest\x12%\n\x06\x65xpect\x18\x01 \x01(\x0b\x32\x15.ravel.v1.Expectation\"j\n\x14SaveSnapshotResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12(\n\x08snapshot\x18\x02 \x01(\x0b\x32\x16.ravel.v1.SnapshotInfo\"4\n\x14\x46\x65tchSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"Y\n\x15\x46\x65tchSnapshotResponse\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x13\n\x11StoreStatsRequest\"=\n\rDatabaseStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x65ntries\x18\x02 \x01(\x04\x12\r\n\x05pages\x18\x03 \x01(\x04\"\x9d\x01\n\x10\x45nvironmentStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0emap_size_bytes\x18\x02 \x01(\x04\x12\x12\n\nused_bytes\x18\x03 \x01(\x04\x12\x12\n\nfree_bytes\x18\x04 \x01(\x04\x12\x0f\n\x07readers\x18\x05 \x01(\r\x12*\n\tdatabases\x18\x06 \x03(\x0b\x32\x17.ravel.v1.DatabaseStats\"\xb5\x01\n\x12StoreStatsResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12\x30\n\x0c\x65nvironments\x18\x02 \x03(\x0b\x32\x1a.ravel.v1.EnvironmentStats\x12\x17\n\x0funflushed_bytes\x18\x03 \x01(\x04\x12\x1a\n\x12unflushed_segments\x18\x04 \x01(\x04\x12\x0e\n\x06\x66ormat\x18\x05 \x01(\r\"\x12\n\x10StateHashRequest\"\x94\x01\n\x10ReplicaStateHash\x12\x12\n\nreplica_id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x0f\n\x07\x64iffers\x18\x05 \x01(\x08\x12\x14\n\x0c\x61greed_index\x18\x06 \x01(\x04\x12\x16\n\x0e\x64iffered_index\x18\x07 \x01(\x04\"\x88\x01\n\x11StateHashResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12,\n\x08replicas\x18\x04 \x03(\x0b\x32\x1a.ravel.v1.ReplicaStateHash2\xda\x04\n\x07Inspect\x12@\n\x07ReadLog\x12\x18.ravel.v1.ReadLogRequest\x1a\x19.ravel.v1.ReadLogResponse0\x01\x12P\n\rListSnapshots\x12\x1e.ravel.v1.ListSnapshotsRequest\x1a\x1f.ravel.v1.ListSnapshotsResponse\x12M\n\x0cSaveSnapshot\x12\x1d.ravel.v1.SaveSnapshotRequest\x1a\x1e.ravel.v1.SaveSnapshotResponse\x12R\n\rFetchSnapshot\x12\x1e.ravel.v1.FetchSnapshotRequest\x1a\x1f.ravel.v1.FetchSnapshotResponse0\x01\x12G\n\nStoreStats\x12\x1b.ravel.v1.StoreStatsRequest\x1a\x1c.ravel.v1.StoreStatsResponse\x12I\n\nCheckStore\x12\x1b.ravel.v1.CheckStoreRequest\x1a\x1c.ravel.v1.CheckStoreResponse0\x01\x12>\n\x07\x43ompact\x12\x18.ravel.v1.CompactRequest\x1a\x19.ravel.v1.CompactResponse\x12\x44\n\tStateHash\x12\x1a.ravel.v1.StateHashRequest\x1a\x1b.ravel.v1.StateHashResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,47 +34,47 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ravelpb.v1.inspect_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_READLOGREQUEST']._serialized_start=90
-  _globals['_READLOGREQUEST']._serialized_end=262
-  _globals['_LOGENTRY']._serialized_start=264
-  _globals['_LOGENTRY']._serialized_end=379
-  _globals['_READLOGRESPONSE']._serialized_start=382
-  _globals['_READLOGRESPONSE']._serialized_end=608
-  _globals['_CHECKSTOREREQUEST']._serialized_start=610
-  _globals['_CHECKSTOREREQUEST']._serialized_end=647
-  _globals['_CHECKSTORERESPONSE']._serialized_start=650
-  _globals['_CHECKSTORERESPONSE']._serialized_end=791
-  _globals['_COMPACTREQUEST']._serialized_start=793
-  _globals['_COMPACTREQUEST']._serialized_end=840
-  _globals['_COMPACTRESPONSE']._serialized_start=843
-  _globals['_COMPACTRESPONSE']._serialized_end=1043
-  _globals['_SNAPSHOTINFO']._serialized_start=1046
-  _globals['_SNAPSHOTINFO']._serialized_end=1302
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1304
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1326
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1328
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1436
-  _globals['_SAVESNAPSHOTREQUEST']._serialized_start=1438
-  _globals['_SAVESNAPSHOTREQUEST']._serialized_end=1498
-  _globals['_SAVESNAPSHOTRESPONSE']._serialized_start=1500
-  _globals['_SAVESNAPSHOTRESPONSE']._serialized_end=1606
-  _globals['_FETCHSNAPSHOTREQUEST']._serialized_start=1608
-  _globals['_FETCHSNAPSHOTREQUEST']._serialized_end=1660
-  _globals['_FETCHSNAPSHOTRESPONSE']._serialized_start=1662
-  _globals['_FETCHSNAPSHOTRESPONSE']._serialized_end=1751
-  _globals['_STORESTATSREQUEST']._serialized_start=1753
-  _globals['_STORESTATSREQUEST']._serialized_end=1772
-  _globals['_DATABASESTATS']._serialized_start=1774
-  _globals['_DATABASESTATS']._serialized_end=1835
-  _globals['_ENVIRONMENTSTATS']._serialized_start=1838
-  _globals['_ENVIRONMENTSTATS']._serialized_end=1995
-  _globals['_STORESTATSRESPONSE']._serialized_start=1998
-  _globals['_STORESTATSRESPONSE']._serialized_end=2179
-  _globals['_STATEHASHREQUEST']._serialized_start=2181
-  _globals['_STATEHASHREQUEST']._serialized_end=2199
-  _globals['_REPLICASTATEHASH']._serialized_start=2202
-  _globals['_REPLICASTATEHASH']._serialized_end=2350
-  _globals['_STATEHASHRESPONSE']._serialized_start=2353
-  _globals['_STATEHASHRESPONSE']._serialized_end=2489
-  _globals['_INSPECT']._serialized_start=2492
-  _globals['_INSPECT']._serialized_end=3094
+  _globals['_READLOGREQUEST']._serialized_end=298
+  _globals['_LOGENTRY']._serialized_start=301
+  _globals['_LOGENTRY']._serialized_end=433
+  _globals['_READLOGRESPONSE']._serialized_start=436
+  _globals['_READLOGRESPONSE']._serialized_end=679
+  _globals['_CHECKSTOREREQUEST']._serialized_start=681
+  _globals['_CHECKSTOREREQUEST']._serialized_end=718
+  _globals['_CHECKSTORERESPONSE']._serialized_start=721
+  _globals['_CHECKSTORERESPONSE']._serialized_end=862
+  _globals['_COMPACTREQUEST']._serialized_start=864
+  _globals['_COMPACTREQUEST']._serialized_end=911
+  _globals['_COMPACTRESPONSE']._serialized_start=914
+  _globals['_COMPACTRESPONSE']._serialized_end=1114
+  _globals['_SNAPSHOTINFO']._serialized_start=1117
+  _globals['_SNAPSHOTINFO']._serialized_end=1373
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1375
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1397
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1399
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1507
+  _globals['_SAVESNAPSHOTREQUEST']._serialized_start=1509
+  _globals['_SAVESNAPSHOTREQUEST']._serialized_end=1569
+  _globals['_SAVESNAPSHOTRESPONSE']._serialized_start=1571
+  _globals['_SAVESNAPSHOTRESPONSE']._serialized_end=1677
+  _globals['_FETCHSNAPSHOTREQUEST']._serialized_start=1679
+  _globals['_FETCHSNAPSHOTREQUEST']._serialized_end=1731
+  _globals['_FETCHSNAPSHOTRESPONSE']._serialized_start=1733
+  _globals['_FETCHSNAPSHOTRESPONSE']._serialized_end=1822
+  _globals['_STORESTATSREQUEST']._serialized_start=1824
+  _globals['_STORESTATSREQUEST']._serialized_end=1843
+  _globals['_DATABASESTATS']._serialized_start=1845
+  _globals['_DATABASESTATS']._serialized_end=1906
+  _globals['_ENVIRONMENTSTATS']._serialized_start=1909
+  _globals['_ENVIRONMENTSTATS']._serialized_end=2066
+  _globals['_STORESTATSRESPONSE']._serialized_start=2069
+  _globals['_STORESTATSRESPONSE']._serialized_end=2250
+  _globals['_STATEHASHREQUEST']._serialized_start=2252
+  _globals['_STATEHASHREQUEST']._serialized_end=2270
+  _globals['_REPLICASTATEHASH']._serialized_start=2273
+  _globals['_REPLICASTATEHASH']._serialized_end=2421
+  _globals['_STATEHASHRESPONSE']._serialized_start=2424
+  _globals['_STATEHASHRESPONSE']._serialized_end=2560
+  _globals['_INSPECT']._serialized_start=2563
+  _globals['_INSPECT']._serialized_end=3165
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,8 @@ class ReadLogRequest(_message.Message):
     TYPES_FIELD_NUMBER: _builtins.int
     KEY_PREFIX_FIELD_NUMBER: _builtins.int
     WITH_DIGEST_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
     from_index: _builtins.int
     """0: from the first one there is"""
     limit: _builtins.int
@@ -51,6 +53,10 @@ class ReadLogRequest(_message.Message):
     """a command must name a key that begins with it; empty: any"""
     with_digest: _builtins.bool
     """also digests"""
+    since_ms: _builtins.int
+    """only those of this time or later, in milliseconds since 1970; 0: any"""
+    until_ms: _builtins.int
+    """and of this time or earlier; 0: any"""
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """as in LogEntry.type, or that of a command in a batch; none: any"""
@@ -67,10 +73,12 @@ class ReadLogRequest(_message.Message):
         types: _abc.Iterable[_builtins.str] | None = ...,
         key_prefix: _builtins.bytes = ...,
         with_digest: _builtins.bool = ...,
+        since_ms: _builtins.int = ...,
+        until_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_index", b"from_index", "key_prefix", b"key_prefix", "limit", b"limit", "tail", b"tail", "term", b"term", "to_index", b"to_index", "types", b"types", "with_data", b"with_data", "with_digest", b"with_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_index", b"from_index", "key_prefix", b"key_prefix", "limit", b"limit", "since_ms", b"since_ms", "tail", b"tail", "term", b"term", "to_index", b"to_index", "types", b"types", "until_ms", b"until_ms", "with_data", b"with_data", "with_digest", b"with_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -87,6 +95,7 @@ class LogEntry(_message.Message):
     SUMMARY_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     term: _builtins.int
     type: _builtins.str
@@ -96,6 +105,8 @@ class LogEntry(_message.Message):
     data: _builtins.bytes
     digest: _builtins.bytes
     """16 bytes: what two replicas' entries are compared by (SHA-256 over index, term, type and payload, cut)"""
+    time_ms: _builtins.int
+    """since 1970, the clock of the leader that wrote it, for people only; 0: it carries none"""
     @_builtins.property
     def summary(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """one line a command; of a batch, with a filter by type or key, only those that pass"""
@@ -110,10 +121,11 @@ class LogEntry(_message.Message):
         summary: _abc.Iterable[_builtins.str] | None = ...,
         data: _builtins.bytes = ...,
         digest: _builtins.bytes = ...,
+        time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "data", b"data", "digest", b"digest", "index", b"index", "summary", b"summary", "term", b"term", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "data", b"data", "digest", b"digest", "index", b"index", "summary", b"summary", "term", b"term", "time_ms", b"time_ms", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -131,6 +143,7 @@ class ReadLogResponse(_message.Message):
     SNAPSHOT_INDEX_FIELD_NUMBER: _builtins.int
     SNAPSHOT_TERM_FIELD_NUMBER: _builtins.int
     NEXT_INDEX_FIELD_NUMBER: _builtins.int
+    UNTIMED_FIELD_NUMBER: _builtins.int
     first_index: _builtins.int
     last_index: _builtins.int
     commit_index: _builtins.int
@@ -139,6 +152,8 @@ class ReadLogResponse(_message.Message):
     snapshot_term: _builtins.int
     next_index: _builtins.int
     """all entries before it were looked at"""
+    untimed: _builtins.int
+    """of those that this message is about: left out of a choice by time, since they carry none"""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     @_builtins.property
@@ -154,10 +169,11 @@ class ReadLogResponse(_message.Message):
         snapshot_index: _builtins.int = ...,
         snapshot_term: _builtins.int = ...,
         next_index: _builtins.int = ...,
+        untimed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "entries", b"entries", "first_index", b"first_index", "header", b"header", "last_index", b"last_index", "next_index", b"next_index", "snapshot_index", b"snapshot_index", "snapshot_term", b"snapshot_term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_index", b"commit_index", "entries", b"entries", "first_index", b"first_index", "header", b"header", "last_index", b"last_index", "next_index", b"next_index", "snapshot_index", b"snapshot_index", "snapshot_term", b"snapshot_term", "untimed", b"untimed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

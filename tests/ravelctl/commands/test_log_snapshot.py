@@ -53,8 +53,29 @@ def test_a_batch_is_shown_as_its_commands(ctl: Ctl, at: str, cluster: FakeCluste
         ["6", "1", "noop", "0", "-"],
     ]
     told = ctl("log", "show", "-e", at, "-o", "json").json
-    assert told["entries"][0] == {"index": "5", "term": "1", "type": "batch", "bytes": 90, "commands": ["put a", "put b\x1b[2J"]}
+    assert told["entries"][0] == {
+        "index": "5",
+        "term": "1",
+        "time": None,
+        "type": "batch",
+        "bytes": 90,
+        "commands": ["put a", "put b\x1b[2J"],
+    }
     assert (told["commit_index"], told["source"]) == ("48210", "n2")
+
+
+def test_an_older_daemon_is_not_taken_at_its_word_on_times(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
+    """It ignores what it does not know of a request, and answers with all entries."""
+    cluster.log = [LogEntry(index=5, term=1, type="put"), LogEntry(index=6, term=1, type="put")]
+    ran = ctl("log", "show", "--since", "10m", "-e", at, "-o", "name")
+    assert (ran.code, ran.out) == (0, "")
+    assert "2 entries carry no time and are left out" in ran.err
+
+
+def test_times_of_any_size_are_printed(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
+    cluster.log = [LogEntry(index=5, term=1, type="noop", time_ms=2**64 - 1), LogEntry(index=6, term=1, type="noop", time_ms=1)]
+    told = ctl("log", "show", "-e", at, "-o", "json").json
+    assert [entry["time"] for entry in told["entries"]] == ["18446744073709551615", "1970-01-01T00:00:00.001Z"]
 
 
 def test_snapshot_list(ctl: Ctl, at: str, cluster: FakeCluster) -> None:

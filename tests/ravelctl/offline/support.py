@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,12 +44,14 @@ def make(
     snapshot_at: int = 0,
     raw: Sequence[Entry] = (),
     machine: KVMachine | None = None,
+    times: Sequence[int] = (),
 ) -> Path:
     """The directory of replica 1, 2 or 3 of CLUSTER, whose log holds these entries from index 2 on.
 
     The last `unapplied` are in the log only. `snapshot_at` is an index at which it builds a snapshot file. `raw` come last.
+    `times` are those of the first entries, in milliseconds since 1970.
     """
-    asyncio.run(_make(path, entries, replica, unapplied, Term(term), snapshot_at, raw, machine or KVMachine()))
+    asyncio.run(_make(path, entries, replica, unapplied, Term(term), snapshot_at, raw, machine or KVMachine(), times))
     return path
 
 
@@ -61,14 +64,15 @@ async def _make(
     snapshot_at: int,
     raw: Sequence[Entry],
     machine: KVMachine,
+    times: Sequence[int],
 ) -> None:
     store = await open_store(path, replace(OPTIONS, draw_id=lambda: f"{replica:032x}"))
     identity = Identity(f"{replica:032x}", CLUSTER, "orders", ReplicaId(replica), f"n{replica}")
     await store.bootstrap(identity, BIRTH, HardState(Term(1), ReplicaId(0), Index(1)), partial(_first_state, machine.machine))
     machine.open(store.reader())
     entries = [
-        Entry(term, Index(index), EntryType.NORMAL, envelope.payload([envelope.group(commands)]) if commands else b"")
-        for index, commands in enumerate(groups, 2)
+        Entry(term, Index(index), EntryType.NORMAL, envelope.payload([envelope.group(commands)], at) if commands else b"")
+        for index, (commands, at) in enumerate(zip(groups, chain(times, repeat(0)), strict=False), 2)
     ]
     if entries:
         await store.save([Save(entries)])

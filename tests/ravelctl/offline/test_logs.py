@@ -50,6 +50,50 @@ def test_entries_are_shown_and_filtered(ctl: Ctl, path: Path) -> None:
     assert told["entries"][0]["commands"] == ["delete users/1"]
 
 
+NOON_MS = 1_772_452_800_000  # 2026-03-02T12:00:00Z
+
+
+def test_entries_have_a_time_and_are_chosen_by_it(ctl: Ctl, tmp_path: Path) -> None:
+    """The clock jumps back by two seconds, and entry 2 is an older version's."""
+    path = make(tmp_path / "n1", puts(1, 5), times=[0, *(NOON_MS + ms for ms in (0, 3_000, 1_000, 3_500))])
+    ran = ctl("log", "show", "--data-dir", path, "-o", "wide")
+    assert ran.out.splitlines()[:4] == [
+        "INDEX  TERM  TIME                      TYPE  BYTES  SUMMARY",
+        "2      3     -                         put   31     orders/1 = 10 bytes",
+        "3      3     2026-03-02T12:00:00Z      put   39     orders/2 = 10 bytes",
+        "4      3     2026-03-02T12:00:03Z      put   39     orders/3 = 10 bytes",
+    ]
+    assert "12:00:00" not in ctl("log", "show", "--data-dir", path).out
+    told = ctl("log", "show", "--data-dir", path, "-o", "json").json
+    assert [entry["time"] for entry in told["entries"]][::4] == [None, "2026-03-02T12:00:03.500Z"]
+
+    def chosen(*words: object) -> tuple[list[str], str]:
+        ran = ctl("log", "show", "--data-dir", path, "-o", "name", *words)
+        assert ran.code == 0, ran.err
+        return ran.out.split(), ran.err.strip()
+
+    left_out = "1 entry carries no time and is left out"
+    assert chosen("--since", "2026-03-02T12:00:02Z") == (["4", "6"], left_out)
+    assert chosen("--since", "2026-03-02T13:00:00+01:00", "--until", "2026-03-02T12:00:01Z") == (["3", "5"], left_out)
+    assert chosen("--since", "2026-03-02T12:00:01Z", "--tail", "--limit", 2) == (["5", "6"], left_out)
+    assert chosen("--since", "10m") == ([], left_out)
+    assert chosen("--until", "10m", "--from", 5) == (["5", "6"], "")
+    assert ctl("log", "show", "--data-dir", path, "--since", "10m", "-o", "json").json["untimed"] == "1"
+    for wrong in ("yesterday", "2026-03-02T12:00:02", "1960-01-01T00:00:00Z"):
+        ran = ctl("log", "show", "--data-dir", path, "--since", wrong)
+        assert (ran.code, "neither a duration such as 10m nor a time with its zone" in ran.err) == (2, True)
+
+
+def test_following_begins_at_the_first_entry_of_a_time(ctl: Ctl, tmp_path: Path) -> None:
+    path = make(tmp_path / "n1", puts(1, 20), times=[NOON_MS, NOON_MS + 5_000, 0, NOON_MS + 1_000])
+    words = ("log", "follow", "--data-dir", path, "--limit", 3, "--since", "2026-03-02T12:00:04Z")
+    assert ctl(*words, "-o", "name").out.split() == ["3", "4", "5"]
+    assert ctl(*words, "-o", "wide").out.splitlines()[1:3] == [
+        "3         3     2026-03-02T12:00:05Z      put       39      orders/2 = 10 bytes",
+        "4         3     -                         put       31      orders/3 = 10 bytes",
+    ]
+
+
 def test_damage_is_shown_verified_and_compared(ctl: Ctl, path: Path, tmp_path: Path) -> None:
     assert ctl("log", "verify", "--data-dir", path).code == 0
     flip_log_byte(path, 15)

@@ -102,6 +102,44 @@ def test_a_header_that_lies_is_found(ctl: Ctl, path: Path, tmp_path: Path) -> No
     assert (ran.code, "record 'orders/3' of database kv is damaged" in ran.out) == (8, True)
 
 
+def test_a_restore_is_told_before_it_is_done(ctl: Ctl, path: Path, tmp_path: Path) -> None:
+    file = saved(path, tmp_path / "s.rvsnap")
+    target = tmp_path / "new"
+    words = ("snapshot", "restore", file, "--data-dir", target, "--name", "a1")
+    before = sorted(tmp_path.rglob("*"))
+    ran = ctl(*words, "--dry-run")
+    assert (ran.code, "dry run: nothing was changed" in ran.err) == (0, True)
+    assert ran.out.startswith(f"would make {target}, and nothing else; ")
+    told = ctl(*words, "--dry-run", "-o", "json").json
+    assert (told["from_cluster"], told["restored"]) == (CLUSTER, False)
+    assert sorted(tmp_path.rglob("*")) == before
+    made = ctl(*words, "-o", "json").json
+    shared = ("revision", "index", "keys", "name", "cluster_name", "data_dir")
+    assert {name: told[name] for name in shared} == {name: made[name] for name in shared}
+    ran = ctl(*words, "--dry-run")
+    assert (ran.code, "is not empty" in ran.err) == (5, True)
+    assert ctl("snapshot", "restore", file, "--data-dir", tmp_path / "no" / "new", "--dry-run").code == 2
+    file.write_bytes(file.read_bytes()[:-100])
+    assert ctl("snapshot", "restore", file, "--data-dir", tmp_path / "other", "--dry-run").code == 8
+
+
+def test_a_snapshot_of_an_entry_is_told_before_it_is_made(ctl: Ctl, tmp_path: Path) -> None:
+    path = make(tmp_path / "n1", puts(1, 20), snapshot_at=8, times=[1_772_452_800_000] * 20)
+    file = tmp_path / "ten.rvsnap"
+    words = ("snapshot", "at", "--index", 10, "--data-dir", path, "-f", file)
+    before = sorted(tmp_path.rglob("*"))
+    ran = ctl(*words, "--dry-run")
+    assert (ran.code, "at index 8, and 2 entries of the log after it" in ran.out) == (0, True), ran.err
+    assert ran.out.endswith("up to index 10 of 2026-03-02T12:00:00Z\n")
+    told = ctl(*words, "--dry-run", "-o", "json").json
+    assert sorted(tmp_path.rglob("*")) == before
+    made = ctl(*words, "-o", "json").json
+    assert all(told[name] == made[name] for name in ("file", "index", "time", "from"))
+    assert made["time"] == "2026-03-02T12:00:00Z"
+    assert ctl(*words, "--dry-run").code == 2, "the file is there now"
+    assert ctl(*words[:3], 99, *words[4:6], "-f", tmp_path / "none", "--dry-run").code == 1
+
+
 def test_a_restored_cluster_is_another_one(ctl: Ctl, path: Path, tmp_path: Path) -> None:
     file = saved(path, tmp_path / "s.rvsnap")
     target = tmp_path / "new"
