@@ -117,7 +117,7 @@ ROOT: Final[Command] = ('', ((('--version',), 'flag', False, 'Show the version a
         }),
     }),
     'events': ('Show what has happened: elections, changes, alarms.', (
-        (('--since',), 'text', False, 'Only those of so long ago or later, such as 10m.'),
+        (('--since',), 'text', False, 'Only those of so long ago or later, such as 10m, or 2026-03-02T10:04:11Z.'),
         (('--follow', '-f'), 'flag', False, 'Then go on with those that come, until interrupted.'),
         (('--kind',), ('server', 'election', 'leadership', 'membership', 'snapshots', 'alarm', 'action'), True, 'Only of this kind; may be repeated.'),
         (('--limit',), 'text', False, 'The newest so many. [default: 100, with --follow 10]'),
@@ -135,6 +135,7 @@ ROOT: Final[Command] = ('', ((('--version',), 'flag', False, 'Show the version a
         'follow': ('Print entries as they are committed,...', (
             (('--from',), 'text', False, 'First index. [default: the last ten, then what comes]'),
             (('--limit',), 'text', False, 'End after so many entries.'),
+            (('--since',), 'text', False, 'Of so long ago or later, such as 10m, or 2026-03-02T10:04:11Z.'),
             (('--term',), 'text', False, 'Only entries of this term.'),
             (('--type',), ('put', 'delete', 'getdel', 'cas', 'write', 'session', 'allocate', 'config', 'noop', 'batch', 'unknown', 'unreadable', 'damaged'), True, 'Only these; may be repeated.'),
             (('--prefix',), 'text', False, 'Commands that name a key beginning with this.'),
@@ -147,6 +148,8 @@ ROOT: Final[Command] = ('', ((('--version',), 'flag', False, 'Show the version a
             (('--to',), 'text', False, 'Last index.'),
             (('--limit',), 'text', False, 'So many entries at most.'),
             (('--tail',), 'flag', False, 'The last entries instead of the first.'),
+            (('--since',), 'text', False, 'Of so long ago or later, such as 10m, or 2026-03-02T10:04:11Z.'),
+            (('--until',), 'text', False, 'Of so long ago or earlier, or of this time or earlier.'),
             (('--term',), 'text', False, 'Only entries of this term.'),
             (('--type',), ('put', 'delete', 'getdel', 'cas', 'write', 'session', 'allocate', 'config', 'noop', 'batch', 'unknown', 'unreadable', 'damaged'), True, 'Only these; may be repeated.'),
             (('--prefix',), 'text', False, 'Commands that name a key beginning with this.'),
