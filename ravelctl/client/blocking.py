@@ -192,6 +192,9 @@ class BlockingClient:
     ) -> WriteResult:
         return self._call(lambda: self._client.write(operations, conditions=conditions, timeout_s=timeout_s))
 
+    def prepare(self, *, timeout_s: float | None = None) -> None:
+        self._call(lambda: self._client.prepare(timeout_s=timeout_s))
+
     def groups(self, keys: Iterable[bytes]) -> list[list[bytes]]:
         async def grouped() -> list[list[bytes]]:
             return self._client.groups(keys)
