@@ -94,6 +94,8 @@ class Daemon:
         self._events: EventLog | None = None
         self.version = __version__
         self._started_at = time.monotonic()
+        self._connections = descriptors.ConnectionCount(config.listen.port, time.monotonic)
+        self._connections_max = config.limits.connections_max
         self._machine = DirectoryMachine() if admin else KVMachine()
         self._metrics = Metrics()
         self._transport = GrpcTransport(channel_factory=credentials.peer_channels(config.peer_tls))
@@ -214,6 +216,7 @@ class Daemon:
         )
         calls_max = config.limits.streams_max
         shares = descriptors.claim(config.limits.connections_max)
+        self._connections_max = shares.clients
         if not shares.enough:
             log.warning(
                 "daemon.few_open_files",
@@ -404,6 +407,14 @@ class Daemon:
     @property
     def uptime_s(self) -> float:
         return time.monotonic() - self._started_at
+
+    @property
+    def client_connections(self) -> tuple[int, int]:
+        return self._connections.now(), self._connections_max
+
+    @property
+    def peer_tls(self) -> bool:
+        return self.config.peer_tls.on
 
     def _ready(self) -> tuple[bool, str]:
         if self._replica is None:

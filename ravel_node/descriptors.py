@@ -7,9 +7,12 @@ raised as far as the system allows, and the ports get no more than what is left 
 
 from __future__ import annotations
 
+import re
 import resource
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 OWN_FILES: Final = 128
@@ -17,6 +20,12 @@ OWN_FILES: Final = 128
 
 PEER_CONNECTIONS_MAX: Final = 256
 """On the peer port: a replica has one or two to each other one, and more for a moment while it reconnects."""
+
+
+COUNTED_FOR_S: Final = 5.0
+"""For so long a count of connections is not made again: thousands of them take milliseconds."""
+
+_SOCKETS: Final = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +64,27 @@ def claim(clients_max: int) -> Shares:
             resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return share_out(soft, clients_max)
+
+
+class ConnectionCount:
+    """How many connections are open on a port of this machine, as Linux tells; counted when asked, every few seconds at most."""
+
+    def __init__(self, port: int, clock: Callable[[], float]) -> None:
+        # The local address, the remote one, and the state: 01 is an established connection.
+        self._line = re.compile(rb":%04X [0-9A-F]+:[0-9A-F]{4} 01 " % port)
+        self._clock = clock
+        self._counted_at = -COUNTED_FOR_S
+        self._count = 0
+
+    def now(self) -> int:
+        """0 where the system does not tell."""
+        if self._clock() - self._counted_at >= COUNTED_FOR_S:
+            self._counted_at = self._clock()
+            self._count = sum(self._in(path) for path in _SOCKETS)
+        return self._count
+
+    def _in(self, path: Path) -> int:
+        try:
+            return len(self._line.findall(path.read_bytes()))
+        except OSError:
+            return 0

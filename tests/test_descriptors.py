@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import resource
+import socket
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ravel_node.descriptors import OWN_FILES, PEER_CONNECTIONS_MAX, claim, share_out
+from ravel_node.descriptors import COUNTED_FOR_S, OWN_FILES, PEER_CONNECTIONS_MAX, ConnectionCount, claim, share_out
 
 
 @pytest.mark.parametrize("limit", [0, 1, 64, OWN_FILES, 200, 256, 1_024, 4_096, 4_479, 4_480, 1 << 20])
@@ -50,3 +53,17 @@ def test_a_system_that_does_not_let_it_be_raised_is_believed(monkeypatch: pytest
     monkeypatch.setattr(resource, "setrlimit", refuse)
     shares = claim(4_096)
     assert (shares.limit, shares.enough) == (300, False)
+
+
+@pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="this system does not tell which sockets are open")
+def test_connections_of_a_port_are_counted_now_and_then() -> None:
+    clock = [100.0]
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        count = ConnectionCount(listener.getsockname()[1], lambda: clock[0])
+        assert count.now() == 0
+        for _ in range(7):
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+        assert count.now() == 0, "it was counted just now"
+        clock[0] += COUNTED_FOR_S
+        assert count.now() == 7

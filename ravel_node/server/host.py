@@ -56,6 +56,16 @@ class Host(Protocol):
     @property
     def uptime_s(self) -> float: ...
 
+    @property
+    def client_connections(self) -> tuple[int, int]:
+        """Open on the client port now (0: the system does not tell), and how many it takes at once."""
+        ...
+
+    @property
+    def peer_tls(self) -> bool:
+        """Whether the peer port speaks TLS."""
+        ...
+
     async def bootstrap(self, cluster_id: str, cluster_name: str) -> MemberRecord:
         """Become the first voter of a new cluster. Raises AlreadyMemberError for another cluster's id."""
         ...

@@ -25,7 +25,11 @@ def header_of(host: Host, replica: Replica | None) -> common_pb2.ResponseHeader:
 
 def status_of(host: Host) -> cluster_pb2.StatusResponse:
     """How this daemon sees itself and, if it leads, the others, now. Raises ReplicaStoppedError where it stops."""
+    connections, connections_max = host.client_connections
     response = cluster_pb2.StatusResponse(
+        client_connections=connections,
+        client_connections_max=connections_max,
+        peer_tls=host.peer_tls,
         server=server_to_proto(host.server),
         boot_id=host.boot_id,
         uptime_ms=_ms(host.uptime_s),

@@ -348,6 +348,20 @@ _OWN: Final = (
         evidence="the answer to a call, or to the opening of HTTP/2",
         cure="name the client address, which `ravelctl member list` shows",
     ),
+    _code(
+        "RV514", Severity.WARNING, "peer port without TLS",
+        meaning="replicas talk without TLS where other machines can reach them, or some with it and some without",
+        cause="the daemon was started with --insecure, or TLS was turned on for some members only",
+        evidence="what each daemon says of its peer port, and what it has bound",
+        cure="give every member --peer-tls-cert, --peer-tls-key and --peer-tls-ca (docs/operations.md), or bind it to loopback",
+    ),
+    _code(
+        "RV515", Severity.WARNING, "connections nearly used up",
+        meaning="most of the connections that the client port takes are open; beyond the last one newcomers are cut off",
+        cause="clients that connect and never close, a low limit of open files, or a low --connections-max",
+        evidence="the connections that the daemon counts on its client port, and how many it takes",
+        cure="see who connects (`ss -tn`), let the process open more files (ulimit -n, LimitNOFILE=), or raise --connections-max",
+    ),
     # --- RV6xx: data
     _code(
         "RV603", Severity.CRITICAL, "damaged log",

@@ -14,6 +14,9 @@ from ravelpb.v1 import cluster_pb2 as pb
 
 CERTIFICATE_WARN_S: Final = 30 * 24 * 3600.0
 CLOCK_OFF_MS: Final = 1_000
+CONNECTIONS_WARN: Final = 0.8
+"""Of those that the client port takes."""
+
 DIRECTORY_OPEN_BITS: Final = 0o077
 
 
@@ -76,6 +79,33 @@ def open_ports(p: Picture) -> Iterator[Finding]:
             name = door.status.server.name
             sentence = f"clients can reach {name} from other machines without TLS"
             yield finding("RV504", name, sentence, [f"it has bound {bound}", f"{door.address} answered in plain text"])
+
+
+def peer_ports(p: Picture) -> Iterator[Finding]:
+    """Between replicas all speak TLS or none; without it anybody who reaches the port can send Raft messages."""
+    told = [status for status in p.statuses if status.HasField("peer_tls")]
+    plain = [status for status in told if not status.peer_tls]
+    if len(plain) not in (0, len(told)):
+        without = " ".join(status.server.name for status in plain)
+        sure = " ".join(status.server.name for status in told if status.peer_tls)
+        yield finding(
+            "RV514", "", "some members speak TLS between replicas and some do not", [f"with: {sure}", f"without: {without}"]
+        )
+        return
+    for status in plain:
+        bound = status.server.addresses.peer_bind
+        if bound and not is_loopback(bound):
+            name = status.server.name
+            sentence = f"other machines can send Raft messages to {name}: its peer port is without TLS"
+            yield finding("RV514", name, sentence, [f"it has bound {bound}"])
+
+
+def connections(p: Picture) -> Iterator[Finding]:
+    for status in p.statuses:
+        count, most = status.client_connections, status.client_connections_max
+        if most and count >= CONNECTIONS_WARN * most:
+            name = status.server.name
+            yield finding("RV515", name, f"{name} has {count} client connections and takes {most}")
 
 
 def is_loopback(address: str) -> bool:
@@ -154,4 +184,7 @@ def _is_a_dead_members(p: Picture, door: Door) -> bool:
     return door.address.rpartition(":")[2] in {address.rpartition(":")[2] for address in silent}
 
 
-RULES: Final = (versions, tls, no_client_addresses, certificates, open_ports, timing, quotas, clocks, open_directories, endpoints)
+RULES: Final = (
+    versions, tls, no_client_addresses, certificates, open_ports, peer_ports, connections, timing, quotas, clocks,
+    open_directories, endpoints,
+)  # fmt: skip

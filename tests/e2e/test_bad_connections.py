@@ -7,6 +7,7 @@ import asyncio
 import os
 import random
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,19 @@ async def test_thousands_of_idle_connections(lone: tuple[Cluster, Server]) -> No
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+async def doctor_finds(code: str, address: str) -> None:
+    """A daemon counts its connections every few seconds."""
+    out = ""
+    for _ in range(10):
+        argv = [sys.executable, "-m", "ravelctl", "doctor", "-e", address]
+        process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+        out = (await process.communicate())[0].decode()
+        if code in out:
+            return
+        await asyncio.sleep(1)
+    pytest.fail(f"doctor does not find {code}: {out}")
+
+
 async def test_few_open_files_are_kept_for_the_store(tmp_path: Path) -> None:
     """Beyond the bound connections are closed as they come; the ones that are there, and the store, do not notice."""
     cluster = Cluster(tmp_path)
@@ -111,6 +125,8 @@ async def test_few_open_files_are_kept_for_the_store(tmp_path: Path) -> None:
                 pytest.skip("the daemon was faster than the test")
             assert "daemon.few_open_files" in server.log
             assert "LimitNOFILE" in server.log
+            async with connections(server.address, 80):  # of 96
+                await doctor_finds("RV515", server.address)
             async with connections(server.address, 400):
                 await client.put(b"k", b"w")
                 assert len(os.listdir(f"/proc/{server.pid}/fd")) < 256 - OWN_FILES // 2

@@ -382,6 +382,8 @@ class FakeHost:
         self.boot_id = "b" * 16
         self.version = "0.1.0"
         self.uptime_s = 12.5
+        self.client_connections = (3, 4_096)
+        self.peer_tls = False
         self.events = EventLog(self.boot_id, lambda: 1_700_000_000.0)
         self.server = record(1)
         self.identity = Identity(server_id(1), CLUSTER, "test", ReplicaId(1), "n1")

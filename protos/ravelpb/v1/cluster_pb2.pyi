@@ -963,6 +963,9 @@ class StatusResponse(_message.Message):
     EVENTS_SEQUENCE_FIELD_NUMBER: _builtins.int
     DB_MAP_BYTES_FIELD_NUMBER: _builtins.int
     LEADER_CHANGES_1H_FIELD_NUMBER: _builtins.int
+    CLIENT_CONNECTIONS_FIELD_NUMBER: _builtins.int
+    CLIENT_CONNECTIONS_MAX_FIELD_NUMBER: _builtins.int
+    PEER_TLS_FIELD_NUMBER: _builtins.int
     cluster_name: _builtins.str
     role: Global___RaftRole.ValueType
     leader_id: _builtins.int
@@ -1016,6 +1019,12 @@ class StatusResponse(_message.Message):
     """the map of the applied state, as it is now"""
     leader_changes_1h: _builtins.int
     """leaders that it saw take over in the last hour, the same one in a later term too"""
+    client_connections: _builtins.int
+    """that are open on the client port now; 0: the system does not tell"""
+    client_connections_max: _builtins.int
+    """that it takes at once, of the files that the process may open"""
+    peer_tls: _builtins.bool
+    """whether the peer port speaks TLS; not set: a version before this field"""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     @_builtins.property
@@ -1090,14 +1099,22 @@ class StatusResponse(_message.Message):
         events_sequence: _builtins.int = ...,
         db_map_bytes: _builtins.int = ...,
         leader_changes_1h: _builtins.int | None = ...,
+        client_connections: _builtins.int = ...,
+        client_connections_max: _builtins.int = ...,
+        peer_tls: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_leader_changes_1h", b"_leader_changes_1h", "apply", b"apply", "candidacy", b"candidacy", "commit", b"commit", "counters", b"counters", "fsync", b"fsync", "header", b"header", "leader_changes_1h", b"leader_changes_1h", "server", b"server"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_leader_changes_1h", b"_leader_changes_1h", "_peer_tls", b"_peer_tls", "apply", b"apply", "candidacy", b"candidacy", "commit", b"commit", "counters", b"counters", "fsync", b"fsync", "header", b"header", "leader_changes_1h", b"leader_changes_1h", "peer_tls", b"peer_tls", "server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leader_changes_1h", b"_leader_changes_1h", "alarms", b"alarms", "applied_index", b"applied_index", "apply", b"apply", "blank", b"blank", "boot_id", b"boot_id", "candidacy", b"candidacy", "cluster_name", b"cluster_name", "commit", b"commit", "commit_index", b"commit_index", "config_index", b"config_index", "contact_age_ms", b"contact_age_ms", "counters", b"counters", "db_map_bytes", b"db_map_bytes", "db_size_max_bytes", b"db_size_max_bytes", "db_used_bytes", b"db_used_bytes", "election_timeout_ms", b"election_timeout_ms", "elections_1h", b"elections_1h", "events_sequence", b"events_sequence", "first_index", b"first_index", "flushed_index", b"flushed_index", "fsync", b"fsync", "header", b"header", "heartbeat_ms", b"heartbeat_ms", "last_index", b"last_index", "leader_age_ms", b"leader_age_ms", "leader_changes_1h", b"leader_changes_1h", "leader_id", b"leader_id", "lease_remaining_ms", b"lease_remaining_ms", "log_used_bytes", b"log_used_bytes", "members", b"members", "progress", b"progress", "ready", b"ready", "removed", b"removed", "revision", b"revision", "role", b"role", "server", b"server", "snapshot_index", b"snapshot_index", "transferee_id", b"transferee_id", "uptime_ms", b"uptime_ms", "vote_id", b"vote_id", "wall_ms", b"wall_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leader_changes_1h", b"_leader_changes_1h", "_peer_tls", b"_peer_tls", "alarms", b"alarms", "applied_index", b"applied_index", "apply", b"apply", "blank", b"blank", "boot_id", b"boot_id", "candidacy", b"candidacy", "client_connections", b"client_connections", "client_connections_max", b"client_connections_max", "cluster_name", b"cluster_name", "commit", b"commit", "commit_index", b"commit_index", "config_index", b"config_index", "contact_age_ms", b"contact_age_ms", "counters", b"counters", "db_map_bytes", b"db_map_bytes", "db_size_max_bytes", b"db_size_max_bytes", "db_used_bytes", b"db_used_bytes", "election_timeout_ms", b"election_timeout_ms", "elections_1h", b"elections_1h", "events_sequence", b"events_sequence", "first_index", b"first_index", "flushed_index", b"flushed_index", "fsync", b"fsync", "header", b"header", "heartbeat_ms", b"heartbeat_ms", "last_index", b"last_index", "leader_age_ms", b"leader_age_ms", "leader_changes_1h", b"leader_changes_1h", "leader_id", b"leader_id", "lease_remaining_ms", b"lease_remaining_ms", "log_used_bytes", b"log_used_bytes", "members", b"members", "peer_tls", b"peer_tls", "progress", b"progress", "ready", b"ready", "removed", b"removed", "revision", b"revision", "role", b"role", "server", b"server", "snapshot_index", b"snapshot_index", "transferee_id", b"transferee_id", "uptime_ms", b"uptime_ms", "vote_id", b"vote_id", "wall_ms", b"wall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__leader_changes_1h: _TypeAlias = _typing.Literal["leader_changes_1h"]  # noqa: Y015
     _WhichOneofArgType__leader_changes_1h: _TypeAlias = _typing.Literal["_leader_changes_1h", b"_leader_changes_1h"]  # noqa: Y015
+    _WhichOneofReturnType__peer_tls: _TypeAlias = _typing.Literal["peer_tls"]  # noqa: Y015
+    _WhichOneofArgType__peer_tls: _TypeAlias = _typing.Literal["_peer_tls", b"_peer_tls"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__leader_changes_1h) -> _WhichOneofReturnType__leader_changes_1h | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__peer_tls) -> _WhichOneofReturnType__peer_tls | None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
 

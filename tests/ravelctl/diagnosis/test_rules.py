@@ -376,6 +376,40 @@ def open_with_tls(scene: Scene) -> None:
     scene.doors[2] = replace(scene.doors[2], plain=False, certificate_ends_in_s=1e9)
 
 
+@case("RV514", ExitCode.DEGRADED)
+def a_peer_port_is_open_without_tls(scene: Scene) -> None:
+    scene.status(2).server.addresses.peer_bind = "0.0.0.0:7421"
+    scene.status(2).peer_tls = False
+
+
+@case("RV514", ExitCode.DEGRADED)
+def some_speak_tls_between_replicas(scene: Scene) -> None:
+    for number in (1, 2, 3):
+        scene.status(number).peer_tls = number != 2
+
+
+@case("", ExitCode.DONE)
+def peer_ports_are_open_with_tls(scene: Scene) -> None:
+    for number in (1, 2, 3):
+        scene.status(number).server.addresses.peer_bind = "0.0.0.0:7421"
+        scene.status(number).peer_tls = True
+
+
+@case("", ExitCode.DONE)
+def a_version_that_does_not_tell_of_its_peer_port(scene: Scene) -> None:
+    scene.status(2).server.addresses.peer_bind = "0.0.0.0:7421"
+
+
+@case("RV515", ExitCode.DEGRADED)
+def connections_are_nearly_used_up(scene: Scene) -> None:
+    scene.status(3).client_connections, scene.status(3).client_connections_max = 77, 96
+
+
+@case("", ExitCode.DONE)
+def there_is_room_for_connections(scene: Scene) -> None:
+    scene.status(3).client_connections, scene.status(3).client_connections_max = 76, 96
+
+
 @case("RV505", ExitCode.DEGRADED)
 def timings_differ(scene: Scene) -> None:
     scene.status(2).election_timeout_ms = 1_600
