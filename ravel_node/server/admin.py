@@ -139,7 +139,10 @@ class AdminHandlers:
         return admin_pb2.ForgetResponse(header=header_of(self._host, replica))
 
     async def set_cluster(self, request: admin_pb2.SetClusterRequest) -> admin_pb2.SetClusterResponse:
-        command = SetCluster(request.name, secrets.token_hex(16), request.replicas_wanted, request.emptying)
+        _, directory = await self._desk.read()
+        known = directory.cluster_named(request.name)
+        emptying = request.emptying if request.HasField("emptying") or known is None else known.emptying
+        command = SetCluster(request.name, secrets.token_hex(16), request.replicas_wanted, emptying)
         replica, answer = await self._desk.ask(command)
         directory = self._desk.directory
         return admin_pb2.SetClusterResponse(

@@ -141,9 +141,9 @@ class AdminClient:
         return await self._ask(lambda stub: stub.Forget(ForgetRequest(server=server)), timeout_s)
 
     async def set_cluster(
-        self, name: str, *, replicas_wanted: int = 0, emptying: bool = False, timeout_s: float | None = None
+        self, name: str, *, replicas_wanted: int = 0, emptying: bool | None = None, timeout_s: float | None = None
     ) -> SetClusterResponse:
-        """Make a cluster in the list, or change what is wanted of it; `replicas_wanted` 0: as it is."""
+        """Make a cluster in the list, or change what is wanted of it; `replicas_wanted` 0, `emptying` None: as it is."""
         request = SetClusterRequest(name=name, replicas_wanted=replicas_wanted, emptying=emptying)
         return await self._ask(lambda stub: stub.SetCluster(request), timeout_s)
 

@@ -31,6 +31,14 @@ LOOK_S: Final = 0.2
 """Between two looks whether the record is gone: it goes with the next report of the cluster's leader."""
 
 
+NO_QUORUM_S: Final = 5.0
+"""So long may a quorum of the cluster not answer, as while one of two is started again, before it is given up."""
+
+
+class NoQuorumError(NoLeaderError):
+    """Too few of the cluster's voters answer to elect a leader: nothing can leave it. Nothing was done."""
+
+
 @dataclass(frozen=True, slots=True)
 class Left:
     """What became of it."""
@@ -71,14 +79,22 @@ async def _listed(admin: AdminClient, server_id: str) -> bool:
 
 
 async def _until(deadline: float, marked: MarkLeavingResponse, *, dry_run: bool, tls: TlsOptions | None) -> None:
-    """Have the leader take it out, once there is one; with `dry_run` only ask whether it would."""
+    """Have the leader take it out, once there is one; with `dry_run` only ask whether it would. Raises NoQuorumError."""
+    loop = asyncio.get_running_loop()
+    without_quorum: float | None = None  # since when
     while True:
         try:
             await _take_out(marked.server.server.server_id, marked.cluster, marked.addresses, dry_run=dry_run, tls=tls)
             return
         except OutcomeUnknownError:
             pass  # the next look tells
+        except NoQuorumError as error:
+            without_quorum = loop.time() if without_quorum is None else without_quorum
+            if loop.time() - without_quorum >= NO_QUORUM_S:
+                raise
+            _check_time(deadline, marked, error)
         except RavelError as error:
+            without_quorum = None
             passing = error.reason in RETRYABLE or error.reason in (Reason.CHANGE_IN_PROGRESS, Reason.STALE_VIEW)
             if not passing or (isinstance(error, RefusedError) and error.reason is Reason.TRANSFER_FAILED):
                 raise
@@ -101,13 +117,29 @@ async def _take_out(
 
 
 async def _replica_id(client: ClusterClient, server_id: str) -> int:
-    """Of this server in the membership, as the leader has it; 0: it is no member. Raises NoLeaderError."""
+    """Of this server in the membership, as the leader has it; 0: it is no member. Raises NoLeaderError, NoQuorumError."""
     statuses = [status for status in (await client.statuses()).values() if isinstance(status, cluster_pb2.StatusResponse)]
     leaders = [status for status in statuses if status.role == cluster_pb2.LEADER]
     if not leaders:
+        _check_quorum(statuses)
         raise NoLeaderError("the cluster of the server that is to leave has no leader", next_step="see `ravelctl status`")
     members = max(leaders, key=lambda status: status.header.term).members
     return next((int(member.replica_id) for member in members if member.server.server_id == server_id), 0)
+
+
+def _check_quorum(statuses: Sequence[cluster_pb2.StatusResponse]) -> None:
+    """Raises NoQuorumError where fewer voters answer than elect a leader, by the newest membership that any of them knows."""
+    members = max(statuses, key=lambda status: status.config_index).members if statuses else ()
+    voters = {member.server.server_id: member.server.name for member in members if member.role == cluster_pb2.VOTER}
+    up = {status.server.server_id for status in statuses} & voters.keys()
+    if statuses and 2 * len(up) > len(voters):
+        return
+    names = ", ".join(sorted(voters.values()))
+    told = f"of the voters {names} only {len(up)} of {len(voters)} answer" if voters else "none of its servers answers"
+    raise NoQuorumError(
+        f"the cluster of the server that is to leave has no quorum: {told}, so nobody can be taken out of it",
+        next_step="start its servers again, then repeat the command; if they are gone for good, see `ravelctl recover`",
+    )
 
 
 def _check_time(deadline: float, marked: MarkLeavingResponse, error: RavelError | None) -> None:

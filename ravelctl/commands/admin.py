@@ -163,7 +163,7 @@ async def add_cluster(app: App, name: str, replicas: int | None) -> View:
     """Put a cluster on the list, or change it.
 
     New servers are put into the cluster that has the fewest; the first one founds it. It owns no slots before a rebalance. A
-    cluster that was emptied takes part again.
+    cluster that was emptied takes part again, unless --replicas says what else is to change.
     """
     from ravelctl import dial
 
@@ -172,7 +172,8 @@ async def add_cluster(app: App, name: str, replicas: int | None) -> View:
         what = "change" if name in there else "add"
         if app.settings.dry_run:
             return _cluster_view(name, f"would {what} cluster {name}", changed=False, notes=("dry run: nothing was changed",))
-        cluster = (await client.set_cluster(name, replicas_wanted=replicas or 0)).cluster
+        emptying = None if replicas else False
+        cluster = (await client.set_cluster(name, replicas_wanted=replicas or 0, emptying=emptying)).cluster
     done = f"cluster {name} wants {cluster.replicas_wanted} replicas" + (
         "" if name in there else f"; it is number {cluster.number}"
     )

@@ -143,7 +143,8 @@ class FakeAdmin(AdminServicer):
         if found is None:
             found = self.directory.cluster(request.name, range(0), founded=False, term=0)
         found.replicas_wanted = request.replicas_wanted or found.replicas_wanted
-        found.emptying = request.emptying
+        if request.HasField("emptying"):
+            found.emptying = request.emptying
         return pb.SetClusterResponse(cluster=found)
 
     def RemoveCluster(self, request: pb.RemoveClusterRequest, context: grpc.ServicerContext) -> pb.RemoveClusterResponse:

@@ -128,6 +128,16 @@ async def test_who_was_struck_while_it_waited_is_not_taken_for_a_new_one(admin: 
     await register(admin, 2)
 
 
+async def test_what_is_not_said_of_a_cluster_stays(admin: Any, host: FakeHost) -> None:
+    async def told(**what: Any) -> tuple[int, bool]:
+        cluster = (await admin.SetCluster(admin_pb2.SetClusterRequest(name="orders", **what))).cluster
+        return cluster.replicas_wanted, cluster.emptying
+
+    assert await told(emptying=True) == (3, True)
+    assert await told(replicas_wanted=5) == (5, True)
+    assert await told(emptying=False) == (5, False)
+
+
 async def test_what_cannot_be_adopted_changes_nothing(admin: Any, host: FakeHost) -> None:
     await founded(admin, host)
     for cluster, addresses, wanted in (

@@ -508,18 +508,21 @@ class SetClusterRequest(_message.Message):
     replicas_wanted: _builtins.int
     """0: as it is, or 3 for a new one"""
     emptying: _builtins.bool
+    """not there: as it is"""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         replicas_wanted: _builtins.int = ...,
-        emptying: _builtins.bool = ...,
+        emptying: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_emptying", b"_emptying", "emptying", b"emptying"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["emptying", b"emptying", "name", b"name", "replicas_wanted", b"replicas_wanted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_emptying", b"_emptying", "emptying", b"emptying", "name", b"name", "replicas_wanted", b"replicas_wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__emptying: _TypeAlias = _typing.Literal["emptying"]  # noqa: Y015
+    _WhichOneofArgType__emptying: _TypeAlias = _typing.Literal["_emptying", b"_emptying"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__emptying) -> _WhichOneofReturnType__emptying | None: ...
 
 Global___SetClusterRequest: _TypeAlias = SetClusterRequest  # noqa: Y015
 

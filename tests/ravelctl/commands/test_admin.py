@@ -435,6 +435,12 @@ def test_clusters_are_added_changed_and_removed(ctl: Ctl, admin: FakeAdmin) -> N
     assert added.out == "cluster stock wants 3 replicas; it is number 3\n"
     assert added.err == "its servers: ravel_node start --admin ADDRESS --new-cluster stock\n"
     assert asked(ctl, admin, "add-cluster", "orders", "--replicas", 5).out == "cluster orders wants 5 replicas\n"
+    (orders,) = [one for one in admin.directory.clusters if one.name == "orders"]
+    orders.emptying = True
+    asked(ctl, admin, "add-cluster", "orders", "--replicas", 3)
+    assert orders.emptying, "only what was said is changed"
+    asked(ctl, admin, "add-cluster", "orders")
+    assert not orders.emptying
     assert asked(ctl, admin, "remove-cluster", "stock").out == "cluster stock is off the list\n"
     assert asked(ctl, admin, "remove-cluster", "stock").code == 1
     admin.directory.refusal = (Reason.CLUSTER_IN_USE, "orders has 3 servers and 2048 slots", {})
