@@ -11,6 +11,10 @@ makes it only after a full pass of its own, begun while the source took notes, a
 frozen. From then on the claim stays true until the move is decided, since only an abort unfreezes, and after an abort a commit is
 refused.
 
+The freeze is the one thing that a mover must undo in time, so it must know of it. Each mover has a number, the term in which
+its server leads, and EXPORT tells it to the source, which takes no FREEZE of an earlier mover after that. So a mover that has
+exported, and looks then, sees the freeze that others have left, or knows that there will be none but its own.
+
 Moves of one cluster are carried out one after the other, oldest first: a cluster takes no move older than one that it has ended.
 The source's keys are purged before the move is struck, so that no move ever brings a slot back to where its old keys still lie.
 """
@@ -91,13 +95,13 @@ class Mover:
         carrier = self._under_way.get(move_id)
         return Progress() if carrier is None else carrier.progress
 
-    async def run(self) -> None:
-        """Carry out whatever moves there are, until cancelled."""
+    async def run(self, term: int) -> None:
+        """Carry out whatever moves there are, until cancelled. `term` is the one in which this server leads the admin group."""
         async with asyncio.TaskGroup() as group:
             while True:
                 for move in self._whose_turn_it_is():
                     if move.move_id not in self._under_way and len(self._under_way) < self._options.moves_at_once:
-                        carrier = _Carrier(self._clusters, self._directory, self._options, self.totals, move.move_id)
+                        carrier = _Carrier(self._clusters, self._directory, self._options, self.totals, move.move_id, term)
                         self._under_way[move.move_id] = carrier
                         group.create_task(self._carry(carrier), name=f"move {move.move_id}")
                 await asyncio.sleep(self._options.poll_s)
@@ -122,9 +126,16 @@ class _Carrier:
     """Carries out one move."""
 
     def __init__(
-        self, clusters: ClusterPort, directory: DirectoryPort, options: MoverOptions, totals: Totals, move_id: MoveId
+        self,
+        clusters: ClusterPort,
+        directory: DirectoryPort,
+        options: MoverOptions,
+        totals: Totals,
+        move_id: MoveId,
+        term: int,
     ) -> None:
         self.move_id = move_id
+        self._term = term
         self.progress = Progress()
         self._clusters = clusters
         self._directory = directory
@@ -171,16 +182,18 @@ class _Carrier:
             seconds = self._options.frozen_s_max
             await self._call_off(f"writes were refused for {seconds:g} s, which is all that a move may take: {obstacle}")
         except StepRefusedError as error:
+            if await self._is_replaced(move):
+                raise  # the move is a later mover's, and it says nothing against the move
             await self._call_off(str(error))
         else:
             await self._directory.propose(DecideMove(move.move_id, commit=True))
 
     async def _copy_all(self, move: Move, bound: asyncio.Timeout) -> None:
         """Until the destination has everything, and the source is frozen."""
-        source = await self._clusters.ownership(move.source)
+        exported = await self._step(move.source, EXPORT, slots=move.slots)
+        source = await self._clusters.ownership(move.source)  # after EXPORT: see the module
         if any(there.move == move.move_id and there.side == FROZEN for there in source.moves):
             self._freeze_is_bounded(bound)
-        exported = await self._step(move.source, EXPORT, slots=move.slots)
         copier = self._copier = self._copier or Copier(self._clusters, move, self._count)
         await copier.begin(exported.revision)
         if not self._compared:
@@ -193,6 +206,10 @@ class _Carrier:
         self._freeze_is_bounded(bound)
         await self._step(move.source, FREEZE)
         await copier.follow(settle=False)
+
+    async def _is_replaced(self, move: Move) -> bool:
+        source = await self._clusters.ownership(move.source)
+        return any(there.move == move.move_id and there.mover > self._term for there in source.moves)
 
     def _freeze_is_bounded(self, bound: asyncio.Timeout) -> None:
         """From the first sight of it, or the first attempt."""
@@ -259,4 +276,6 @@ class _Carrier:
         request = ChangeSlotsRequest(step=step, move=self.move_id, slots=slots, map_version=map_version, revision=revision)
         if step in (PURGE, DROP):
             request.limit = DELETED_AT_ONCE
+        elif step in (EXPORT, FREEZE):
+            request.mover = self._term
         return await self._clusters.change(cluster, request)

@@ -32,7 +32,7 @@ class ClusterPort(Protocol):
     """The service Slots of every cluster, at its leader (protos/ravelpb/v1/slots.proto)."""
 
     async def ownership(self, cluster: ClusterNumber) -> OwnershipResponse:
-        """Raises ClusterAwayError. The answer may be old; what it says of moves that have ended stays true."""
+        """As of some moment after the call began. Raises ClusterAwayError."""
         ...
 
     async def change(self, cluster: ClusterNumber, request: ChangeSlotsRequest) -> ChangeSlotsResponse:

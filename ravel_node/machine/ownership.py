@@ -10,6 +10,8 @@ end of it in one cluster. What it takes care of:
   finish it too, so that what is still under way of it comes too late.
 - *A chunk is taken once.* Only the one that comes next is; any other is refused, also one that was taken before, since two movers
   may give one number to different keys and each must learn whether its own were taken.
+- *The newest mover freezes.* EXPORT tells which mover it is, and FREEZE of an earlier one is refused from then on: so no slot is
+  frozen that no living mover knows of, and none longer than one mover allows.
 - *Revisions of a key only grow.* Imported keys keep theirs, and the destination's counter is raised to what the source's had
   come to when it let go: above every revision that was told of a key, be it by a delete that found nothing.
 - *Who watches a key misses nothing.* Each slot that ever moved has its tenure: after which revision it came, up to which one it
@@ -18,7 +20,7 @@ end of it in one cluster. What it takes care of:
 The records, numbers big-endian, versions u8 first:
 
     "o"                         version, map version u64, last move u64, the step u8 that ended it (0: none), 512 bytes of bitmap
-    "m" move u64                version, side u8, next chunk u64, slots u16 ...
+    "m" move u64                version, side u8, number u64 (source: the mover's; else the next chunk's), slots u16 ...
     "n" move u64 user key       u64 revision: a note that the key was written while the move copied its slot
     "t" slot u16                came u64, left u64: its newest tenure here
 
@@ -93,6 +95,7 @@ class Mark(IntEnum):
     FROZEN = 3  # owned, and not written
 
 
+SOURCE: Final = (Side.EXPORTING, Side.FROZEN, Side.RELEASED)
 _MARK_OF: Final = {Side.EXPORTING: Mark.NOTED, Side.FROZEN: Mark.FROZEN}
 _SPREAD: Final = tuple(bytes(byte >> bit & 1 for bit in range(8)) for byte in range(256))
 
@@ -105,6 +108,7 @@ class SlotMove:
     side: Side
     slots: tuple[int, ...]  # ascending
     next_chunk: int = 1  # destination: the chunk that it takes next
+    mover: int = 0  # source: the newest mover that has exported
 
 
 class Tenure(NamedTuple):
@@ -217,18 +221,20 @@ def _claim(before: Ownership | None, command: SlotsCommand, txn: Txn) -> Taken:
 
 
 def _export(own: Ownership, command: SlotsCommand, _revision: int, _txn: Txn) -> Taken:
-    move = _begun(own, command, (Side.EXPORTING, Side.FROZEN, Side.RELEASED))
+    move = _begun(own, command, SOURCE)
     if move is not None:
-        return Taken(own)
+        _check_mover(move, command)
+        return Taken(_with_move(own, replace(move, mover=command.mover)) if command.mover > move.mover else own)
     for slot in command.slots:
         if own.marks[slot] != Mark.OWNED:
             what = "is not this cluster's" if own.marks[slot] == Mark.FOREIGN else "is in another move"
             raise StepError(f"slot {slot} {what}: move {command.move} cannot export it")
-    return Taken(_with_move(own, SlotMove(command.move, Side.EXPORTING, command.slots)))
+    return Taken(_with_move(own, SlotMove(command.move, Side.EXPORTING, command.slots, mover=command.mover)))
 
 
 def _freeze(own: Ownership, command: SlotsCommand, _revision: int, _txn: Txn) -> Taken:
-    move = _under_way(own, command, (Side.EXPORTING, Side.FROZEN, Side.RELEASED))
+    move = _under_way(own, command, SOURCE)
+    _check_mover(move, command)
     return Taken(_with_move(own, replace(move, side=Side.FROZEN)) if move.side is Side.EXPORTING else own)
 
 
@@ -330,7 +336,7 @@ def _drop(own: Ownership, command: SlotsCommand, _revision: int, txn: Txn) -> Ta
 def _settle(own: Ownership, command: SlotsCommand, _revision: int, txn: Txn) -> Taken:
     over = command.move not in own.moves and command.move <= own.last_move
     if not over:
-        _under_way(own, command, (Side.EXPORTING, Side.FROZEN, Side.RELEASED))
+        _under_way(own, command, SOURCE)
     for key, _, _ in command.keys:
         note = _note_key(command.move, key)
         noted = txn.get(Database.OWNERSHIP, note)
@@ -384,6 +390,14 @@ def _check_not_over(own: Ownership, command: SlotsCommand) -> None:
     if command.move <= own.last_move:
         raise StepError(
             f"move {command.move} is over here, as is every one up to {own.last_move}: {command.step.name} comes too late"
+        )
+
+
+def _check_mover(move: SlotMove, command: SlotsCommand) -> None:
+    if command.mover < move.mover:
+        raise StepError(
+            f"the mover of term {command.mover} was replaced in move {move.move} by that of {move.mover}: "
+            f"its {command.step.name} comes too late"
         )
 
 
@@ -450,7 +464,7 @@ def _write_changes(before: Ownership | None, after: Ownership, txn: Txn) -> None
             txn.delete(Database.OWNERSHIP, b"m" + _U64.pack(move_id))
     for move_id, move in after.moves.items():
         if known.get(move_id) != move:
-            record = _MOVE.pack(RECORD_VERSION, move.side, move.next_chunk)
+            record = _MOVE.pack(RECORD_VERSION, move.side, move.mover if move.side in SOURCE else move.next_chunk)
             txn.put(Database.OWNERSHIP, b"m" + _U64.pack(move_id), record + struct.pack(f">{len(move.slots)}H", *move.slots))
     if before is None or before.tenures is not after.tenures:
         for slot, tenure in after.tenures.items():
@@ -491,11 +505,12 @@ def _read_move(key: bytes, record: bytes) -> SlotMove:
     if record[:1] > bytes((RECORD_VERSION,)):
         raise OwnershipVersionError(record[0])
     (move_id,) = _U64.unpack(key[1:])
-    _, side, next_chunk = _MOVE.unpack_from(record)
+    _, code, number = _MOVE.unpack_from(record)
     slots = struct.unpack(f">{(len(record) - _MOVE.size) // 2}H", record[_MOVE.size :])
     if not slots or slots[-1] >= SLOT_COUNT:
         raise ValueError(f"move {move_id} has {len(slots)} slots, up to {max(slots, default=0)}")
-    return SlotMove(move_id, Side(side), slots, next_chunk)
+    side = Side(code)
+    return SlotMove(move_id, side, slots, mover=number) if side in SOURCE else SlotMove(move_id, side, slots, number)
 
 
 def record_problem(key: bytes, payload: bytes, revision: int) -> str:

@@ -1,11 +1,13 @@
 """Slots, and the steps by which they move, as they stand in the log: the body of a SLOTS command.
 
-    body = step u8, flags u8 (1 last), move u64, map version u64, chunk u64, revision u64, slot count u16, key count u16,
+    body = step u8, flags u8 (1 last), move u64, map version u64, number u64, revision u64, slot count u16, key count u16,
            slot u16 ..., then for each key: key length u16, value length u32, revision u64, key, value
 
-All numbers are big-endian; what a step does not use is 0. What the steps do is told in protos/ravelpb/v1/slots.proto and done in
-machine.ownership. Where a step deletes something by the thousand (PURGE, DROP, SETTLE), the leader looks for the keys and the
-command names them: which keys a slot has is an index that the flush keeps, and a machine depends on nothing but its log.
+All numbers are big-endian; what a step does not use is 0. The number is that of a chunk, or of the mover (EXPORT, FREEZE).
+
+What the steps do is told in protos/ravelpb/v1/slots.proto and done in machine.ownership. Where a step deletes something by the
+thousand (PURGE, DROP, SETTLE), the leader looks for the keys and the command names them: which keys a slot has is an index that
+the flush keeps, and a machine depends on nothing but its log.
 """
 
 from __future__ import annotations
@@ -56,11 +58,13 @@ class SlotsCommand(NamedTuple):
     keys: tuple[MovedKey, ...] = ()
     revision: int = 0
     last: bool = False  # PURGE, DROP: the slots have no other keys
+    mover: int = 0  # EXPORT, FREEZE: who asks; later ones have higher numbers
 
 
 _HEAD: Final = struct.Struct(">BBQQQQHH")
 _KEY: Final = struct.Struct(">HIQ")
 _LAST: Final = 1
+_OF_A_MOVER: Final = (Step.EXPORT, Step.FREEZE)
 
 # --- sets of slots
 
@@ -97,8 +101,9 @@ def difference(one: bytes, other: bytes) -> bytes:
 
 def encode_step(command: SlotsCommand) -> bytes:
     """The body of a SLOTS command. What does not fit its field raises struct.error."""
-    step, move, slots, map_version, chunk, keys, revision, last = command
-    parts = [_HEAD.pack(step, _LAST if last else 0, move, map_version, chunk, revision, len(slots), len(keys))]
+    step, move, slots, map_version, chunk, keys, revision, last, mover = command
+    number = mover if step in _OF_A_MOVER else chunk
+    parts = [_HEAD.pack(step, _LAST if last else 0, move, map_version, number, revision, len(slots), len(keys))]
     parts.append(struct.pack(f">{len(slots)}H", *slots))
     for key, value, key_revision in keys:
         parts += (_KEY.pack(len(key), len(value), key_revision), key, value)
@@ -114,9 +119,9 @@ def read_step(body: bytes) -> SlotsCommand:
 
 
 def _read_step(body: bytes) -> SlotsCommand:
-    number, flags, move, map_version, chunk, revision, slot_count, key_count = _HEAD.unpack_from(body)
-    if not Step.CLAIM <= number <= Step.SETTLE or flags & ~_LAST:
-        raise CommandError(f"step {number} with flags {flags:#x}: there are steps {Step.CLAIM} to {Step.SETTLE} and flag {_LAST}")
+    code, flags, move, map_version, number, revision, slot_count, key_count = _HEAD.unpack_from(body)
+    if not Step.CLAIM <= code <= Step.SETTLE or flags & ~_LAST:
+        raise CommandError(f"step {code} with flags {flags:#x}: there are steps {Step.CLAIM} to {Step.SETTLE} and flag {_LAST}")
     if slot_count > SLOT_COUNT or key_count > MOVED_KEYS_MAX:
         raise CommandError(f"a step of {slot_count} slots and {key_count} keys, at most {SLOT_COUNT} and {MOVED_KEYS_MAX}")
     at = _HEAD.size + 2 * slot_count
@@ -137,4 +142,6 @@ def _read_step(body: bytes) -> SlotsCommand:
         raise CommandError(f"a step of {at} bytes is followed by {len(body) - at} more")
     if moved > MOVED_BYTES_MAX and key_count > 1:
         raise CommandError(f"a step with {moved} bytes of keys and values, at most {MOVED_BYTES_MAX} in more than one pair")
-    return SlotsCommand(Step(number), move, slots, map_version, chunk, tuple(keys), revision, bool(flags))
+    step = Step(code)
+    chunk, mover = (0, number) if step in _OF_A_MOVER else (number, 0)
+    return SlotsCommand(step, move, slots, map_version, chunk, tuple(keys), revision, bool(flags), mover)

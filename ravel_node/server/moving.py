@@ -44,8 +44,9 @@ class LeadersMover:
             except ReplicaError:
                 await replica.changed(LOOK_S)
                 continue
+            term = replica.term
             async with asyncio.TaskGroup() as group:
-                work = group.create_task(self._mover.run(), name="mover")
-                while replica.is_leader and not work.done():
+                work = group.create_task(self._mover.run(term), name="mover")
+                while replica.is_leader and replica.term == term and not work.done():
                     await replica.changed(LOOK_S)
                 work.cancel()

@@ -42,6 +42,7 @@ class SlotsHandlers:
                     side=slots_pb2.MoveSide.ValueType(move.side),
                     slots=move.slots,
                     next_chunk=move.next_chunk if move.side is Side.IMPORTING else 0,
+                    mover=move.mover,
                 )
                 for move in own.moves.values()
             )
@@ -80,7 +81,7 @@ def _command(request: slots_pb2.ChangeSlotsRequest) -> SlotsCommand:
     step = _STEPS.get(request.step)
     if step is None:
         raise InputError(f"step {request.step} is none that this server knows", field="step", value=request.step)
-    for field in ("move", "map_version", "chunk"):
+    for field in ("move", "map_version", "chunk", "mover"):
         if (value := getattr(request, field)) >= MOVE_ID_END:
             raise InputError(f"{field} is {value}: it must be below {MOVE_ID_END}", field=field, value=value, limit=MOVE_ID_END)
     _check_slots(request.slots)
@@ -99,7 +100,16 @@ def _command(request: slots_pb2.ChangeSlotsRequest) -> SlotsCommand:
             value=size,
             limit=MOVED_BYTES_MAX,
         )
-    return SlotsCommand(step, request.move, tuple(request.slots), request.map_version, request.chunk, keys, request.revision)
+    return SlotsCommand(
+        step,
+        request.move,
+        tuple(request.slots),
+        request.map_version,
+        request.chunk,
+        keys,
+        request.revision,
+        mover=request.mover,
+    )
 
 
 def _check_slots(slots: Sequence[int]) -> None:

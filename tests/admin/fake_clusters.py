@@ -23,6 +23,7 @@ class ModelMove:
     slots: tuple[int, ...]
     next_chunk: int = 1
     notes: dict[bytes, int] = field(default_factory=dict)
+    mover: int = 0
 
 
 class ModelCluster:
@@ -54,7 +55,7 @@ class ModelCluster:
 
     def ownership(self) -> pb.OwnershipResponse:
         moves = [
-            pb.SlotMove(move=number, side=move.side, slots=move.slots, next_chunk=move.next_chunk)
+            pb.SlotMove(move=number, side=move.side, slots=move.slots, next_chunk=move.next_chunk, mover=move.mover)
             for number, move in self.moves.items()
         ]
         return pb.OwnershipResponse(managed=self.managed, moves=moves, revision=self.revision, last_move=self.last_move)
@@ -68,6 +69,10 @@ class ModelCluster:
         if request.step in (pb.EXPORT, pb.IMPORT) and move is None:
             side = pb.EXPORTING if request.step == pb.EXPORT else pb.IMPORTING
             move = self.moves[request.move] = ModelMove(side, tuple(request.slots))
+        if request.step in (pb.EXPORT, pb.FREEZE) and move is not None:
+            if request.mover < move.mover:
+                raise StepRefusedError(f"mover {request.mover} was replaced by {move.mover}")
+            move.mover = request.mover
         more = self._step(request, move)
         self.revision = max(self.revision, request.revision if request.step in (pb.IMPORT, pb.IMPORT_CHUNK) else 0)
         return pb.ChangeSlotsResponse(revision=self.revision, next_chunk=move.next_chunk if move else 0, more=more)

@@ -12,13 +12,14 @@ import pytest
 from ravel_node.admin.commands import BeginMove, DecideMove
 from ravel_node.admin.executor import Mover, MoverOptions
 from ravel_node.admin.model import ClusterNumber, Phase
-from ravel_node.admin.ports import ClusterAwayError
+from ravel_node.admin.ports import ClusterAwayError, StepRefusedError
 from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1 import slots_pb2 as pb
 from tests.admin.fake_clusters import FakeClusters, FakeDirectory, ModelCluster
 
 KEYS = [f"k{number}".encode() for number in range(40)]
 SLOTS = tuple(sorted({slot_of(key) for key in KEYS[:20]}))
+TERM = 7
 QUICK = MoverOptions(poll_s=0.001, retry_s=0.002, frozen_s_max=5.0)
 
 
@@ -57,9 +58,9 @@ class World:
 
 
 @asynccontextmanager
-async def running(world: World, options: MoverOptions = QUICK) -> AsyncIterator[Mover]:
+async def running(world: World, options: MoverOptions = QUICK, *, term: int = TERM) -> AsyncIterator[Mover]:
     mover = Mover(world.clusters, world.directory, options)
-    task = asyncio.create_task(mover.run())
+    task = asyncio.create_task(mover.run(term))
     try:
         yield mover
         assert not task.done(), task
@@ -209,7 +210,7 @@ async def _killed_after(world: World, steps: int) -> None:
             raise asyncio.CancelledError
 
     world.clusters.after = die
-    mover = asyncio.create_task(Mover(world.clusters, world.directory, QUICK).run())
+    mover = asyncio.create_task(Mover(world.clusters, world.directory, QUICK).run(TERM))
     await until(lambda: count >= steps or ended(world))
     mover.cancel()
     await asyncio.gather(mover, return_exceptions=True)
@@ -277,6 +278,44 @@ async def test_two_movers_at_once_do_no_harm() -> None:
 
     world.clusters.before = world.clusters.after = pause
     async with running(world), running(world):
+        await until(lambda: ended(world))
+    world.check_moved()
+
+
+async def test_a_freeze_of_a_dead_mover_that_comes_late_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes while the next one compares, which knows of no freeze and may take its time."""
+    monkeypatch.setattr("ravel_node.admin.copying.CHUNK_KEYS_MAX", 2)
+    world = World()
+    world.directory.plan(*SLOTS)
+    await _killed_after(world, 4)
+    late = pb.ChangeSlotsRequest(step=pb.FREEZE, move=next(iter(world.source.moves)), mover=TERM)
+    told = ""
+
+    async def deliver(_cluster: ClusterNumber, request: Any) -> None:
+        nonlocal told
+        if isinstance(request, pb.ChangeSlotsRequest) and request.step == pb.IMPORT_CHUNK and not told:
+            with pytest.raises(StepRefusedError) as refused:
+                world.source.change(late)
+            told = str(refused.value)
+            assert world.source.write(KEYS[0], b"nobody froze it")
+
+    world.clusters.before = deliver
+    async with running(world, term=TERM + 1):
+        await until(lambda: ended(world))
+    assert "was replaced" in told
+    world.check_moved()
+
+
+async def test_a_mover_that_was_replaced_calls_nothing_off() -> None:
+    world = World()
+    world.directory.plan(*SLOTS)
+    await _killed_after(world, 2)
+    next(iter(world.source.moves.values())).mover = TERM + 1
+    async with running(world) as mover:
+        move = next(iter(world.directory.directory.moves))
+        await until(lambda: "was replaced" in mover.progress(move).obstacle)
+        assert not mover.totals.called_off
+    async with running(world, term=TERM + 1):
         await until(lambda: ended(world))
     world.check_moved()
 

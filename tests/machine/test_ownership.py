@@ -14,7 +14,7 @@ from ravel_node.machine import envelope, history
 from ravel_node.machine.base import Database, Outcome, Status
 from ravel_node.machine.envelope import STEP_NEWEST, Once, UnknownCommandError
 from ravel_node.machine.kv import get
-from ravel_node.machine.ownership import Mark, Side, Tenure, notes, read_ownership, refused_slot, write_ownership
+from ravel_node.machine.ownership import Mark, Side, SlotMove, Tenure, notes, read_ownership, refused_slot, write_ownership
 from ravel_node.machine.records import KV_RULES
 from ravel_node.machine.refounding import Founder, refound
 from ravel_node.machine.slots import ALL_SLOTS, NO_SLOTS, MovedKey, SlotsCommand, Step, bitmap, encode_step, read_step, slots_of
@@ -77,6 +77,11 @@ def test_numbers_are_those_of_the_wire() -> None:
     assert max(Step) == STEP_NEWEST
 
 
+def _with_the_number_of_its_step(command: SlotsCommand) -> SlotsCommand:
+    """A step has that of a chunk or of a mover, never both."""
+    return command._replace(chunk=0) if command.step in (Step.EXPORT, Step.FREEZE) else command._replace(mover=0)
+
+
 @given(
     st.builds(
         SlotsCommand,
@@ -90,7 +95,8 @@ def test_numbers_are_those_of_the_wire() -> None:
         ).map(tuple),
         st.integers(0, 2**64 - 1),
         st.booleans(),
-    )
+        st.integers(0, 2**64 - 1),
+    ).map(_with_the_number_of_its_step)
 )
 def test_a_step_is_read_as_it_was_written_and_no_part_of_it_is(command: SlotsCommand) -> None:
     body = encode_step(command)
@@ -274,6 +280,22 @@ def test_a_move_from_end_to_end() -> None:
         own = cluster.machine.ownership
         assert own is not None
         assert (own.last_move, own.map_version, dict(own.moves)) == (5, 7, {})
+
+
+def test_only_the_newest_mover_freezes() -> None:
+    source = managed()
+    ok(source, Step.EXPORT, slots=(7, 8), mover=3)
+    ok(source, Step.EXPORT, slots=(7, 8), mover=5)
+    before = source.content()
+    assert "term 4 was replaced in move 5 by that of 5" in refused(source, Step.FREEZE, mover=4)
+    assert "term 4 was replaced in move 5 by that of 5" in refused(source, Step.EXPORT, slots=(7, 8), mover=4)
+    assert source.content()["OWNERSHIP"] == before["OWNERSHIP"]
+    ok(source, Step.FREEZE, mover=5)
+    ok(source, Step.EXPORT, slots=(7, 8), mover=6)
+    assert "comes too late" in refused(source, Step.FREEZE, mover=5)
+    source.reopen()
+    assert source.machine.ownership is not None
+    assert source.machine.ownership.moves[5] == SlotMove(5, Side.FROZEN, (7, 8), mover=6)
 
 
 def test_what_was_done_already_is_ok_and_what_goes_back_is_not() -> None:

@@ -170,11 +170,14 @@ class SlotMove(_message.Message):
     SIDE_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     NEXT_CHUNK_FIELD_NUMBER: _builtins.int
+    MOVER_FIELD_NUMBER: _builtins.int
     move: _builtins.int
     """its id in the directory; ids ascend"""
     side: Global___MoveSide.ValueType
     next_chunk: _builtins.int
     """destination: the chunk that it takes next"""
+    mover: _builtins.int
+    """source: the newest mover that has exported"""
     @_builtins.property
     def slots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """ascending"""
@@ -186,10 +189,11 @@ class SlotMove(_message.Message):
         side: Global___MoveSide.ValueType = ...,
         slots: _abc.Iterable[_builtins.int] | None = ...,
         next_chunk: _builtins.int = ...,
+        mover: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["move", b"move", "next_chunk", b"next_chunk", "side", b"side", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["move", b"move", "mover", b"mover", "next_chunk", b"next_chunk", "side", b"side", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -207,6 +211,7 @@ class ChangeSlotsRequest(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    MOVER_FIELD_NUMBER: _builtins.int
     step: Global___SlotsStep.ValueType
     move: _builtins.int
     map_version: _builtins.int
@@ -219,6 +224,8 @@ class ChangeSlotsRequest(_message.Message):
     """so too, the one that RELEASE told; SETTLE
     PURGE, DROP: keys; 0: 1,000
     """
+    mover: _builtins.int
+    """EXPORT, FREEZE: the term in which the asking admin leads; refused below one that has exported"""
     @_builtins.property
     def slots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """CLAIM, EXPORT, IMPORT"""
@@ -238,10 +245,11 @@ class ChangeSlotsRequest(_message.Message):
         keys: _abc.Iterable[Global___MovedKey] | None = ...,
         revision: _builtins.int = ...,
         limit: _builtins.int = ...,
+        mover: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "keys", b"keys", "limit", b"limit", "map_version", b"map_version", "move", b"move", "revision", b"revision", "slots", b"slots", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "keys", b"keys", "limit", b"limit", "map_version", b"map_version", "move", b"move", "mover", b"mover", "revision", b"revision", "slots", b"slots", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

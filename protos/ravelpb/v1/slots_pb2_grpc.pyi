@@ -48,7 +48,8 @@ class SlotsStub:
     has ended here is OK or MOVE_REFUSED, and changes nothing. UNFREEZE and DROP of a move that never began here end it all the same:
     `last_move` becomes its id, so that an EXPORT or IMPORT that comes late is refused. A chunk whose number is not `next_chunk` is
     refused (MOVE_REFUSED), also one that was taken before: OK means that the keys of this very request were taken. That is what keeps
-    the chunks of two movers apart.
+    the chunks of two movers apart. EXPORT and FREEZE name the mover that asks: once one has exported, those before it are refused. So a
+    mover that looks after its EXPORT, and finds the source not frozen, knows that only its own FREEZE can freeze it.
     """
 
     @_typing.overload
@@ -83,7 +84,8 @@ class SlotsAsyncStub(SlotsStub):
     has ended here is OK or MOVE_REFUSED, and changes nothing. UNFREEZE and DROP of a move that never began here end it all the same:
     `last_move` becomes its id, so that an EXPORT or IMPORT that comes late is refused. A chunk whose number is not `next_chunk` is
     refused (MOVE_REFUSED), also one that was taken before: OK means that the keys of this very request were taken. That is what keeps
-    the chunks of two movers apart.
+    the chunks of two movers apart. EXPORT and FREEZE name the mover that asks: once one has exported, those before it are refused. So a
+    mover that looks after its EXPORT, and finds the source not frozen, knows that only its own FREEZE can freeze it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -114,7 +116,8 @@ class SlotsServicer(metaclass=_abc_1.ABCMeta):
     has ended here is OK or MOVE_REFUSED, and changes nothing. UNFREEZE and DROP of a move that never began here end it all the same:
     `last_move` becomes its id, so that an EXPORT or IMPORT that comes late is refused. A chunk whose number is not `next_chunk` is
     refused (MOVE_REFUSED), also one that was taken before: OK means that the keys of this very request were taken. That is what keeps
-    the chunks of two movers apart.
+    the chunks of two movers apart. EXPORT and FREEZE name the mover that asks: once one has exported, those before it are refused. So a
+    mover that looks after its EXPORT, and finds the source not frozen, knows that only its own FREEZE can freeze it.
     """
 
     @_abc_1.abstractmethod

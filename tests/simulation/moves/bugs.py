@@ -142,6 +142,11 @@ def _move_begun_again(put: Put) -> None:
     put(ownership_module, "_check_not_over", lambda own, command: None)
 
 
+def _frozen_by_a_dead_mover(put: Put) -> None:
+    """A FREEZE is a FREEZE, whoever asked for it and however late it comes."""
+    put(ownership_module, "_check_mover", lambda move, command: None)
+
+
 def _decided_twice(put: Put) -> None:
     def decided(directory: Directory, move_id: int, *, commit: bool) -> Directory:
         move = movement._move(directory, move_id)
@@ -178,6 +183,7 @@ MOVE_BUGS: Final[Sequence[Bug]] = (
     Bug("revisions-begin-anew", "the destination's revision is not below the source's", _revisions_begin_anew, 60),
     Bug("counts-on-from-what-was-copied", "nor below what the source had come to", _counts_on_from_what_was_copied, 60),
     Bug("move-begun-again", "a move that has ended does not begin again", _move_begun_again, 100),
+    Bug("frozen-by-a-dead-mover", "only the newest mover freezes", _frozen_by_a_dead_mover, 60),
     Bug("decided-twice", "a move is decided once", _decided_twice, 60),
     Bug("unknown-write-sent-elsewhere", "an unknown write is retried where it was sent first", _unknown_write_sent_elsewhere, 60),
 )

@@ -44,6 +44,7 @@ class SimCluster:
         bootstrap_state(self.state, cluster_name=f"c{number}", member=member(1), conf_state=voters(1), config_index=Index(1))
         write_ownership(self.state, ALL_SLOTS if number == 1 else NO_SLOTS, 1)
         self._index = 1
+        self._exported_by: dict[int, int] = {}  # of each move, the newest mover whose EXPORT was answered
         self.machine = KVMachine()
         self.restart()
 
@@ -113,7 +114,13 @@ class SimCluster:
         ownership = self.machine.ownership
         assert ownership is not None
         moves = [
-            pb.SlotMove(move=move.move, side=pb.MoveSide.Name(move.side), slots=move.slots, next_chunk=move.next_chunk)  # type: ignore[arg-type]
+            pb.SlotMove(
+                move=move.move,
+                side=pb.MoveSide.ValueType(move.side),
+                slots=move.slots,
+                next_chunk=move.next_chunk,
+                mover=move.mover,
+            )
             for move in ownership.moves.values()
         ]
         return pb.OwnershipResponse(managed=True, moves=moves, last_move=ownership.last_move, revision=self.machine.revision)
@@ -123,10 +130,26 @@ class SimCluster:
         self._check_here()
         keys = tuple(MovedKey(moved.key, moved.value, moved.revision) for moved in request.keys)
         command = SlotsCommand(
-            Step(request.step), request.move, tuple(request.slots), request.map_version, request.chunk, keys, request.revision
+            Step(request.step),
+            request.move,
+            tuple(request.slots),
+            request.map_version,
+            request.chunk,
+            keys,
+            request.revision,
+            mover=request.mover,
         )
         result = await change_slots(self, command, request.limit)
+        self._check_mover(command)
         return pb.ChangeSlotsResponse(revision=result.revision, next_chunk=result.next_chunk, more=result.more)
+
+    def _check_mover(self, taken: SlotsCommand) -> None:
+        """Who has exported, and then sees no freeze, counts on it that nobody before it freezes: only so it bounds the freeze."""
+        newest = self._exported_by.get(taken.move, 0)
+        if taken.step is Step.FREEZE and taken.mover < newest:
+            raise ViolationError(f"mover {taken.mover} froze move {taken.move}, and mover {newest} knows nothing of it")
+        if taken.step is Step.EXPORT:
+            self._exported_by[taken.move] = max(newest, taken.mover)
 
     async def page(self, pages: SlotPages) -> pb.ReadSlotsResponse:
         self._check_here()

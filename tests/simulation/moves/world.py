@@ -193,8 +193,8 @@ class World:
         clusters = SimClusterPort(self.clusters, self.network, Random(rng.random()))
         mover = Mover(clusters, SimDirectoryPort(self.directory, self.network, Random(rng.random())), options)
         self.newest = mover
-        self.movers.append(asyncio.create_task(mover.run()))
         self.started += 1
+        self.movers.append(asyncio.create_task(mover.run(self.started)))
 
     async def _operator(self) -> None:
         rng = self.rng
