@@ -36,6 +36,7 @@ NETLINK_WAIT_S: Final = 1.0
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _NETLINK_HEADER: Final = struct.Struct("=IHHII")  # bytes, type, flags (1: a request), sequence, port
+_ESTABLISHED: Final = 1  # tcp(7), the first byte of TCP_INFO
 _NO_COOKIE: Final = 0xFFFFFFFF
 _ALL_STATES: Final = 0xFFFFFFFF
 _INODE_AT: Final = _NETLINK_HEADER.size + 4 + 48 + 16  # after the state, the socket's addresses, and four numbers
@@ -80,6 +81,14 @@ def _inodes_by_tables(port: int) -> set[str]:
             lines = map(str.split, Path(table).read_text().splitlines()[1:])
             targets |= {f"socket:[{parts[9]}]" for parts in lines if parts[1] == f"{loopback}:{port:04X}"}
     return targets
+
+
+def has_hung_up(writer: asyncio.StreamWriter) -> bool:
+    """Whether who dialled has closed the connection since. A daemon gives an attempt up after a second."""
+    if not hasattr(socket, "TCP_INFO"):
+        return False
+    information = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    return bool(information[0] != _ESTABLISHED)
 
 
 def _sockets(pid: int) -> set[str]:
@@ -158,6 +167,11 @@ class Links:
                 link.cut()
 
     async def _pass_on(self, target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if has_hung_up(writer):
+            # A process that was held up for long has many of these. To look for their diallers, who have dialled again
+            # meanwhile, would take longer than it takes them to give up once more.
+            writer.transport.abort()
+            return
         fellows = self._ground.of(self._ground.find(target).cluster)  # nobody else dials its port for peers
         pids = {replica.process.pid: replica.name for replica in fellows if replica.process}
         port, at = (writer.get_extra_info(name)[1] for name in ("peername", "sockname"))

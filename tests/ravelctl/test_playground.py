@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -214,6 +215,37 @@ def test_the_kernel_and_its_tables_agree_on_who_dials(family: socket.AddressFami
         assert links.dialler(port, at, {os.getppid(): "n2"}) == ""
         inode = links._inode_by_netlink(port, at)
         assert {f"socket:[{inode}]"} == links._inodes_by_tables(port) or inode == 0
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="this system does not tell the state of a connection")
+async def test_who_has_hung_up_meanwhile_is_not_looked_for(ground: grounds.Playground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a process that was held up looks for callers who are gone, while those who are there give up."""
+    looked_for: list[int] = []
+
+    def look(port: int, *_: object) -> str:
+        looked_for.append(port)
+        return ""
+
+    monkeypatch.setattr(links, "dialler", look)
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        replica = replace(ground.replicas[0], peer_listen=f"127.0.0.1:{nobody.getsockname()[1]}")
+    between = links.Links(ground.folder, replace(ground, replicas=(replica,)))
+    held_up, done = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await held_up.wait()
+        await between._pass_on(replica.name, reader, writer)
+        done.release()
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+        at = server.sockets[0].getsockname()
+        for _ in range(3):
+            socket.create_connection(at).close()
+        with socket.create_connection(at) as patient:
+            held_up.set()
+            for _ in range(4):
+                await asyncio.wait_for(done.acquire(), 30)
+            assert looked_for == [patient.getsockname()[1]]
 
 
 def _dialled(ground: grounds.Playground, listening: socket.socket) -> tuple[socket.socket, socket.socket]:
