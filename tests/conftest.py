@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
         if FAULTS in item.path.parents and "trial" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.faults)
-        if any(item.iter_markers("e2e")) or any(item.iter_markers("faults")):
+        if (item.get_closest_marker("e2e") or item.get_closest_marker("faults")) and not item.get_closest_marker("timeout"):
             # Daemons that start, and several rounds of it, on a machine that may be busy.
             item.add_marker(pytest.mark.timeout(300))
 

@@ -19,11 +19,11 @@ from ravelpb.v1 import admin_pb2
 from tests.e2e.admins import System, running_system
 from tests.e2e.cluster import Server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 KEYS = tuple(b"key-%d" % number for number in range(48))
 CLIENTS = 6
-MOVED_S = 120.0
+MOVED_S = 200.0
 
 
 class Applications:

@@ -18,7 +18,7 @@ from ravelctl.client import InspectClient, KeyValue, RavelClient, RavelError
 from ravelctl.linearizability.history import Operation, Outcome
 from ravelctl.linearizability.stale import broken_promises
 from ravelpb.v1.inspect_pb2 import StateHashResponse
-from tests.e2e.cluster import CALL_S, Cluster, Server, until
+from tests.e2e.cluster import CALL_S, START_S, Cluster, Server, until
 from tests.e2e.load import same_on_all
 from tests.faults.proxy import Network
 from tests.faults.shim import Disk, build
@@ -105,7 +105,7 @@ class Ordeal:
             await self.cluster.answering(server)
         return monotonic()
 
-    async def progress(self, operations: int = 200, within_s: float = 30.0) -> None:
+    async def progress(self, operations: int = 200, within_s: float = START_S) -> None:
         """Wait until so many more operations have been answered."""
         target = len(self._answered()) + operations
 
@@ -117,7 +117,7 @@ class Ordeal:
     def _answered(self) -> list[Operation]:
         return [operation for operation in self.workload.recorder.history if operation.outcome is Outcome.DONE]
 
-    async def acknowledged(self, since: float, within_s: float = 30.0) -> float:
+    async def acknowledged(self, since: float, within_s: float = START_S) -> float:
         """The time at which the first write was acknowledged that began after `since`; waits for it."""
 
         async def first() -> float | None:
