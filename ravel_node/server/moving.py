@@ -8,7 +8,7 @@ from typing import Final
 from ravel_node.admin.executor import Mover, Progress, Totals
 from ravel_node.admin.model import MoveId
 from ravel_node.admin.ports import ClusterPort
-from ravel_node.replica.errors import BlankError, ReplicaError
+from ravel_node.replica.errors import BlankError, ReplicaError, ReplicaStoppedError
 from ravel_node.server.desk import DirectoryDesk, DirectoryForMover
 from ravel_node.server.host import Host
 
@@ -36,7 +36,7 @@ class LeadersMover:
         while True:
             try:
                 replica = self._host.replica
-            except BlankError:
+            except (BlankError, ReplicaStoppedError):  # the latter: it was told to stop while it was blank
                 await asyncio.sleep(LOOK_S)
                 continue
             try:
