@@ -143,6 +143,7 @@ class Driver:
         self._members_seen: object = None
         self._timed = False  # whether all members read entries with a time
         self._stalled = False
+        self._gathering: asyncio.TimerHandle | None = None  # until it fires, what comes waits for the last entry's round
 
     # --- the loop
 
@@ -158,6 +159,9 @@ class Driver:
             turn = await self.inbox.take()
             self._feed(turn)
             self._pump()
+            if self.inbox.proposals:  # they waited for a round, which may have ended in this turn
+                self._propose()
+                self._pump()
             self._turned.set()
 
     async def _keep_time(self) -> None:
@@ -276,13 +280,13 @@ class Driver:
             raw.read_index(context)
 
     def _propose(self) -> None:
-        """Pack waiting commands into entries. While a save is under way only full entries leave; the rest gathers."""
+        """Pack waiting commands into entries. While a save or a round is under way only full entries leave; the rest gathers."""
         inbox, options = self.inbox, self._options
         if not self._raw.is_leader:
             _fail(inbox.take_proposals(), self.not_leader())
             return
         if (
-            (self._saving_since is not None or self._saves)
+            (self._saving_since is not None or self._saves or self._gathers)
             and inbox.proposals_count < options.batch_commands_max
             and inbox.proposals_bytes < options.batch_bytes_max
         ):
@@ -304,6 +308,27 @@ class Driver:
             error = self._why_dropped()
         finally:
             _fail(proposals[appended:], error)
+        if appended:
+            self._gather()
+
+    def _gather(self) -> None:
+        """An entry costs every replica as much as dozens of commands do, so what comes while one is on its round makes one more.
+
+        A lonely command never waits. The time is bounded, or callers who do not act together would wait for two rounds of a slow
+        network.
+        """
+        if self._gathering is not None:
+            self._gathering.cancel()
+        self._gathering = asyncio.get_running_loop().call_later(self._options.gather_s, self._gathered)
+
+    def _gathered(self) -> None:
+        self._gathering = None
+        if self.inbox.proposals:
+            self.inbox.wake()
+
+    @property
+    def _gathers(self) -> bool:
+        return self._gathering is not None and self.waiters.on_round
 
     # --- taking what the core wants done
 

@@ -14,6 +14,7 @@ class ReplicaOptions:
     election_ticks: int = 16
     batch_commands_max: int = 256  # commands in one log entry
     batch_bytes_max: int = 64 * 1024  # payload of one log entry made of several requests
+    gather_s: float = 0.05  # at most so long what comes waits for an entry that is on its round, to be the next one together
     apply_commands_max: int = 512  # applied in one turn of the loop
     proposals_waiting_max: int = 16_384  # commands that wait to be appended
     proposals_waiting_bytes_max: int = 64 << 20

@@ -39,6 +39,11 @@ class Waiters:
     def __len__(self) -> int:
         return len(self._batches) + len(self._changes)
 
+    @property
+    def on_round(self) -> bool:
+        """Whether an entry of proposals is in the log and not yet applied."""
+        return bool(self._batches)
+
     def add(self, at: EntryId, proposals: Sequence[Proposal], now: float) -> None:
         self._batches[at.index] = _Batch(at.term, proposals, now)
 

@@ -108,6 +108,37 @@ class TestTurns:
             await asyncio.gather(*writes)
 
     @virtual
+    async def test_what_comes_while_an_entry_is_on_its_round_makes_one_more(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 3, options=replace(OPTIONS, gather_s=10.0)) as cluster:
+            leader = await cluster.leader()
+            before = await leader.put(b"alone", b"v")
+            at = leader.replica.applied.index
+            writes = []
+            for number in range(20):
+                writes.append(asyncio.create_task(leader.put(b"%d" % number, b"v")))
+                await asyncio.sleep(0.0001)
+            revisions = await asyncio.gather(*writes)
+            assert sorted(revisions) == list(range(before + 1, before + 21))
+            assert leader.replica.applied.index <= at + 4, "most got an entry of their own"
+
+    @virtual
+    async def test_nobody_waits_long_for_a_round_that_does_not_end(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            for follower in await cluster.followers():
+                cluster.isolate(follower)
+            last = leader.replica._raw.last_index
+            first = asyncio.create_task(leader.put(b"first", b"v"))
+            await asyncio.sleep(OPTIONS.gather_s / 4)
+            second = asyncio.create_task(leader.put(b"second", b"v"))
+            await asyncio.sleep(OPTIONS.gather_s / 4)
+            assert leader.replica._raw.last_index == last + 1, "it did not wait for the round"
+            await asyncio.sleep(OPTIONS.gather_s)
+            assert leader.replica._raw.last_index == last + 2
+            for write in (first, second):
+                write.cancel()
+
+    @virtual
     async def test_ticks_are_never_closer_than_an_interval_and_few_are_lost(self, tmp_path: Path) -> None:
         async with cluster_of(tmp_path, 1) as cluster:
             leader = await cluster.leader()
