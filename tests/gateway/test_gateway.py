@@ -384,4 +384,5 @@ def test_reasons_without_a_status_are_those_of_operators() -> None:
         Reason.ALREADY_MEMBER, Reason.UNKNOWN_MEMBER, Reason.NAME_TAKEN, Reason.ADDRESS_TAKEN, Reason.STALE_REPORT,
         Reason.LAST_REPLICA, Reason.CLUSTER_IN_USE, Reason.MOVE_REFUSED, Reason.UNSAFE_CHANGE, Reason.STALE_VIEW,
         Reason.CHANGE_IN_PROGRESS, Reason.UNREACHABLE_MEMBER, Reason.NOT_CAUGHT_UP, Reason.TRANSFER_FAILED, Reason.INTERNAL,
+        Reason.SUPERSEDED,
     }  # fmt: skip
