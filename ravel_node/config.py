@@ -165,7 +165,7 @@ class StorageConfig:
         metadata=about(NUMBER, "entries kept behind what is flushed, for followers that were away", low=0, high=1 << 40),
     )
     log_retain_bytes_max: int = field(
-        default=GIB, metadata=about(SIZE, "the most of the log that is kept for a follower that lags", low=MIB, high=16 * TIB)
+        default=GIB, metadata=about(SIZE, "the most of the log that is kept, whoever still needs it", low=MIB, high=16 * TIB)
     )
     snapshots_kept: int = field(default=3, metadata=about(NUMBER, "snapshot files kept", low=1, high=100))
     checksum_interval_s: int = field(
@@ -188,8 +188,10 @@ class StorageConfig:
 class BatchingConfig:
     """How much is done at once."""
 
-    batch_commands_max: int = field(default=256, metadata=about(NUMBER, "commands packed into one log entry", low=1, high=4_096))
-    batch_bytes_max: int = field(default=64 * KIB, metadata=about(SIZE, "and their size", low=KIB, high=4 * MIB))
+    batch_commands_max: int = field(
+        default=1_024, metadata=about(NUMBER, "commands packed into one log entry", low=1, high=4_096)
+    )
+    batch_bytes_max: int = field(default=256 * KIB, metadata=about(SIZE, "and their size", low=KIB, high=4 * MIB))
     apply_commands_max: int = field(
         default=512, metadata=about(NUMBER, "commands applied in one turn of the loop", low=1, high=65_536)
     )

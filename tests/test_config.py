@@ -132,7 +132,7 @@ def test_defaults() -> None:
     assert (config.name, config.join, config.insecure, config.metrics_listen) == ("host-7400", (), False, None)
     assert (config.timing.tick_s, config.timing.election_timeout_s) == (0.05, 0.8)
     assert config.storage.db_size_max == 8 * GIB
-    assert (config.batching.batch_commands_max, config.batching.batch_bytes_max) == (256, 64 * KIB)
+    assert (config.batching.batch_commands_max, config.batching.batch_bytes_max) == (1_024, 256 * KIB)
     assert config.limits.value_bytes_max == MIB
 
 

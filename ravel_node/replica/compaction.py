@@ -31,12 +31,16 @@ def compact_to(
 ) -> Index | None:
     """The last index to drop, or None to drop nothing now.
 
-    `matches` are those of followers that answer. Nothing is dropped beyond `flushed`. At least `retain_entries` stay. A follower
-    that answers keeps what it still needs, until the log exceeds `retain_bytes_max`: then it will get a snapshot instead.
-    Dropping starts only once there is a tenth more than what must stay, so that it happens in few, larger steps.
+    `matches` are those of followers that answer. Nothing is dropped beyond `flushed`. At least `retain_entries` stay, and what
+    a follower that answers still needs, while the log is no larger than `retain_bytes_max`. Beyond that only as many entries stay
+    as fit into it, taking all for equally large; who needs others will get a snapshot. Dropping starts only once there is
+    a tenth more than what must stay, so that it happens in few, larger steps.
     """
-    target = min(flushed, last - retain_entries)
-    if log_bytes < retain_bytes_max:
-        target = min([target, *matches])
-    due = first + max(retain_entries // 10, 100)
+    if log_bytes <= retain_bytes_max:
+        stay = retain_entries
+        target = min([flushed, last - stay, *matches])
+    else:
+        stay = min(retain_entries, (last - first + 1) * retain_bytes_max // log_bytes)
+        target = min(flushed, last - stay)
+    due = first + max(stay // 10, 100)
     return Index(target) if target >= due else None

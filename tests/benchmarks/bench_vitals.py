@@ -3,7 +3,7 @@
     python -m tests.benchmarks.bench_vitals
 
 Prints microseconds for each thing that is noted, and for one entry of a leader of three: its append, its save, its application,
-its commit, and two acknowledgements. An entry holds up to 256 commands.
+its commit, and two acknowledgements. An entry holds up to 1,024 commands.
 """
 
 from __future__ import annotations

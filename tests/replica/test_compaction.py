@@ -39,6 +39,13 @@ def test_a_follower_that_answers_keeps_what_it_needs_until_the_log_is_too_large(
     assert plan(matches=[950, 400], log_bytes=2_000_000) == 900
 
 
+def test_a_log_of_large_entries_keeps_only_as_many_as_fit() -> None:
+    assert plan(retain=300, log_bytes=1_000_000) == 700
+    assert plan(retain=300, log_bytes=4_000_000) == 750
+    assert plan(retain=300, log_bytes=20_000_000) == 900  # as far as it is flushed
+    assert plan(retain=300, flushed=1000, log_bytes=20_000_000) == 950
+
+
 def test_small_gains_are_left_for_later() -> None:
     assert plan(first=850) is None
     assert plan(first=800) == 900
@@ -57,5 +64,5 @@ def test_never_too_far(first: int, length: int, flushed: int, matches: list[int]
     to = plan(first=first, last=last, flushed=flushed, matches=matches, log_bytes=log_bytes, retain=retain)
     if to is not None:
         assert first < to <= flushed
-        assert to <= last - retain
+        assert to <= last - (retain if log_bytes <= 1_000_000 else min(retain, length * 1_000_000 // log_bytes))
         assert log_bytes >= 1_000_000 or all(to <= match for match in matches)
