@@ -25,7 +25,8 @@ class Write(NamedTuple):
     """How one kind of write is encoded and answered."""
 
     encode: Callable[[Any, Limits], tuple[bytes, bool]]  # the command, and whether it makes the store grow (see Replica.propose)
-    answer: Callable[[Outcome], Any]  # the response without its header
+    response: Callable[[], Any]  # a new, empty one
+    answer: Callable[[Any, Outcome], None]  # fills a response, all but its header
 
 
 def encode_put(request: kv_pb2.PutRequest, limits: Limits) -> tuple[bytes, bool]:
@@ -34,8 +35,8 @@ def encode_put(request: kv_pb2.PutRequest, limits: Limits) -> tuple[bytes, bool]
     return envelope.put(key, value), True
 
 
-def answer_put(outcome: Outcome) -> kv_pb2.PutResponse:
-    return kv_pb2.PutResponse(revision=outcome.revision)
+def answer_put(response: kv_pb2.PutResponse, outcome: Outcome) -> None:
+    response.revision = outcome.revision
 
 
 def _encode_delete(request: kv_pb2.DeleteRequest, limits: Limits) -> tuple[bytes, bool]:
@@ -43,8 +44,8 @@ def _encode_delete(request: kv_pb2.DeleteRequest, limits: Limits) -> tuple[bytes
     return envelope.delete(request.key), False
 
 
-def _answer_delete(outcome: Outcome) -> kv_pb2.DeleteResponse:
-    return kv_pb2.DeleteResponse(revision=outcome.revision, found=outcome.found)
+def _answer_delete(response: kv_pb2.DeleteResponse, outcome: Outcome) -> None:
+    response.revision, response.found = outcome.revision, outcome.found
 
 
 def _encode_get_and_delete(request: kv_pb2.GetAndDeleteRequest, limits: Limits) -> tuple[bytes, bool]:
@@ -52,8 +53,8 @@ def _encode_get_and_delete(request: kv_pb2.GetAndDeleteRequest, limits: Limits) 
     return envelope.get_and_delete(request.key), False
 
 
-def _answer_get_and_delete(outcome: Outcome) -> kv_pb2.GetAndDeleteResponse:
-    return kv_pb2.GetAndDeleteResponse(revision=outcome.revision, value=outcome.value, found=outcome.found)
+def _answer_get_and_delete(response: kv_pb2.GetAndDeleteResponse, outcome: Outcome) -> None:
+    response.revision, response.value, response.found = outcome.revision, outcome.value, outcome.found
 
 
 def _encode_compare_and_swap(request: kv_pb2.CompareAndSwapRequest, limits: Limits) -> tuple[bytes, bool]:
@@ -61,10 +62,12 @@ def _encode_compare_and_swap(request: kv_pb2.CompareAndSwapRequest, limits: Limi
     return envelope.compare_and_swap(request.key, request.expected_revision, request.value), True
 
 
-def _answer_compare_and_swap(outcome: Outcome) -> kv_pb2.CompareAndSwapResponse:
+def _answer_compare_and_swap(response: kv_pb2.CompareAndSwapResponse, outcome: Outcome) -> None:
+    response.revision = outcome.revision
     if outcome.status is Status.OK:
-        return kv_pb2.CompareAndSwapResponse(swapped=True, revision=outcome.revision)
-    return kv_pb2.CompareAndSwapResponse(revision=outcome.revision, value=outcome.value, found=outcome.found)
+        response.swapped = True
+    else:
+        response.value, response.found = outcome.value, outcome.found
 
 
 def _encode_write(request: kv_pb2.WriteRequest, limits: Limits) -> tuple[bytes, bool]:
@@ -100,19 +103,21 @@ def _operation(operation: kv_pb2.Operation) -> tuple[bytes, bytes | None]:
     raise InputError("an operation of the write is neither put nor delete", field="operations.op")
 
 
-def _answer_write(outcome: Outcome) -> kv_pb2.WriteResponse:
+def _answer_write(response: kv_pb2.WriteResponse, outcome: Outcome) -> None:
+    response.revision = outcome.revision
     if outcome.status is Status.OK:
-        return kv_pb2.WriteResponse(done=True, revision=outcome.revision)
-    key, actual = envelope.split_failed_condition(outcome.value)
-    return kv_pb2.WriteResponse(revision=outcome.revision, failed_key=key, value=actual, found=outcome.found)
+        response.done = True
+    else:
+        response.failed_key, response.value = envelope.split_failed_condition(outcome.value)
+        response.found = outcome.found
 
 
 WRITES: Final[dict[str, Write]] = {
-    "put": Write(encode_put, answer_put),
-    "delete": Write(_encode_delete, _answer_delete),
-    "get_and_delete": Write(_encode_get_and_delete, _answer_get_and_delete),
-    "compare_and_swap": Write(_encode_compare_and_swap, _answer_compare_and_swap),
-    "write": Write(_encode_write, _answer_write),
+    "put": Write(encode_put, kv_pb2.PutResponse, answer_put),
+    "delete": Write(_encode_delete, kv_pb2.DeleteResponse, _answer_delete),
+    "get_and_delete": Write(_encode_get_and_delete, kv_pb2.GetAndDeleteResponse, _answer_get_and_delete),
+    "compare_and_swap": Write(_encode_compare_and_swap, kv_pb2.CompareAndSwapResponse, _answer_compare_and_swap),
+    "write": Write(_encode_write, kv_pb2.WriteResponse, _answer_write),
 }
 """By the names of `Command.op`, which are also those of `Result.result`."""
 

@@ -49,7 +49,8 @@ class KVHandlers:
         once = once_of(request.once) if request.HasField("once") else _NO_SESSION
         (outcome,) = await replica.propose(envelope.group((command,), once), 1, grows=grows)
         check_outcome(outcome, once)
-        response = answer_put(outcome)
+        response = kv_pb2.PutResponse()
+        answer_put(response, outcome)
         response.header.CopyFrom(self._header(replica))
         return response
 
@@ -83,7 +84,8 @@ class KVHandlers:
         outcome: Outcome
         (outcome,) = await replica.propose(envelope.group((command,), once), 1, grows=grows)
         check_outcome(outcome, once)
-        response = write.answer(outcome)
+        response = write.response()
+        write.answer(response, outcome)
         response.header.CopyFrom(self._header(replica))
         return response
 

@@ -230,7 +230,9 @@ class SessionStream:
             except (InputError, SessionExpiredError, ResultForgottenError, WrongSlotError, SlotMovingError) as error:
                 _fail([results[write.position]], error)
             else:
-                getattr(results[write.position], write.kind).CopyFrom(WRITES[write.kind].answer(outcome))
+                answer = getattr(results[write.position], write.kind)
+                answer.SetInParent()  # also one of nothing but zeros is an answer
+                WRITES[write.kind].answer(answer, outcome)
 
 
 def _is_read(item: tuple[int, kv_pb2.Command]) -> bool:
