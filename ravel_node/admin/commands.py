@@ -139,6 +139,17 @@ class AdoptCluster:
 
 
 @dataclass(frozen=True, slots=True)
+class VacateAddress:
+    """Another server was met at an address of this one: its addresses are not known until it registers anew. Answer: {}.
+    Nothing changes where it has other ones by now. Refused: NOT_FOUND."""
+
+    kind: ClassVar[str] = "vacate"
+    server_id: str
+    listen: str  # as the list has them
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedMove:
     slots: tuple[int, ...]
     source: int
@@ -191,6 +202,7 @@ Command = (
     | SetCluster
     | RemoveCluster
     | AdoptCluster
+    | VacateAddress
     | PlanMoves
     | BeginMove
     | DecideMove
@@ -205,6 +217,7 @@ KINDS: Final[dict[str, type[Command]]] = {
     SetCluster.kind: SetCluster,
     RemoveCluster.kind: RemoveCluster,
     AdoptCluster.kind: AdoptCluster,
+    VacateAddress.kind: VacateAddress,
     PlanMoves.kind: PlanMoves,
     BeginMove.kind: BeginMove,
     DecideMove.kind: DecideMove,

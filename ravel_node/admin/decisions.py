@@ -8,7 +8,7 @@ The order of the checks is part of what a command means; a refused one has chang
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
@@ -29,6 +29,7 @@ from ravel_node.admin.commands import (
     RemoveCluster,
     ReportMembership,
     SetCluster,
+    VacateAddress,
 )
 from ravel_node.admin.model import (
     NOBODY,
@@ -170,9 +171,8 @@ def _check_unique(directory: Directory, entry: ServerEntry) -> None:
     """Of several that are in the way the one with the lowest id is named, so that every replica says the same."""
     wanted = {entry.listen, entry.peer}
     others = [other for other in directory.servers.values() if other.listen and other.server_id != entry.server_id]
-    holders = [other for other in others if other.listen in wanted or other.peer in wanted]
-    if holders:
-        holder = min(holders, key=_server_id)
+    holder = holder_of(directory, entry.server_id, wanted)
+    if holder is not None:
         _refuse(
             Reason.ADDRESS_TAKEN,
             f"{_who(holder.server_id, holder.name)} has the address {min(wanted & {holder.listen, holder.peer})}: give this one "
@@ -184,6 +184,20 @@ def _check_unique(directory: Directory, entry: ServerEntry) -> None:
         cluster = directory.clusters[entry.cluster].name
         named = _who(min(namesakes, key=_server_id).server_id, entry.name)
         _refuse(Reason.NAME_TAKEN, f"{named} of cluster {cluster} has this name already: choose another one (--name)")
+
+
+def _vacate(directory: Directory, command: VacateAddress, _index: Index) -> Decision:
+    server = _server(directory, command.server_id)
+    if (server.listen, server.peer) != (command.listen, command.peer):
+        return Decision(directory, {})
+    return Decision(_with_server(directory, replace(server, listen="", peer="")), {})
+
+
+def holder_of(directory: Directory, server_id: str, addresses: Collection[str]) -> ServerEntry | None:
+    """Of the other servers that have one of these addresses the one with the lowest id."""
+    others = [other for other in directory.servers.values() if other.listen and other.server_id != server_id]
+    holders = [other for other in others if other.listen in addresses or other.peer in addresses]
+    return min(holders, key=_server_id, default=None)
 
 
 # --- reports
@@ -379,6 +393,7 @@ _DECISIONS: Final[dict[type[Command], Callable[[Directory, Any, Index], Decision
     SetCluster: _set_cluster,
     RemoveCluster: _remove_cluster,
     AdoptCluster: _adopt,
+    VacateAddress: _vacate,
     PlanMoves: _plan,
     BeginMove: _begin,
     DecideMove: _decide_move,

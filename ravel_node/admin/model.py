@@ -46,7 +46,7 @@ class ServerEntry:
     name: str  # unique among the servers of its cluster; empty: it never registered, a report alone tells of it
     version: str
     format: int
-    listen: str  # what clients dial; no two servers share an address; empty as the name is
+    listen: str  # what clients dial; no two servers share an address; empty as the name is, or where another was met there
     peer: str
     cluster: ClusterNumber
     seat: Seat = Seat.ASSIGNED

@@ -63,20 +63,24 @@ class AdminHandlers:
                 f"server {server.name} ({server.server_id[:8]}) was struck from the list while it waited for its cluster: "
                 "start it again to let it ask for a place anew",
             )
-        replica, answer = await self._desk.ask(
-            RegisterServer(
-                server_id=server.server_id,
-                name=server.name,
-                version=server.version,
-                format=server.format,
-                listen=addresses.listen,
-                peer=addresses.peer,
-                fresh_id=secrets.token_hex(16),
-                new_cluster=request.new_cluster,
-                cluster_id=request.cluster_id,
-                replica_id=request.replica_id,
-            ),
+        command = RegisterServer(
+            server_id=server.server_id,
+            name=server.name,
+            version=server.version,
+            format=server.format,
+            listen=addresses.listen,
+            peer=addresses.peer,
+            fresh_id=secrets.token_hex(16),
+            new_cluster=request.new_cluster,
+            cluster_id=request.cluster_id,
+            replica_id=request.replica_id,
         )
+        try:
+            replica, answer = await self._desk.ask(command)
+        except RefusedError as error:
+            if error.reason is not Reason.ADDRESS_TAKEN or not await self._adopting.vacated(command):
+                raise
+            replica, answer = await self._desk.ask(command)
         self._liveness.note(replica.term, server.server_id)
         directory = self._desk.directory
         cluster = directory.clusters[answer["cluster"]]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from ravel_node.admin.answers import RefusedError
-from ravel_node.admin.commands import AdoptCluster
-from ravel_node.admin.decisions import decide
+from ravel_node.admin.commands import AdoptCluster, RegisterServer, VacateAddress
+from ravel_node.admin.decisions import decide, holder_of
 from ravel_node.admin.model import ClusterEntry, Directory, Phase
 from ravel_node.machine.slots import bitmap, difference, slots_of, union
 from ravel_node.raft.types import Index
@@ -158,6 +158,24 @@ class Adopting:
             held.update(slots_of(told.owned))
             held.update(slot for move in told.moves for slot in move.slots)
         return frozenset(held)
+
+    async def vacated(self, command: RegisterServer) -> bool:
+        """Whether an address that another server of the list has is this server's now, and the list has been told.
+
+        It is where this one, and not the other, answers there: so two servers that have exchanged their addresses both find a
+        place, and one that was given an address by mistake gets nobody's.
+        """
+        _, directory = await self._desk.read()
+        holder = holder_of(directory, command.server_id, {command.listen, command.peer})
+        if holder is None:
+            return True
+        if command.listen not in (holder.listen, holder.peer):
+            return False  # nobody can be asked who he is at an address for replicas
+        answer = await self._ask(command.listen)
+        if not isinstance(answer, StatusResponse) or answer.server.server_id != command.server_id:
+            return False
+        await self._desk.ask(VacateAddress(holder.server_id, holder.listen, holder.peer))
+        return True
 
     async def _status(self, addresses: Sequence[str]) -> StatusResponse:
         """Of whoever answers there. Raises RefusedError."""

@@ -112,9 +112,9 @@ class Model:
             "leaving": me["leaving"] if me else False,
         }
         for row in self.servers.values():
-            if row is not me and {row["listen"], row["peer"]} & {entry["listen"], entry["peer"]}:
+            if row is not me and row["listen"] and {row["listen"], row["peer"]} & {entry["listen"], entry["peer"]}:
                 raise RefusalError("ADDRESS_TAKEN")
-        if any(row is not me and row["name"] == entry["name"] for row in self.of(cluster["number"])):
+        if any(row is not me and row["name"] == entry["name"] and row["listen"] for row in self.of(cluster["number"])):
             raise RefusalError("NAME_TAKEN")
         if founding and not cluster["founded"] and not cluster["founder_id"]:
             if cluster["number"] <= newest and (self.one(cluster_id=command.fresh_id) or self.was(command.fresh_id)):
@@ -271,6 +271,14 @@ class Model:
                     move["phase"] = "aborted"
             self.content["version"] += bool(self.content["version"])
         return {"cluster": number}
+
+    def VacateAddress(self, command: commands.VacateAddress, _index: int) -> Row:  # noqa: N802
+        server = self.servers.get(command.server_id)
+        if server is None:
+            raise RefusalError("NOT_FOUND")
+        if (server["listen"], server["peer"]) == (command.listen, command.peer):
+            server.update(listen="", peer="")
+        return {}
 
     def PlanMoves(self, command: commands.PlanMoves, index: int) -> Row:  # noqa: N802
         if command.map_version != self.content["version"]:

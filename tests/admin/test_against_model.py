@@ -30,6 +30,7 @@ from ravel_node.admin.commands import (
     ReportMembership,
     Seated,
     SetCluster,
+    VacateAddress,
 )
 from ravel_node.admin.model import Directory, Phase, Seat
 from ravel_node.admin.records import RULES
@@ -51,7 +52,7 @@ class Chance:
     def command(self, directory: Directory) -> Command:
         kinds: list[Callable[[Directory], Command]] = [self.register] * 5 + [self.report] * 5 + [self.plan] * 3
         moving: list[Callable[[Directory], Command]] = [self.begin, self.decide, self.finish] * 3
-        seldom: list[Callable[[Directory], Command]] = [self.leave, self.forget, self.set, self.remove, self.adopt]
+        seldom: list[Callable[[Directory], Command]] = [self.leave, self.forget, self.set, self.remove, self.adopt, self.vacate]
         return self.random.choice(kinds + moving + seldom)(directory)
 
     def fresh(self) -> str:
@@ -107,6 +108,13 @@ class Chance:
         old = known.cluster_id if known is not None and self.random.random() < 0.9 else hex_id(6)
         new = self.fresh() if self.random.random() < 0.8 else self.cluster_id(directory)
         return AdoptCluster(name, old, new if new != old else hex_id(7))
+
+    def vacate(self, directory: Directory) -> VacateAddress:
+        number = self.random.randrange(1, 10)
+        known = directory.servers.get(hex_id(number))
+        usual = registering(number)
+        listen, peer = (known.listen, known.peer) if known is not None and known.listen else (usual.listen, usual.peer)
+        return VacateAddress(hex_id(number), listen, peer)
 
     def plan(self, directory: Directory) -> PlanMoves:
         slots = self.random.sample(range(6), 3)  # few, so that moves meet

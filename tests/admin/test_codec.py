@@ -33,6 +33,7 @@ from ravel_node.admin.commands import (
     ReportMembership,
     Seated,
     SetCluster,
+    VacateAddress,
 )
 from ravel_node.machine import envelope
 from ravel_node.machine.envelope import UnknownCommandError
@@ -52,6 +53,7 @@ EACH: list[Command] = [
     SetCluster("b", hex_id(8), 5, True),
     RemoveCluster("b"),
     AdoptCluster("b", hex_id(8), hex_id(9)),
+    VacateAddress(hex_id(1), registering(1).listen, registering(1).peer),
     PlanMoves(4, (PlannedMove((1, 2), 1, 2), PlannedMove((4095,), 2, 1))),
     PlanMoves(4, tuple(PlannedMove((slot,), 1, 2) for slot in range(MOVES_MAX))),
     BeginMove(1 << 40),
@@ -190,7 +192,7 @@ def test_commands_in_words() -> None:
     assert line(encode(replace(registering(1), version=""))) == (
         "register format=3 fresh_id=00000000 listen=10.0.0.1:7400 name=n1 peer=10.0.0.1:7401 replica_id=0 server_id=00000000"
     )
-    assert line(encode(EACH[10])) == "plan map_version=4 moves: 4096"
+    assert line(encode(EACH[11])) == "plan map_version=4 moves: 4096"
     assert line(b"\xff{") == "unreadable: \\xff{"
     assert line(b"[1]") == "unreadable: [1]"
     assert len(line(b"x" * 1_000)) < 200

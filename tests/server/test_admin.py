@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -21,8 +22,9 @@ from ravel_node.server.app import admin_service
 from ravel_node.server.desk import DirectoryDesk
 from ravelpb.errors import Field, Reason
 from ravelpb.slots import SLOT_COUNT
-from ravelpb.v1 import admin_pb2, common_pb2
+from ravelpb.v1 import admin_pb2, cluster_pb2, common_pb2
 from ravelpb.v1.admin_pb2_grpc import AdminStub
+from tests.ravelctl.client.fake_server import fake_cluster
 from tests.server.fakes import CLUSTER, FakeHost, as_host, info_of, server_id, serving
 
 
@@ -126,6 +128,33 @@ async def test_who_was_struck_while_it_waited_is_not_taken_for_a_new_one(admin: 
     code, reason, _ = await refused(register(admin, 2, again=True))
     assert (code, reason, host.fake.proposals) == (grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, [])
     await register(admin, 2)
+
+
+def _answer(answer: Any, _request: Any) -> Any:
+    return answer
+
+
+async def test_an_address_is_his_who_answers_there(admin: Any, host: FakeHost) -> None:
+    """Servers 1 and 2 exchange their addresses; server 3 was given one of them by mistake."""
+    async with fake_cluster(2) as there:
+        ports = [int(replica.address.rpartition(":")[2]) for replica in there.replicas]
+        for number, replica in enumerate(there.replicas, start=1):
+            told_of = common_pb2.ServerRef(server_id=server_id(number))
+            replica.answers["Status"] = partial(_answer, cluster_pb2.StatusResponse(server=told_of))
+
+        async def registered(number: int, port: int) -> Any:
+            return await admin.Register(admin_pb2.RegisterRequest(server=server(number, port=port)))
+
+        await registered(1, ports[1])
+        await registered(2, ports[0])
+        host.fake.proposals.clear()
+        _, reason, _ = await refused(registered(3, ports[0]))
+        assert (reason, host.fake.proposals) == (Reason.ADDRESS_TAKEN, [])
+        await registered(1, ports[0])
+        await registered(2, ports[1])
+        told = await admin.Directory(admin_pb2.DirectoryRequest())
+        found = {one.server.name: one.server.addresses.listen for one in told.servers}
+        assert found == {f"n{number}": f"127.0.0.1:{port}" for number, port in enumerate(ports, start=1)}
 
 
 async def test_what_is_not_said_of_a_cluster_stays(admin: Any, host: FakeHost) -> None:
