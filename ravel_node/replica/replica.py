@@ -1,7 +1,7 @@
 """One replica: what servicers, the daemon and the transport see of it.
 
 `Replica` is the face of the driver: it refuses what cannot be done here, hands the rest to the inbox, and gives back futures. It
-owns what lies beside the core: the peers' addresses, catch-up rounds, compaction, snapshots under way, and the orderly end.
+owns what lies beside the core: the peers' addresses, catch-up rounds, and the orderly end.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from ravel_node.raft import (
     Role,
     SafetyEvent,
     SoftState,
-    StorageError,
     Term,
 )
 from ravel_node.replica.alarms import LOOK_S
-from ravel_node.replica.compaction import Compaction, compact_to
+from ravel_node.replica.compaction import Compaction, Retention
 from ravel_node.replica.driver import Driver
 from ravel_node.replica.errors import (
     NotLeaderError,
@@ -48,22 +47,20 @@ from ravel_node.replica.integrity import Comparison, Integrity
 from ravel_node.replica.membership import CatchUp, Changes
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.reads import ReadMode
-from ravel_node.replica.selfview import Seat, SelfView, Sending
+from ravel_node.replica.selfview import Seat, SelfView
+from ravel_node.replica.snapshots import Snapshots
 from ravel_node.replica.status import Expectation, Member, ReplicaStatus, Verdict
 from ravel_node.replica.verdict import Health, Plan
 from ravel_node.replica.vitals import Observer, Vitals
 from ravel_node.replica.waiters import Waiters
-from ravel_node.storage.base import StagedSnapshot, Store, StoreError, StoreFailedError
-from ravel_node.transport.base import LocalHello, OutgoingSnapshot, PeerStats, StateHashes, Transport
+from ravel_node.storage.base import StagedSnapshot, Store, StoreError
+from ravel_node.transport.base import LocalHello, PeerStats, StateHashes, Transport
 
 if TYPE_CHECKING:
     from random import Random
 
 HANDOVER_S: Final = 1.5
 """How long an orderly stop waits for what is in flight, and then for another leader."""
-
-SNAPSHOT_RETRY_S: Final = 5.0
-"""How long after a failed build the next one is tried."""
 
 STOP_GRACE_S: Final = 0.5
 """How long the tasks of a replica may take to end after they were cancelled."""
@@ -131,8 +128,10 @@ class Replica:
         self._changes = Changes(self, transport)
         self._catch_up = CatchUp()
         self._peers: dict[ReplicaId, str] = {}
-        self._sending: dict[ReplicaId, Sending] = {}  # snapshots under way
-        self._undelivered: asyncio.Queue[ReplicaId] = asyncio.Queue()  # each a key of `_sending`, so at most one a peer
+        self._snapshots = Snapshots(
+            store=store, transport=transport, chronicle=self.vitals.chronicle, call=self._driver.inbox.call, clock=clock
+        )
+        self._retention = Retention(store, self._raw, self._driver.live, options)
         self._view = SelfView(
             replica_id=self.id,
             boot_id=boot_id,
@@ -146,7 +145,7 @@ class Replica:
             clock=clock,
             stats_of=lambda peer: transport.stats(peer) if peer in self._peers else PeerStats(),
             name_of=self._name_of,
-            sending=self._sending,
+            sending=self._snapshots.sending,
             seat=lambda: Seat(self.ready, self._removed, self._contact_age_s()),
         )
         self.integrity = Integrity(self, store=store, transport=transport, alarms=self._view, name_of=self._name_of, clock=clock)
@@ -157,7 +156,6 @@ class Replica:
         self._removed = store.identity.removed
         self._safety_events = 0  # since the start
         self._removal_wanted = asyncio.Event()
-        self._snapshot_wanted = asyncio.Event()
 
     # --- life
 
@@ -228,8 +226,7 @@ class Replica:
                 tasks.create_task(self._look_out(), name="alarms")
                 tasks.create_task(self.integrity.run(), name="integrity")
                 tasks.create_task(self._leave_when_removed(), name="removal")
-                tasks.create_task(self._build_snapshots(), name="snapshots")
-                tasks.create_task(self._doubt_snapshots(), name="doubted snapshots")
+                tasks.create_task(self._snapshots.run(), name="snapshots")
         except ExceptionGroup as failures:
             why = _first(failures)
             if isinstance(why, _RemovedError):
@@ -416,24 +413,10 @@ class Replica:
         self._transport.send(messages)
 
     def send_snapshot(self, message: Message) -> None:
-        snapshot = message.snapshot
-        try:
-            if snapshot is None or message.to in self._sending:
-                raise StorageError("a snapshot is under way to this replica already")
-            file = self._store.open_snapshot(snapshot.index)
-        except StorageError:
-            self._driver.inbox.call(lambda raw: raw.report_snapshot(message.to, False))
-            return
-        self._sending[message.to] = Sending(snapshot.index, self._clock())
-        self._store.hold(snapshot.index)
-        header = file.header
-        self.vitals.chronicle.snapshot_sending(message.to, snapshot.index, header.size_bytes)
-        self._transport.send_snapshot(
-            message, OutgoingSnapshot(file.path, file.header_bytes, header.size_bytes, bytes.fromhex(header.sha256))
-        )
+        self._snapshots.send(message)
 
     def snapshot_outdated(self) -> None:
-        self._snapshot_wanted.set()
+        self._snapshots.outdated()
 
     def safety_alarm(self, event: SafetyEvent) -> None:
         self._safety_events += 1
@@ -490,17 +473,7 @@ class Replica:
         self._driver.inbox.call(lambda raw: raw.report_unreachable(peer))
 
     def snapshot_sent(self, peer: ReplicaId, delivered: bool) -> None:
-        if not delivered and peer in self._sending:
-            self._undelivered.put_nowait(peer)  # the fault may be the file's: it is looked at before it is offered again
-        else:
-            self._snapshot_ended(peer, delivered)
-
-    def _snapshot_ended(self, peer: ReplicaId, delivered: bool) -> None:
-        if (sending := self._sending.pop(peer, None)) is not None:
-            self._store.release(sending.index)
-            seconds = self._clock() - sending.began_at
-            self.vitals.chronicle.snapshot_sent(peer, sending.index, seconds, delivered=delivered)
-        self._driver.inbox.call(lambda raw: raw.report_snapshot(peer, delivered))
+        self._snapshots.sent(peer, delivered)
 
     def removed_by_peer(self, peer: ReplicaId) -> None:
         self._removal_wanted.set()
@@ -520,73 +493,17 @@ class Replica:
                 self._catch_up.observe(matches, self._raw.last_index, self._clock())
                 await self._changes.promote_caught_up()
             if rounds % 10 == 0:
-                await self._compact()
+                await self._retention.trim()
 
     async def _look_out(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
             self._view.look_out()
 
-    async def _compact(self) -> None:
-        matches: list[Index] = []
-        if self._raw.is_leader:
-            live = self._driver.live()
-            matches = [progress.match for peer, progress in self._raw.status().progress.items() if peer in live]
-        to = compact_to(
-            first=self._store.first_index(),
-            last=self._store.last_index(),
-            flushed=self._store.flushed.index,
-            matches=matches,
-            log_bytes=self._store.log_used_bytes,
-            retain_entries=self.options.log_retain_entries,
-            retain_bytes_max=self.options.log_retain_bytes_max,
-        )
-        if to is not None:
-            await self._store.compact(to)
-
     async def compact(self, keep: int, *, dry_run: bool = False) -> Compaction:
-        """Flush, and drop the log up to `keep` entries before the last applied one.
-
-        What followers that answer still need stays, and what a snapshot in transfer needs: this frees space, it never makes
-        anybody start over. A dry run drops nothing. Raises ReplicaStoppedError, StoreFailedError.
-        """
+        """See Retention.compact. Raises ReplicaStoppedError, StoreFailedError."""
         self.check_open()
-        await self._store.flush()
-        wanted = self._store.flushed.index - keep
-        behind = {peer: p.match for peer, p in self._raw.status().progress.items() if peer in self._driver.live()}
-        to = min([wanted, *behind.values()]) if self._raw.is_leader else wanted
-        if dry_run:
-            first = Index(max(self._store.first_index(), self._store.compactable(Index(to)) + 1))
-        else:
-            await self._store.compact(Index(to))
-            first = self._store.first_index()
-        if first > wanted:
-            return Compaction(first, "")
-        if to < wanted:
-            slowest = min(behind, key=lambda peer: behind[peer])
-            why = f"replica {slowest} has the log up to {behind[slowest]} and still needs what comes after it"
-            return Compaction(first, why)
-        return Compaction(first, "a snapshot is being sent, and its receiver will need the log after it")
-
-    async def _build_snapshots(self) -> None:
-        """Build a newer snapshot when one is asked for; a disk that is full is tried again after a while."""
-        while True:
-            await self._snapshot_wanted.wait()
-            try:
-                await self._store.build_snapshot()
-            except StoreFailedError:
-                raise
-            except StoreError:
-                await asyncio.sleep(SNAPSHOT_RETRY_S)
-            self._snapshot_wanted.clear()
-
-    async def _doubt_snapshots(self) -> None:
-        """Verify again what a peer did not take, or a file that went bad on this disk would be sent to it for ever."""
-        while True:
-            peer = await self._undelivered.get()
-            if (sending := self._sending.get(peer)) is not None:
-                await self._store.doubt_snapshot(sending.index)
-            self._snapshot_ended(peer, delivered=False)
+        return await self._retention.compact(keep, dry_run=dry_run)
 
     async def _leave_when_removed(self) -> None:
         """Once this replica learns that it was removed it says so to its disk, and stays out from then on."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from ravel_node.machine.kv import KVMachine
@@ -13,19 +12,12 @@ from ravel_node.replica.alarms import AlarmBoard, Breach, Lookout
 from ravel_node.replica.driver import Driver
 from ravel_node.replica.events import EventLog
 from ravel_node.replica.options import ReplicaOptions
+from ravel_node.replica.snapshots import Sending
 from ravel_node.replica.status import Alarm, Counters, Member, MemberRole, PeerView, ReplicaStatus
 from ravel_node.replica.vitals import Vitals
 from ravel_node.storage.base import Store
 from ravel_node.transport.base import PeerStats
 from ravelpb.alarms import KIND_OF
-
-
-@dataclass(frozen=True, slots=True)
-class Sending:
-    """A snapshot under way to a peer."""
-
-    index: Index
-    began_at: float
 
 
 class Seat(NamedTuple):

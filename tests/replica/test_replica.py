@@ -388,7 +388,7 @@ class TestSnapshots:
             await cluster.converged()
             assert away.replica.status().first_index > last + 1, "it came by a snapshot"
             assert not leader.store._held, "what was held for the transfer is let go"
-            assert not leader.replica._sending
+            assert not leader.replica._snapshots.sending
 
     @virtual
     async def test_a_transfer_that_breaks_is_tried_again(self, tmp_path: Path) -> None:
@@ -424,7 +424,7 @@ class TestSnapshots:
             await until("it is on its way", lambda: bool(leader.store._held))
             await leader.replica.remove([away.id], dry_run=False, expect=ANY)
             await until("it is let go", lambda: not leader.store._held)
-            assert not leader.replica._sending
+            assert not leader.replica._snapshots.sending
             await leader.put(b"k", b"v")
 
 
