@@ -137,7 +137,7 @@ class KVHandlers:
 
     async def watch(self, request: kv_pb2.WatchRequest) -> AsyncIterator[EncodedResponse]:
         """The changes of a range, from a revision on, for ever."""
-        wanted = Range(*self._limits.watch(request.key, request.start, request.end))
+        wanted = Range(*self._limits.watch(request.key, request.start, request.end, request.slots))
         progress_s = self._limits.progress_s(request.progress_ms)
         replica = self._host.replica
         if self._watches is None or self._watches.replica is not replica:

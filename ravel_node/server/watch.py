@@ -4,10 +4,9 @@ A watcher that is behind reads the log by itself, a bounded part at a time, and 
 takes messages slowly stops only itself, and nothing is queued for it but the one message under way. If the log is compacted
 before it has come so far, its stream ends with COMPACTED.
 
-A watch of one key is told all that happened to it here up to the revision at which its slot left, and then ends with
-WRONG_CLUSTER: it goes on at the new owner from the revision after that one. What happened to a key before its slot came cannot be
-told here, and is COMPACTED; also where a slot left and came back while somebody watched. A watch of a range is told what happens
-to keys here; that keys come or go with their slots is no event.
+A watch of one key, or one that names slots, is told all that happened to their keys here, and at which revisions slots left
+(`tenancy`). Once none remains it ends with WRONG_CLUSTER. A watch of a range that names no slots is told what happens to keys
+here; that keys come or go with their slots is no event, but the version of the map in its messages says so.
 
 A watcher that has caught up sleeps. When entries are applied, `_look` reads them once for all sleepers, finds by bisection in
 the sorted keys whose ranges they touch, and wakes those. Watchers of the same range that wake together share their message.
@@ -25,18 +24,19 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from ravel_node.machine.ownership import FROM_THE_BEGINNING, Tenure
+from ravel_node.machine.slots import ALL_SLOTS
 from ravel_node.raft.types import Index
 from ravel_node.replica.errors import OutOfTouchError, ReplicaBusyError, RevisionCompactedError
 from ravel_node.replica.feed import Position, Step
 from ravel_node.replica.reads import ReadMode
 from ravel_node.replica.replica import Replica
-from ravel_node.server.commands import check_owned
 from ravel_node.server.interrupts import Interrupts
+from ravel_node.server.tenancy import Left, Tenancy, View, Views
+from ravelpb.slots import slot_of
 from ravelpb.v1 import common_pb2, kv_pb2
 
 READ_BYTES_MAX: Final = 256 << 10
@@ -58,25 +58,29 @@ LEADERLESS_ELECTIONS: Final = 4.0
 """A watcher that has caught up is sent elsewhere once no leader was heard of for so many election timeouts."""
 
 
-NO_TENURES: Final[Mapping[int, Tenure]] = {}
-
-
 class Range(NamedTuple):
-    """Keys with start <= key < end; an empty end: to the last key."""
+    """Keys with start <= key < end, an empty end: to the last key; of these slots (a bitmap) only, if some are named."""
 
     start: bytes
     end: bytes
+    slots: bytes = b""
 
     @property
     def key(self) -> bytes:
-        """The only key in it; empty: it may hold more."""
-        return self.start if self.end == self.start + b"\0" else b""
+        """The only key in it; empty: it may hold more, or names slots."""
+        return self.start if not self.slots and self.end == self.start + b"\0" else b""
 
     def holds(self, key: bytes) -> bool:
+        """Whether the key lies in it, whatever its slot."""
         return self.start <= key and (not self.end or key < self.end)
 
+    def names(self, key: bytes) -> bool:
+        """Whether the key lies in it, where slots are named."""
+        slot = slot_of(key)
+        return bool(self.slots[slot >> 3] >> (slot & 7) & 1) and self.holds(key)
+
     def touches(self, ordered: Sequence[bytes]) -> bool:
-        """Whether any of these ascending keys lies in it."""
+        """Whether any of these ascending keys lies in it, whatever its slot."""
         at = bisect_left(ordered, self.start)
         return at < len(ordered) and (not self.end or ordered[at] < self.end)
 
@@ -125,7 +129,8 @@ class _Cursor:
     range: Range
     position: Position
     seen: int  # every revision up to this one was sent, or touched nothing in the range
-    came: int = 0  # when the watch began: after which revision the slot of the one key that is watched is told of here
+    tenancy: Tenancy | None  # None: whatever happens in the range is told
+    map_version: int  # as last told
     woken: bool = False  # with others of its range, at the same position: they may share what they read
 
 
@@ -151,7 +156,8 @@ class Watches:
         self._cache_bytes = 0
         self._asleep: dict[Range, set[asyncio.Future[Position]]] = {}
         self._looked = Position(Index(0), 0)  # with sleepers: all of them know what lies before it
-        self._tenures = NO_TENURES  # at the last look
+        self._views = Views()
+        self._viewed = self._view()  # at the last look
         self._rest_until = 0.0
         self._look_timer: asyncio.TimerHandle | None = None
         self._shared: dict[tuple[Range, Position, int], _Collected] = {}
@@ -178,28 +184,28 @@ class Watches:
             self._count -= 1
 
     def _begin(self, wanted: Range, from_revision: int) -> _Cursor:
-        tenure = FROM_THE_BEGINNING
-        ownership = self.replica.machine.ownership
-        if ownership is not None and wanted.key:
-            tenure = ownership.tenure(wanted.key)
-            if not from_revision or from_revision > tenure.left:
-                check_owned(ownership, wanted.key)
+        view = self._view()
+        tenancy = None
+        if wanted.key or wanted.slots:
+            named = 1 << slot_of(wanted.key) if wanted.key else int.from_bytes(wanted.slots, "little")
+            tenancy = Tenancy(named, from_revision, self._views, view)
+        if wanted.slots == ALL_SLOTS:
+            wanted = wanted._replace(slots=b"")
         if not from_revision:
             head = self._feed.head()
-            return _Cursor(wanted, head, head.revision, tenure.came)
-        if from_revision <= tenure.came:
-            raise RevisionCompactedError(from_revision, tenure.came + 1)
-        return _Cursor(wanted, self._feed.seek(from_revision), from_revision - 1, tenure.came)
+            return _Cursor(wanted, head, head.revision, tenancy, view.map_version)
+        return _Cursor(wanted, self._feed.seek(from_revision), from_revision - 1, tenancy, view.map_version)
+
+    def _view(self) -> View:
+        return self._views.of(self.replica.machine.ownership)
 
     async def _messages(self, cursor: _Cursor, progress_s: float) -> AsyncGenerator[EncodedResponse, None]:
         loop = asyncio.get_running_loop()
-        yield self._response(b"", cursor.seen)
+        left = self._leave(cursor)
+        yield self._response(b"", cursor, left)
         told_at = loop.time()
-        while True:
+        while not left or self._remains(cursor, left[-1]):
             await self.replica.read_barrier(ReadMode.STALE)
-            if (left := self._left_at(cursor)) is not None and cursor.seen >= left:
-                yield self._response(b"", left)
-                self._check_owned(cursor.range)
             if cursor.position.index < self._feed.head().index:
                 events = self._collect(cursor)
                 if not events:
@@ -208,33 +214,40 @@ class Watches:
                 self._check_in_touch()
                 events = b""
                 await self._sleep(cursor, told_at + progress_s)
-            if events or loop.time() >= told_at + progress_s:
-                left = self._left_at(cursor)
-                yield self._response(events, cursor.seen if left is None else min(cursor.seen, left))
+            told_version = cursor.map_version
+            left = self._leave(cursor)
+            if events or left or cursor.map_version != told_version or loop.time() >= told_at + progress_s:
+                yield self._response(events, cursor, left)
                 told_at = loop.time()
 
-    def _response(self, events: bytes, revision: int) -> EncodedResponse:
-        rest = kv_pb2.WatchResponse(revision=revision, header=self._header())
+    def _leave(self, cursor: _Cursor) -> Sequence[Left]:
+        """Look for slots that came or left meanwhile; those of which everything was told. Raises RevisionCompactedError."""
+        view = self._view()
+        tenancy = cursor.tenancy
+        if tenancy is None:
+            if view.map_version != cursor.map_version and cursor.position.index >= self._feed.head().index:
+                cursor.map_version = view.map_version
+            return ()
+        tenancy.look(view, cursor.seen)
+        left = tenancy.leave(cursor.seen)
+        if left:
+            cursor.map_version = view.map_version
+            cursor.range = cursor.range._replace(slots=tenancy.bitmap)
+            if not tenancy.slots:
+                cursor.seen = min(cursor.seen, left[-1].revision)
+        return left
+
+    def _remains(self, cursor: _Cursor, left: Left) -> bool:
+        """Whether there is something to watch. Raises WrongSlotError where there was: what left last is elsewhere."""
+        if cursor.tenancy is not None and not cursor.tenancy.slots:
+            raise cursor.tenancy.refusal(left)
+        return True
+
+    def _response(self, events: bytes, cursor: _Cursor, left: Sequence[Left]) -> EncodedResponse:
+        rest = kv_pb2.WatchResponse(revision=cursor.seen, header=self._header(), map_version=cursor.map_version)
+        for slots, revision in left:
+            rest.left.add(slots=slots, revision=revision)
         return EncodedResponse(events + rest.SerializeToString())
-
-    def _left_at(self, cursor: _Cursor) -> int | None:
-        """The revision at which the slot of the one key that is watched left; None: it is here.
-
-        Raises RevisionCompactedError where it came back since the watch began.
-        """
-        ownership = self.replica.machine.ownership
-        if ownership is None or not cursor.range.key:
-            return None
-        tenure = ownership.tenure(cursor.range.key)
-        if tenure.came != cursor.came:
-            raise RevisionCompactedError(cursor.seen + 1, tenure.came + 1)
-        return None if ownership.readable(cursor.range.key) else tenure.left or cursor.seen
-
-    def _check_owned(self, wanted: Range) -> None:
-        """Raises WrongSlotError where the one key that is watched belongs to another cluster."""
-        ownership = self.replica.machine.ownership
-        if ownership is not None and wanted.key:
-            check_owned(ownership, wanted.key)
 
     def _check_in_touch(self) -> None:
         silence_s = self.replica.leaderless_s()
@@ -261,7 +274,7 @@ class Watches:
         return found.events
 
     def _read(self, cursor: _Cursor) -> _Collected:
-        holds = cursor.range.holds
+        holds = cursor.range.names if cursor.range.slots else cursor.range.holds
         position, seen = cursor.position, cursor.seen
         parts: list[bytes] = []
         size = 0
@@ -315,7 +328,7 @@ class Watches:
         woken: asyncio.Future[Position] = loop.create_future()
         if not self._asleep:
             self._looked = cursor.position
-            self._tenures = self._tenures_now()
+            self._viewed = self._view()
             self.replica.on_applied = self._more_applied
         self._asleep.setdefault(cursor.range, set()).add(woken)
         try:
@@ -364,18 +377,13 @@ class Watches:
             self._wake(list(self._asleep), start)
             return
         keys.sort()
-        turned = self._tenures is not (tenures := self._tenures_now())
-        self._tenures = tenures
-        self._wake([wanted for wanted in self._asleep if wanted.touches(keys) or (turned and wanted.key)], start)
+        viewed, self._viewed = self._viewed, self._view()
+        turned = viewed is not self._viewed
+        self._wake([wanted for wanted in self._asleep if turned or wanted.touches(keys)], start)
         now = loop.time()
         self._rest_until = now + LOOK_REST * (now - began)
         if not done and self._asleep:
             self._more_applied()
-
-    def _tenures_now(self) -> Mapping[int, Tenure]:
-        """Another mapping than before if slots came or left meanwhile."""
-        ownership = self.replica.machine.ownership
-        return ownership.tenures if ownership is not None else NO_TENURES
 
     def _wake(self, ranges: Sequence[Range], start: Position) -> None:
         for wanted in ranges:

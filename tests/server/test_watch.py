@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import cast
 
 import grpc
 import pytest
 
 from ravel_node.machine import envelope
-from ravel_node.machine.slots import MovedKey, SlotsCommand, Step, encode_step
 from ravel_node.replica.errors import (
     OutOfTouchError,
     ReplicaBusyError,
     ReplicaStoppedError,
     RevisionCompactedError,
-    WrongSlotError,
 )
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.server import watch as watch_module
@@ -27,77 +23,14 @@ from ravel_node.server.host import Host
 from ravel_node.server.kv import KVHandlers
 from ravel_node.server.limits import InputError, Limits
 from ravelpb.errors import Field, Reason
-from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1 import kv_pb2, kv_pb2_grpc
-from ravelpb.v1.kv_pb2 import KeyEvent, WatchRequest, WatchResponse
+from ravelpb.v1.kv_pb2 import WatchRequest, WatchResponse
 from tests.replica.cluster import Node, cluster_of, until
 from tests.replica.virtual import virtual
 from tests.server.fakes import FakeHost, info_of, serving
+from tests.server.watcher import Stream, handlers, watching
 
 OPTIONS = ReplicaOptions(tick_s=0.01, heartbeat_ticks=2, election_ticks=10, log_retain_entries=50)
-
-
-class NodeHost:
-    """The daemon around a node, as far as the KV service sees it."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    @property
-    def replica(self) -> object:
-        return self._node.replica
-
-    @property
-    def identity(self) -> object:
-        return self._node.store.identity
-
-
-def handlers(node: Node, **limits: int) -> KVHandlers:
-    return KVHandlers(cast(Host, NodeHost(node)), Limits(**limits))
-
-
-class Stream:
-    """One watcher, which reads what it is sent."""
-
-    def __init__(self, kv: KVHandlers, request: WatchRequest) -> None:
-        self._responses = kv.watch(request)
-        self.events: list[KeyEvent] = []
-        self.revision = 0
-        self.messages = 0
-
-    async def next(self) -> WatchResponse:
-        response = WatchResponse.FromString((await anext(self._responses)).SerializeToString())
-        assert response.header.cluster_id
-        assert response.revision >= self.revision
-        if response.events:
-            revisions = [event.revision for event in response.events]
-            assert revisions == sorted(revisions)
-            assert self.revision < revisions[0] <= revisions[-1] <= response.revision
-        self.revision = response.revision
-        self.events += response.events
-        self.messages += 1
-        return response
-
-    async def through(self, revision: int) -> None:
-        async with asyncio.timeout(30):
-            while self.revision < revision:
-                await self.next()
-
-    def told(self) -> list[tuple[int, bytes, bytes | None]]:
-        return [(e.revision, e.key, e.value if e.kind == KeyEvent.PUT else None) for e in self.events]
-
-    async def close(self) -> None:
-        await self._responses.aclose()  # type: ignore[attr-defined]
-
-
-@asynccontextmanager
-async def watching(kv: KVHandlers, **request: object) -> AsyncIterator[Stream]:
-    stream = Stream(kv, WatchRequest(**request))  # type: ignore[arg-type]
-    try:
-        await stream.next()
-        yield stream
-    finally:
-        await stream.close()
 
 
 @virtual
@@ -357,6 +290,9 @@ async def test_a_replica_that_ends_tells_its_watchers(tmp_path: Path) -> None:
         {"start": b"b", "end": b"b"},
         {"progress_ms": 99},
         {"progress_ms": 600_001},
+        {"key": b"k", "slots": b"\xff" * 512},
+        {"slots": b"\xff" * 511},
+        {"slots": bytes(512)},
     ],
 )
 async def test_a_request_that_makes_no_sense_is_refused(request_: dict[str, object]) -> None:
@@ -441,78 +377,3 @@ def test_whatever_the_pace_everyone_is_told_the_same(tmp_path: Path, monkeypatch
             assert len(happened) > 150
 
     run()
-
-
-def step(kind: Step, move: int = 5, **fields: Any) -> bytes:
-    return envelope.slots(encode_step(SlotsCommand(kind, move, **fields)))
-
-
-@virtual
-async def test_a_watch_of_a_key_ends_where_its_slot_goes_and_is_told_all_before(tmp_path: Path) -> None:
-    key, slot = b"a", slot_of(b"a")
-    async with cluster_of(tmp_path, 1) as cluster:
-        node = await cluster.leader()
-        every = tuple(range(SLOT_COUNT))
-        await node.write(step(Step.CLAIM, 0, slots=every, map_version=1), envelope.put(key, b"1"))
-        await node.write(step(Step.EXPORT, slots=(slot,)))
-        kv = handlers(node)
-        async with watching(kv, key=key) as asleep, watching(kv, from_revision=1) as of_all:
-            await node.write(envelope.put(key, b"2"))
-            ended = asyncio.create_task(asleep.through(99))
-            await asyncio.sleep(0.2)
-            began = asyncio.get_running_loop().time()
-            await node.write(step(Step.FREEZE))
-            await node.write(step(Step.RELEASE, map_version=7))
-            with pytest.raises(WrongSlotError) as caught:
-                await ended
-            assert asyncio.get_running_loop().time() - began < 5  # it does not sleep until its next sign of life is due
-            assert (caught.value.slot, caught.value.map_version) == (slot, 7)
-            assert asleep.told() == [(2, key, b"2")]
-            assert asleep.revision == 2  # what is written elsewhere is no business of the key any more
-            # One that comes now is still told what happened here, which nobody else can tell.
-            await node.write(envelope.put(b"elsewhere", b"x"))
-            late = Stream(kv, WatchRequest(key=key, from_revision=1))
-            with pytest.raises(WrongSlotError):
-                await late.through(99)
-            assert (late.told(), late.revision) == ([(1, key, b"1"), (2, key, b"2")], 2)
-            for beyond in (0, 3):
-                with pytest.raises(WrongSlotError):
-                    await Stream(kv, WatchRequest(key=key, from_revision=beyond)).through(99)
-            # Purged and imported keys are no events.
-            await node.write(step(Step.PURGE, keys=(MovedKey(key, b"", 0),), last=True))
-            await node.write(step(Step.IMPORT, 6, slots=(slot,), revision=50))
-            await node.write(step(Step.IMPORT_CHUNK, 6, chunk=1, keys=(MovedKey(key, b"3", 40),), revision=50))
-            await node.write(step(Step.ACTIVATE, 6, map_version=8, revision=50))
-            await node.write(envelope.put(key, b"4"))
-            for missed in (1, 3, 50):  # since it was elsewhere meanwhile
-                with pytest.raises(RevisionCompactedError) as compacted:
-                    await Stream(kv, WatchRequest(key=key, from_revision=missed)).next()
-                assert compacted.value.first_revision == 51
-            again = Stream(kv, WatchRequest(key=key, from_revision=51))
-            await again.through(51)
-            assert again.told() == [(51, key, b"4")]
-            await again.close()
-            await of_all.through(51)
-            assert of_all.told() == [(1, key, b"1"), (2, key, b"2"), (3, b"elsewhere", b"x"), (51, key, b"4")]
-
-
-@virtual
-async def test_who_slept_while_a_slot_left_and_came_back_is_told_that_something_is_missing(tmp_path: Path) -> None:
-    key, slot = b"a", slot_of(b"a")
-    async with cluster_of(tmp_path, 1) as cluster:
-        node = await cluster.leader()
-        every = tuple(range(SLOT_COUNT))
-        await node.write(step(Step.CLAIM, 0, slots=every, map_version=1), envelope.put(key, b"1"))
-        async with watching(handlers(node), key=key) as asleep:
-            await node.write(
-                step(Step.EXPORT, slots=(slot,)),
-                step(Step.FREEZE),
-                step(Step.RELEASE, map_version=7),
-                step(Step.PURGE, keys=(MovedKey(key, b"", 0),), last=True),
-                step(Step.IMPORT, 6, slots=(slot,), revision=50),
-                step(Step.ACTIVATE, 6, map_version=8, revision=50),
-            )
-            with pytest.raises(RevisionCompactedError) as caught:
-                await asleep.through(99)
-            assert caught.value.first_revision == 51
-            assert asleep.told() == []

@@ -593,6 +593,7 @@ class WatchRequest(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     FROM_REVISION_FIELD_NUMBER: _builtins.int
     PROGRESS_MS_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     """this key alone; then start and end are empty"""
     start: _builtins.bytes
@@ -603,6 +604,8 @@ class WatchRequest(_message.Message):
     """the first revision wanted, also one to come; 0: what comes after what this replica has applied now"""
     progress_ms: _builtins.int
     """a message comes at least so often, without events if need be: 100 to 600,000; 0: 10,000"""
+    slots: _builtins.bytes
+    """of a range: only keys of these slots, as Slots.Ownership has them; empty: whatever happens here"""
     def __init__(
         self,
         *,
@@ -611,14 +614,41 @@ class WatchRequest(_message.Message):
         end: _builtins.bytes = ...,
         from_revision: _builtins.int = ...,
         progress_ms: _builtins.int = ...,
+        slots: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "from_revision", b"from_revision", "key", b"key", "progress_ms", b"progress_ms", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "from_revision", b"from_revision", "key", b"key", "progress_ms", b"progress_ms", "slots", b"slots", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
+
+@_typing.final
+class SlotsLeft(_message.Message):
+    """Slots that a watch is not told of any more: all that happened to their keys here, up to this revision, was told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOTS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    slots: _builtins.bytes
+    """as Slots.Ownership has them"""
+    revision: _builtins.int
+    """at which they left; their new owner tells what comes after it"""
+    def __init__(
+        self,
+        *,
+        slots: _builtins.bytes = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SlotsLeft: _TypeAlias = SlotsLeft  # noqa: Y015
 
 @_typing.final
 class KeyEvent(_message.Message):
@@ -674,22 +704,34 @@ class WatchResponse(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     HEADER_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    MAP_VERSION_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """everything up to and with this revision was sent: a later watch goes on from `revision` + 1"""
+    map_version: _builtins.int
+    """By which this cluster's slots stand; 0: it was never told. Where a watch that names no slots says another one than in its first
+    message, slots have gone or come, and keys with them, without an event.
+    """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyEvent]: ...
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
+    @_builtins.property
+    def left(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotsLeft]:
+        """Of a watch of a key, or of one that names slots. When no slot remains the stream ends with WRONG_CLUSTER."""
+
     def __init__(
         self,
         *,
         events: _abc.Iterable[Global___KeyEvent] | None = ...,
         revision: _builtins.int = ...,
         header: _common_pb2.ResponseHeader | None = ...,
+        left: _abc.Iterable[Global___SlotsLeft] | None = ...,
+        map_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "header", b"header", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "header", b"header", "left", b"left", "map_version", b"map_version", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -139,6 +139,7 @@ class KVServicer(object):
 
     def Watch(self, request, context):
         """Every change of a key or range from a revision on, in order, and then as it happens. Any replica serves it, from its log.
+        Where slots move between clusters it says so: see WatchRequest.slots.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

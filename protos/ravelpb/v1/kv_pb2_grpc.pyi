@@ -45,7 +45,9 @@ class KVStub:
     Scan: _grpc.UnaryStreamMultiCallable[_kv_pb2.ScanRequest, _kv_pb2.ScanResponse]
     """Pages of keys in byte order. Each page is one point in time and names its revision."""
     Watch: _grpc.UnaryStreamMultiCallable[_kv_pb2.WatchRequest, _kv_pb2.WatchResponse]
-    """Every change of a key or range from a revision on, in order, and then as it happens. Any replica serves it, from its log."""
+    """Every change of a key or range from a revision on, in order, and then as it happens. Any replica serves it, from its log.
+    Where slots move between clusters it says so: see WatchRequest.slots.
+    """
     Session: _grpc.StreamStreamMultiCallable[_kv_pb2.SessionRequest, _kv_pb2.SessionResponse]
     """The fast lane: pipelined batches of commands, answered in the order of the requests. Commands of one request run in order, but
     not as one: others may come between. At most --session-requests-max (64) requests wait at once on a stream.
@@ -70,7 +72,9 @@ class KVAsyncStub(KVStub):
     Scan: _aio.UnaryStreamMultiCallable[_kv_pb2.ScanRequest, _kv_pb2.ScanResponse]  # type: ignore[assignment]
     """Pages of keys in byte order. Each page is one point in time and names its revision."""
     Watch: _aio.UnaryStreamMultiCallable[_kv_pb2.WatchRequest, _kv_pb2.WatchResponse]  # type: ignore[assignment]
-    """Every change of a key or range from a revision on, in order, and then as it happens. Any replica serves it, from its log."""
+    """Every change of a key or range from a revision on, in order, and then as it happens. Any replica serves it, from its log.
+    Where slots move between clusters it says so: see WatchRequest.slots.
+    """
     Session: _aio.StreamStreamMultiCallable[_kv_pb2.SessionRequest, _kv_pb2.SessionResponse]  # type: ignore[assignment]
     """The fast lane: pipelined batches of commands, answered in the order of the requests. Commands of one request run in order, but
     not as one: others may come between. At most --session-requests-max (64) requests wait at once on a stream.
@@ -140,7 +144,9 @@ class KVServicer(metaclass=_abc_1.ABCMeta):
         request: _kv_pb2.WatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_kv_pb2.WatchResponse], _abc.AsyncIterator[_kv_pb2.WatchResponse]]:
-        """Every change of a key or range from a revision on, in order, and then as it happens. Any replica serves it, from its log."""
+        """Every change of a key or range from a revision on, in order, and then as it happens. Any replica serves it, from its log.
+        Where slots move between clusters it says so: see WatchRequest.slots.
+        """
 
     @_abc_1.abstractmethod
     def Session(
