@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import grpc
 from grpc import aio
 
-from ravelctl.client.channels import ChannelFactory, Channels
+from ravelctl.client.connected import Connected
 from ravelctl.client.errors import NotAdminError
 from ravelctl.client.following import ask_leader, stream_from
-from ravelctl.client.retry import RetryPolicy
-from ravelctl.client.tls import TlsOptions
 from ravelpb.v1.admin_pb2 import (
     AdoptRequest,
     AdoptResponse,
@@ -54,37 +51,13 @@ REBALANCE_SILENCE_S: Final = 15.0
 """So long may nothing be told of a rebalance that is under way: the admin tells how it gets on every second."""
 
 
-class AdminClient:
+class AdminClient(Connected):
     """One method for each call of the Admin service. Each follows the leader of the admin group from any endpoint.
 
     Every call takes `timeout_s`, or the client's own if it is None. All errors are RavelError: RefusedError where the admin
     refuses (`reason` tells why, and nothing changed), NotAdminError where a daemon answers that is none. Every command to the
     directory can be repeated, so a call is repeated until it is answered or the time is up.
     """
-
-    def __init__(
-        self,
-        endpoints: Sequence[str],
-        *,
-        timeout_s: float = 5.0,
-        retry: RetryPolicy | None = None,
-        tls: TlsOptions | None = None,
-        cluster_id: str = "",
-        channel_factory: ChannelFactory | None = None,
-    ) -> None:
-        """`endpoints` are client addresses ("host:port") of some admins; the others are learned. Nothing is dialled yet.
-
-        The rest is as for ClusterClient; `cluster_id` is the admin group's own.
-        """
-        self._timeout_s = timeout_s
-        self._retry = retry or RetryPolicy()
-        self._channels = Channels(endpoints, retry=self._retry, factory=channel_factory, tls=tls, cluster_id=cluster_id)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
 
     # --- what daemons say
 
@@ -215,13 +188,10 @@ class AdminClient:
         """Call off the move that is not committed yet, and all that wait."""
         return await self._ask(lambda stub: stub.StopRebalance(StopRebalanceRequest()), timeout_s)
 
-    async def close(self) -> None:
-        """Close the connections; calls under way end in UnreachableError."""
-        await self._channels.close()
-
     async def _ask(self, call: Callable[[AdminAsyncStub], Awaitable[T]], timeout_s: float | None) -> T:
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
-        return await ask_leader(self._channels, self._retry, _with_stub(call), timeout_s=limit_s, repeatable=True)
+        return await ask_leader(
+            self._channels, self._retry, _with_stub(call), timeout_s=self._limit_s(timeout_s), repeatable=True
+        )
 
 
 def _with_stub(call: Callable[[AdminAsyncStub], Awaitable[T]]) -> Callable[[aio.Channel], Awaitable[T]]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from grpc import aio
 
-from ravelctl.client.channels import ChannelFactory, Channels, no_endpoints
+from ravelctl.client.channels import no_endpoints
+from ravelctl.client.connected import Connected
 from ravelctl.client.errors import RavelError
 from ravelctl.client.following import ask_leader, ask_one, stream_from
-from ravelctl.client.retry import RetryPolicy
-from ravelctl.client.tls import TlsOptions
 from ravelpb.v1.cluster_pb2 import (
     AddMemberRequest,
     AddMemberResponse,
@@ -49,7 +47,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class ClusterClient:
+class ClusterClient(Connected):
     """`status`, `bootstrap` and `join` ask the one daemon they name; the changes follow the leader from any endpoint.
 
     Every call takes `timeout_s`, or the client's own if it is None. All errors are RavelError. A change that was refused raises
@@ -57,31 +55,6 @@ class ClusterClient:
     change whose answer was lost raises OutcomeUnknownError. `expect` is what the operator saw when deciding (`Verdict.seen`,
     say): the change is refused when the cluster has moved on since.
     """
-
-    def __init__(
-        self,
-        endpoints: Sequence[str],
-        *,
-        timeout_s: float = 5.0,
-        retry: RetryPolicy | None = None,
-        tls: TlsOptions | None = None,
-        cluster_id: str = "",
-        channel_factory: ChannelFactory | None = None,
-    ) -> None:
-        """`endpoints` are client addresses ("host:port") of some members; the others are learned. Nothing is dialled yet.
-
-        `tls` is how they are dialled; None: in plain text. A `channel_factory` takes its place. With `cluster_id` nothing is
-        asked of a daemon of another cluster: WrongServerError.
-        """
-        self._timeout_s = timeout_s
-        self._retry = retry or RetryPolicy()
-        self._channels = Channels(endpoints, retry=self._retry, factory=channel_factory, tls=tls, cluster_id=cluster_id)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
 
     async def status(self, endpoint: str, *, timeout_s: float | None = None) -> StatusResponse:
         """How this daemon sees itself and, if it leads, the others. Raises UnreachableError, or DeadlineError if it hangs."""
@@ -119,7 +92,7 @@ class ClusterClient:
         than it should.
         """
         request = WatchStatusRequest(interval_ms=round(interval_s * 1000), after=after)
-        limit_s = interval_s + (self._timeout_s if timeout_s is None else timeout_s)
+        limit_s = interval_s + self._limit_s(timeout_s)
         frames = stream_from(
             self._channels, endpoint, lambda channel: ClusterStub(channel).WatchStatus(request), timeout_s=limit_s
         )
@@ -148,7 +121,7 @@ class ClusterClient:
             self._channels,
             endpoint,
             lambda channel: ClusterStub(channel).Events(request),
-            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            timeout_s=self._limit_s(timeout_s),
             endless=follow,
         )
         async with aclosing(pages):
@@ -263,10 +236,6 @@ class ClusterClient:
         request = TransferLeaderRequest(step_down=True, dry_run=dry_run, expect=expect)
         return await self._ask_leader(lambda stub: stub.TransferLeader(request), timeout_s, repeatable=dry_run)
 
-    async def close(self) -> None:
-        """Close the connections; calls under way end in UnreachableError or OutcomeUnknownError."""
-        await self._channels.close()
-
     async def _status_or_error(self, endpoint: str, timeout_s: float | None) -> StatusResponse | RavelError:
         try:
             return await self.status(endpoint, timeout_s=timeout_s)
@@ -276,14 +245,14 @@ class ClusterClient:
     async def _ask_one(
         self, endpoint: str, call: Callable[[ClusterAsyncStub], Awaitable[T]], timeout_s: float | None, *, changes: bool = False
     ) -> T:
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
-        return await ask_one(self._channels, endpoint, _with_stub(call), timeout_s=limit_s, changes=changes)
+        return await ask_one(self._channels, endpoint, _with_stub(call), timeout_s=self._limit_s(timeout_s), changes=changes)
 
     async def _ask_leader(
         self, call: Callable[[ClusterAsyncStub], Awaitable[T]], timeout_s: float | None, *, repeatable: bool
     ) -> T:
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
-        return await ask_leader(self._channels, self._retry, _with_stub(call), timeout_s=limit_s, repeatable=repeatable)
+        return await ask_leader(
+            self._channels, self._retry, _with_stub(call), timeout_s=self._limit_s(timeout_s), repeatable=repeatable
+        )
 
 
 def _with_stub(call: Callable[[ClusterAsyncStub], Awaitable[T]]) -> Callable[[aio.Channel], Awaitable[T]]:

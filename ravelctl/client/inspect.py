@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpc import aio
 
-from ravelctl.client.channels import ChannelFactory, Channels
+from ravelctl.client.connected import Connected
 from ravelctl.client.following import ask_one, stream_from
-from ravelctl.client.retry import RetryPolicy
-from ravelctl.client.tls import TlsOptions
 from ravelpb.v1.cluster_pb2 import Expectation
 from ravelpb.v1.inspect_pb2 import (
     CheckStoreRequest,
@@ -40,30 +37,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class InspectClient:
-    """Every call asks the one endpoint it names, leader or not, and is not repeated.
+class InspectClient(Connected):
+    """Every call asks the one endpoint it names, leader or not, and is not repeated. On a stream the time is for each message.
 
     All errors are RavelError: UnreachableError, DeadlineError if the daemon hangs, NotFoundError, CompactedError, BlankError, ...
     """
-
-    def __init__(
-        self,
-        *,
-        timeout_s: float = 5.0,
-        retry: RetryPolicy | None = None,
-        tls: TlsOptions | None = None,
-        cluster_id: str = "",
-        channel_factory: ChannelFactory | None = None,
-    ) -> None:
-        """`timeout_s` is for a whole call, and on a stream for each message. `tls` and `cluster_id` as for RavelClient."""
-        self._timeout_s = timeout_s
-        self._channels = Channels((), retry=retry or RetryPolicy(), factory=channel_factory, tls=tls, cluster_id=cluster_id)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
 
     async def read_log(
         self,
@@ -150,13 +128,10 @@ class InspectClient:
         """
         return await self._ask(endpoint, lambda stub: stub.StateHash(StateHashRequest()), timeout_s)
 
-    async def close(self) -> None:
-        """Close the connections; calls under way end in UnreachableError."""
-        await self._channels.close()
-
     async def _ask(self, endpoint: str, call: Callable[[InspectAsyncStub], Awaitable[T]], timeout_s: float | None = None) -> T:
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
-        return await ask_one(self._channels, endpoint, lambda channel: call(InspectStub(channel)), timeout_s=limit_s)
+        return await ask_one(
+            self._channels, endpoint, lambda channel: call(InspectStub(channel)), timeout_s=self._limit_s(timeout_s)
+        )
 
     def _stream(
         self, endpoint: str, call: Callable[[InspectAsyncStub], Any], timeout_s: float | None = None
@@ -164,5 +139,4 @@ class InspectClient:
         def open_stream(channel: aio.Channel) -> Any:
             return call(InspectStub(channel))
 
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
-        return stream_from(self._channels, endpoint, open_stream, timeout_s=limit_s)
+        return stream_from(self._channels, endpoint, open_stream, timeout_s=self._limit_s(timeout_s))

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from types import TracebackType
-from typing import Self
 
-from ravelctl.client.channels import ChannelFactory, Channels
+from ravelctl.client.connected import Connected
 from ravelctl.client.errors import RavelError
 from ravelctl.client.following import ask_leader, stream_from
-from ravelctl.client.retry import RetryPolicy
-from ravelctl.client.tls import TlsOptions
 from ravelpb.v1.slots_pb2 import (
     IMPORT_CHUNK,
     ChangeSlotsRequest,
@@ -24,33 +20,12 @@ from ravelpb.v1.slots_pb2 import (
 from ravelpb.v1.slots_pb2_grpc import SlotsStub
 
 
-class SlotsClient:
+class SlotsClient(Connected):
     """Asks the leader of one cluster, which it follows from any endpoint.
 
     Every call takes `timeout_s`, or the client's own if it is None. All errors are RavelError: RefusedError with MOVE_REFUSED for
     a step that does not fit, UnsupportedVersionError while a member does not know slots, QuotaExceededError, ...
     """
-
-    def __init__(
-        self,
-        endpoints: Sequence[str],
-        *,
-        timeout_s: float = 5.0,
-        retry: RetryPolicy | None = None,
-        tls: TlsOptions | None = None,
-        cluster_id: str = "",
-        channel_factory: ChannelFactory | None = None,
-    ) -> None:
-        """As for ClusterClient."""
-        self._timeout_s = timeout_s
-        self._retry = retry or RetryPolicy()
-        self._channels = Channels(endpoints, retry=self._retry, factory=channel_factory, tls=tls, cluster_id=cluster_id)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
 
     async def ownership(self, *, timeout_s: float | None = None) -> OwnershipResponse:
         """What the cluster owns, and the moves under way, as of a read barrier."""
@@ -58,7 +33,7 @@ class SlotsClient:
             self._channels,
             self._retry,
             lambda channel: SlotsStub(channel).Ownership(OwnershipRequest()),
-            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            timeout_s=self._limit_s(timeout_s),
             repeatable=True,
         )
 
@@ -69,7 +44,7 @@ class SlotsClient:
             self._channels,
             self._retry,
             lambda channel: SlotsStub(channel).ChangeSlots(request),
-            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
+            timeout_s=self._limit_s(timeout_s),
             repeatable=request.step != IMPORT_CHUNK,
         )
 
@@ -88,7 +63,7 @@ class SlotsClient:
         noted up to the first page's revision has been shown once all pages were read; later notes may have been missed.
         `timeout_s` is the time for each page.
         """
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        limit_s = self._limit_s(timeout_s)
         request = ReadSlotsRequest(slots=slots, keys_only=keys_only, noted_for_move=noted_for_move, linearizable=linearizable)
         await self.ownership(timeout_s=limit_s)  # finds the leader
         endpoint = self._channels.choose()
@@ -100,7 +75,3 @@ class SlotsClient:
         except RavelError as error:
             await self._channels.failed(endpoint, error, attempt=1)
             raise
-
-    async def close(self) -> None:
-        """Close the connections; calls under way end in UnreachableError."""
-        await self._channels.close()
