@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ravelctl.exit_codes import ExitCode
@@ -11,6 +10,7 @@ from ravelctl.output import ABSENT, U64, Table, View, columns
 
 if TYPE_CHECKING:
     from ravelctl.app import App
+    from ravelctl.offline.store import DirectoryHash
     from ravelpb.v1.inspect_pb2 import ReplicaStateHash, StateHashResponse
 
 HASH_TIMEOUT_S: Final = 900.0
@@ -94,18 +94,6 @@ def _verdict(found: StateHashResponse, differ: Sequence[str], silent: Sequence[s
 
 
 # --- directories
-
-
-@dataclass(frozen=True, slots=True)
-class DirectoryHash:
-    """`term` and `index` are of the last entry that was applied to the state."""
-
-    data_dir: str
-    name: str
-    index: int
-    term: int
-    sha256: str
-    records: int
 
 
 def compare_directories(app: App, data_dirs: Sequence[str]) -> View:

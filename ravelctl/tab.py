@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Final, TypeAlias
 
-    Option: TypeAlias = tuple[tuple[str, ...], str | tuple[str, ...], bool, str]
-    Command: TypeAlias = tuple[str, tuple[Option, ...], tuple[tuple[str | tuple[str, ...], bool], ...], dict[str, "Command"]]
+    from ravelctl.tab_table import Command, Option
+
     Offer: TypeAlias = tuple[str, str, str]
 
 SHELLS: Final = ("bash", "zsh", "fish")

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Final, TypeAlias
 
-    from ravelctl.tab import Command, Option
+    Option: TypeAlias = tuple[tuple[str, ...], str | tuple[str, ...], bool, str]
+    Command: TypeAlias = tuple[str, tuple[Option, ...], tuple[tuple[str | tuple[str, ...], bool], ...], dict[str, "Command"]]
 
 GLOBAL: Final[tuple[Option, ...]] = (
     (('--context',), 'context', False, 'Which cluster, by its context.'),

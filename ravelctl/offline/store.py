@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,22 @@ from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
 from ravelctl.offline import directory
 from ravelctl.output import U64
-from ravelctl.state_hashes import DirectoryHash
 from ravelctl.store_stats import PAGE_BYTES, EnvironmentRow, StoreStats, database_row
 
 if TYPE_CHECKING:
     from ravelctl.app import App
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryHash:
+    """`term` and `index` are of the last entry that was applied to the state."""
+
+    data_dir: str
+    name: str
+    index: int
+    term: int
+    sha256: str
+    records: int
 
 
 def directory_stats(data_dir: str) -> StoreStats:
