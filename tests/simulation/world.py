@@ -256,7 +256,7 @@ class World:
             client.stopping = True
         self.until(self._all_idle, PATIENCE_S + bound, "every client has its answer")
         self.until(self._all_equal, bound, "all replicas have come to the same state")
-        self._no_hash_differs()
+        self.finish(self._no_hash_differs(), bound, "the alarms of all are looked at")
 
     async def _probe(self) -> None:
         """A write and a read of one more client, until they are answered."""
@@ -270,7 +270,7 @@ class World:
     def _all_idle(self) -> bool:
         return all(task.done() for task in self._tasks)
 
-    def _no_hash_differs(self) -> None:
+    async def _no_hash_differs(self) -> None:
         """The replicas compare hashes of their states all the time, as daemons do every hour: no leader found a difference."""
         for server in self.members():
             if server.replica is not None:
