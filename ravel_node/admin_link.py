@@ -93,7 +93,7 @@ class AdminLink:
                 wait_s = await self._say(self._host.replica)
                 if _standing(self._host.replica) == standing or wait_s < REPORT_EVERY_S:
                     await self._host.replica.changed(wait_s)
-            await self._say_removed()
+            await self._tell_removed()
 
     # --- while blank
 
@@ -167,13 +167,8 @@ class AdminLink:
         self._told -= {"refused", "unknown"}
         log.info("daemon.registered", cluster=told.cluster.name, cluster_id=told.cluster.cluster_id)
 
-    async def _say_removed(self) -> None:
+    async def _tell_removed(self) -> None:
         """Have the admin strike this server, which no membership has any more, also where nobody told the admin before."""
-        log.warning(
-            "daemon.removed",
-            why="this server was taken out of its cluster for good and stays out",
-            next_step="stop it, and delete its data directory; a new one can join",
-        )
         while True:
             try:
                 await self._client.mark_leaving(self._host.identity.server_id)

@@ -305,6 +305,7 @@ class Daemon:
         self._metrics.watch(self._replica.status)
         await self._replica.start()
         self._spawn(self._watch_replica(self._replica))
+        self._spawn(self._say_when_removed(self._replica))
         self._spawn(self._seat.tell_new_addresses(self._replica))
 
     def _peer_dialled(self, peer: ReplicaId, address: str, server_id: str) -> None:
@@ -320,6 +321,15 @@ class Daemon:
             raise
         except BaseException as error:
             self._fatal(error)
+
+    async def _say_when_removed(self, replica: Replica) -> None:
+        """Such a daemon serves nobody and says so to whoever asks; without this line its log would not tell why."""
+        why = await replica.removed()
+        log.warning(
+            "daemon.removed",
+            why=str(why),
+            next_step="stop this daemon; with an empty data directory it can join as a new replica",
+        )
 
     def _store_event(self, event: str, fields: Mapping[str, object]) -> None:
         """What the store tells of itself. A failed background flush ends the daemon even if nobody asks anything of the store."""

@@ -220,6 +220,11 @@ def _remember_watch(ctx: click.Context, param: click.Parameter, value: float | N
         ctx.meta[_WATCH_KEY] = value
 
 
+def watched() -> bool:
+    """Whether the command that is running was given --watch."""
+    return _WATCH_KEY in click.get_current_context().meta
+
+
 def _watch_option() -> click.Option:
     return click.Option(
         ["--watch"], type=DURATION, is_flag=False, flag_value="2s", expose_value=False, callback=_remember_watch,

@@ -50,6 +50,7 @@ ROOT: Final[Command] = ('', ((('--version',), 'flag', False, 'Show the version a
     ), (), {
     }),
     'health': ('Say in one line whether the cluster is healthy.', (
+        (('--watch',), 'text', False, 'Repeat, every 2s or as told with --watch=DURATION.'),
         (('--format',), ('text', 'nagios'), False, 'Also the exit codes.'),
     ), (), {
     }),

@@ -146,14 +146,14 @@ class Replica:
             stats_of=lambda peer: transport.stats(peer) if peer in self._peers else PeerStats(),
             name_of=self._name_of,
             sending=self._snapshots.sending,
-            seat=lambda: Seat(self.ready, self._removed, self._contact_age_s()),
+            seat=lambda: Seat(self.ready, self._removed.is_set(), self._contact_age_s()),
         )
         self.integrity = Integrity(self, store=store, transport=transport, alarms=self._view, name_of=self._name_of, clock=clock)
         self._changed: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._draining = False  # takes no proposals any more, but still votes and answers, so that leadership can move
         self._stopping: ReplicaError | None = None  # why nothing is done here any more
-        self._removed = store.identity.removed
+        self._removed = asyncio.Event()  # the cluster took this replica out, and its disk knows
         self._safety_events = 0  # since the start
         self._removal_wanted = asyncio.Event()
 
@@ -161,11 +161,11 @@ class Replica:
 
     async def start(self) -> None:
         """Begin to take part. A removed replica does not: it only answers what it is."""
-        self._removed = self._store.identity.removed
         identity = self._store.identity
         hello = LocalHello(identity.cluster_id, self.id, identity.server_id, self.boot_id, self._version, self._peer_address)
         await self._transport.start(hello, self)
-        if self._removed:
+        if identity.removed:
+            self._removed.set()
             self._stopping = self._removal()
             return
         self.membership_changed()
@@ -178,6 +178,11 @@ class Replica:
         if self._task is not None:
             await asyncio.shield(self._task)
         await asyncio.get_running_loop().create_future()
+
+    async def removed(self) -> RemovedError:
+        """Returns, with what there is to say, once this replica knows that the cluster took it out for good."""
+        await self._removed.wait()
+        return self._removal()
 
     async def stop(self) -> None:
         """Finish what is in flight, hand leadership over, end. Never removes anything; never takes longer than a few seconds."""
@@ -509,7 +514,7 @@ class Replica:
         """Once this replica learns that it was removed it says so to its disk, and stays out from then on."""
         await self._removal_wanted.wait()
         await self._store.mark_removed()
-        self._removed = True
+        self._removed.set()
         for peer in self._peers:
             self._transport.remove_peer(peer)
         self._peers.clear()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ravelctl.app import App
-from ravelctl.command import RavelCommand, Work, pass_app
+from ravelctl.command import RavelCommand, Work, pass_app, watched
 from ravelctl.config import Output
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
@@ -27,7 +27,7 @@ _NAGIOS_CODES: Final = {
 """All else is unknown: the check itself did not come about."""
 
 
-@click.command("health", cls=RavelCommand)
+@click.command("health", cls=RavelCommand, watchable=True)
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Also the exit codes.")
 @pass_app
 def command(app: App, form: str) -> Work:
@@ -37,6 +37,8 @@ def command(app: App, form: str) -> Work:
     are those of monitoring plugins: 0 healthy, 1 degraded, 2 no leader, no quorum or nobody answers, 3 the check failed.
     """
     nagios = form == "nagios"
+    if nagios and watched():
+        raise usage_error("--format nagios answers one check", "leave out --watch or --format")
     if nagios and app.settings.output not in {Output.TABLE, Output.WIDE}:
         raise usage_error("--format nagios is one line of text", "leave out --output or --format")
     return _checked(app, nagios)

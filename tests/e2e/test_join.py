@@ -70,11 +70,15 @@ async def test_a_replica_leaves_and_stays_out(tmp_path: Path) -> None:
         async def removed() -> bool:
             return (await cluster.status(gone)).removed
 
+        async def told_twice() -> bool:
+            return gone.log.count('"daemon.removed"') == 2
+
         await until("it knows that it was removed", removed, 20.0)
         gone.kill()
         gone.start()
         await cluster.answering(gone)
         await until("it still knows after a restart", removed, 20.0)
+        await until("its log has said so in both of its lives", told_twice, 20.0)
         term = (await cluster.status(await cluster.leader())).header.term
         await asyncio.sleep(2.0)
         assert (await cluster.status(await cluster.leader())).header.term == term, "it disturbs no election"

@@ -156,10 +156,11 @@ def test_streams_that_are_closed(cluster: FakeCluster, words: tuple[str, ...], c
     assert (ran.returncode, said in ran.stderr, "Traceback" in ran.stderr) == (code, True, False)
 
 
-def test_ctrl_c_exits_130_without_a_traceback(cluster: FakeCluster) -> None:
+@pytest.mark.parametrize("name", ["status", "health"])
+def test_ctrl_c_exits_130_without_a_traceback(cluster: FakeCluster, name: str) -> None:
     (address,) = cluster.found(1)
     with subprocess.Popen(
-        command("status", "--watch=100ms", "-e", address, "-o", "json"),
+        command(name, "--watch=100ms", "-e", address, "-o", "json"),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True,
     ) as child:  # fmt: skip
         assert child.stdout is not None

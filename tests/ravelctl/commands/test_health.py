@@ -63,3 +63,5 @@ def test_a_check_that_does_not_come_about_is_unknown(ctl: Ctl, cluster: FakeClus
     assert (ran.code, ran.err) == (3, "")
     assert ran.out.startswith("RAVEL UNKNOWN - the endpoints belong to 2 clusters")
     assert ctl("health", "--format", "nagios", "-o", "json", "-e", first).code == 2
+    ran = ctl("health", "--format", "nagios", "--watch", "-e", first)
+    assert (ran.code, ran.err.splitlines()[0]) == (2, "error: --format nagios answers one check")
