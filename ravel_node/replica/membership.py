@@ -96,6 +96,7 @@ class Seat(Protocol):
 
     options: ReplicaOptions
     machine: KVMachine
+    peer_address: str  # where it says that other replicas reach it
 
     @property
     def id(self) -> ReplicaId: ...
@@ -160,7 +161,9 @@ class Changes:
         if (seat := self._seat_of(record, expect)) is not None:
             return seat, self._judge(Plan())
         require_not_behind(record, [member.record for member in self._members()])
-        await self._check_reachable(record)
+        await self._check_reachable(
+            record, "check --peer-listen and --peer-advertise of the joining daemon, and what lies between"
+        )
         if (seat := self._seat_of(record, expect)) is not None:  # it, or another of that name, may have come meanwhile
             return seat, self._judge(Plan())
         verdict = self._judge(Plan(add_learners=(ReplicaId(0),)))
@@ -226,6 +229,10 @@ class Changes:
         """Replace a member's record: new addresses, name or version. A dry run is refused for the same reasons."""
         self._check_view(expect)
         member = self._check_member(record.replica_id)
+        if record.peer != member.record.peer:
+            await self._check_new_peer(record)
+            self._check_view(expect)
+            member = self._check_member(record.replica_id)  # it may have changed, or gone, meanwhile
         kept = replace(record, auto_promote=member.record.auto_promote, removed=False)
         if kept == member.record:
             return member
@@ -373,18 +380,30 @@ class Changes:
                     f"replica {replica.leader_id} leads now, not replica {target}", "see whether that will do, or transfer again"
                 )
 
-    async def _check_reachable(self, record: MemberRecord) -> None:
+    async def _check_new_peer(self, record: MemberRecord) -> None:
+        """A voter behind a wrong address is dialled by nobody, so it never hears of a correction: a quorum may be lost for good."""
+        if record.replica_id != self._replica.id:
+            await self._check_reachable(
+                record, f"start {record.name} with its new addresses, or mend those that it has: it tells the leader by itself"
+            )
+        elif record.peer != self._replica.peer_address:
+            raise UnreachableMemberError(
+                f"{record.name} leads and was started with the peer address {self._replica.peer_address}, not {record.peer}",
+                "start it with its new addresses: it tells the next leader by itself",
+            )
+
+    async def _check_reachable(self, record: MemberRecord, next_step: str) -> None:
+        """At its peer address this very server must answer the leader."""
         try:
             answer = await self._transport.probe(record.peer, PROBE_TIMEOUT_S)
         except ProbeFailedError as error:
             raise UnreachableMemberError(
-                f"the leader cannot reach {record.name} at its peer address {record.peer}: {error}",
-                "check --peer-listen and --peer-advertise of the joining daemon, and what lies between",
+                f"the leader cannot reach {record.name} at its peer address {record.peer}: {error}", next_step
             ) from None
         if answer.server_id != record.server_id:
             raise UnreachableMemberError(
-                f"at peer address {record.peer} answers server {answer.server_id}, not the joining server {record.server_id}",
-                "check --peer-advertise of the joining daemon",
+                f"at peer address {record.peer} answers server {answer.server_id}, not {record.name} (server {record.server_id})",
+                next_step,
             )
 
     # --- checks

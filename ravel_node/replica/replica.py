@@ -98,7 +98,7 @@ class Replica:
         self.on_applied: Callable[[], None] | None = None  # called when more is applied, and when this replica ends
         self.boot_id = boot_id
         self._version = version
-        self._peer_address = peer_address
+        self.peer_address = peer_address
         self._store = store
         self._transport = transport
         self._clock = clock
@@ -162,7 +162,7 @@ class Replica:
     async def start(self) -> None:
         """Begin to take part. A removed replica does not: it only answers what it is."""
         identity = self._store.identity
-        hello = LocalHello(identity.cluster_id, self.id, identity.server_id, self.boot_id, self._version, self._peer_address)
+        hello = LocalHello(identity.cluster_id, self.id, identity.server_id, self.boot_id, self._version, self.peer_address)
         await self._transport.start(hello, self)
         if identity.removed:
             self._removed.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from ravel_node.replica.errors import (
     ReplicaStoppedError,
     StaleViewError,
     TransferFailedError,
+    UnreachableMemberError,
     UnsafeChangeError,
 )
 from ravel_node.replica.reads import ReadMode
@@ -732,6 +734,26 @@ class TestMembership:
             assert isinstance(await orphan, OutcomeUnknownError)
             assert not old.watch.done()
             assert not old.replica.is_leader
+
+    @virtual
+    async def test_a_peer_address_at_which_the_member_does_not_answer_is_refused(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            other, third = await cluster.followers()
+            for wanted, why in (
+                (replace(other.record, peer="nowhere"), f"cannot reach {other.record.name} at its peer address nowhere"),
+                (
+                    replace(other.record, peer=third.record.peer),
+                    f"answers server {third.record.server_id}, not {other.record.name}",
+                ),
+                (replace(leader.record, peer="nowhere"), f"leads and was started with the peer address {leader.record.peer}"),
+            ):
+                for dry_run in (True, False):
+                    with pytest.raises(UnreachableMemberError, match=re.escape(why)):
+                        await leader.replica.update_member(wanted, dry_run=dry_run, expect=ANY)
+            await other.crash()
+            await leader.replica.update_member(replace(other.record, version="9"), expect=ANY)  # its address is left as it was
+            assert leader.machine.members[other.id].peer == other.record.peer
 
     @virtual
     async def test_promotion_does_not_undo_an_update_of_the_record(self, tmp_path: Path) -> None:
