@@ -6,8 +6,17 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
+from ravel_node import event_keeper
 from ravel_node.event_keeper import EventKeeper, decode, encode
 from ravel_node.replica.events import EVENTS_KEPT, Event, EventKind, EventLog
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that ends waits half a second for its disk; that of a busy machine takes longer."""
+    monkeypatch.setattr(event_keeper, "CLOSE_S", 60.0)
 
 
 class Boot:
