@@ -381,7 +381,7 @@ class Changes:
                 )
 
     async def _check_new_peer(self, record: MemberRecord) -> None:
-        """A voter behind a wrong address is dialled by nobody, so it never hears of a correction: a quorum may be lost for good."""
+        """A voter behind a wrong address is dialled by nobody and never hears of a correction: a quorum may be lost for good."""
         if record.replica_id != self._replica.id:
             await self._check_reachable(
                 record, f"start {record.name} with its new addresses, or mend those that it has: it tells the leader by itself"
