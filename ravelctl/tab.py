@@ -185,9 +185,10 @@ def _players(read: Reader, incomplete: str) -> list[Offer]:
     """The daemons of the playground that the line names, and `leader`, or `c1/leader` where there are admins."""
     from ravelctl import playground
     from ravelctl.errors import CommandError
+    from ravelctl.playground_known import folder_meant
 
     try:
-        ground = playground.load(playground.folder_named(read.said("--dir")))
+        ground = playground.load(folder_meant(read.said("--dir")))
     except CommandError:
         return []
     return _beginning([*(replica.name for replica in ground.replicas), *ground.leader_words] if ground else [], incomplete)

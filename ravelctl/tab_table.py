@@ -338,32 +338,32 @@ ROOT: Final[Command] = ('', ((('--version',), 'flag', False, 'Show the version a
     'playground': ('Run a real cluster on this machine.', (
     ), (), {
         'down': ('Stop the daemons in order, and forget...', (
-            (('--dir',), 'dir', False, 'Where it lives. [default: ~/.local/state/ravel/playground]'),
+            (('--dir',), 'dir', False, 'Where it lives. [default: ~/.local/state/ravel/playground, else the only one elsewhere]'),
             (('--purge',), 'flag', False, 'Also remove the data.'),
         ), (), {
         }),
         'heal': ('Let all hear each other again, and those...', (
-            (('--dir',), 'dir', False, 'Where it lives. [default: ~/.local/state/ravel/playground]'),
+            (('--dir',), 'dir', False, 'Where it lives. [default: ~/.local/state/ravel/playground, else the only one elsewhere]'),
         ), (), {
         }),
         'kill': ('Crash the daemon of NAME, or of `leader`.', (
-            (('--dir',), 'dir', False, 'Where it lives. [default: ~/.local/state/ravel/playground]'),
+            (('--dir',), 'dir', False, 'Where it lives. [default: ~/.local/state/ravel/playground, else the only one elsewhere]'),
         ), (('player', False),), {
         }),
         'partition': ('Cut daemons into groups that do not hear...', (
-            (('--dir',), 'dir', False, 'Where it lives. [default: ~/.local/state/ravel/playground]'),
+            (('--dir',), 'dir', False, 'Where it lives. [default: ~/.local/state/ravel/playground, else the only one elsewhere]'),
         ), (('player', True),), {
         }),
         'pause': ('Have the daemon of NAME, or of `leader`,...', (
-            (('--dir',), 'dir', False, 'Where it lives. [default: ~/.local/state/ravel/playground]'),
+            (('--dir',), 'dir', False, 'Where it lives. [default: ~/.local/state/ravel/playground, else the only one elsewhere]'),
         ), (('player', False),), {
         }),
         'start': ('Start the daemon of NAME again.', (
-            (('--dir',), 'dir', False, 'Where it lives. [default: ~/.local/state/ravel/playground]'),
+            (('--dir',), 'dir', False, 'Where it lives. [default: ~/.local/state/ravel/playground, else the only one elsewhere]'),
         ), (('player', False),), {
         }),
         'status': ('Show its daemons: which run, hang or are...', (
-            (('--dir',), 'dir', False, 'Where it lives. [default: ~/.local/state/ravel/playground]'),
+            (('--dir',), 'dir', False, 'Where it lives. [default: ~/.local/state/ravel/playground, else the only one elsewhere]'),
         ), (), {
         }),
         'up': ('Start a cluster, or what is down of it.', (

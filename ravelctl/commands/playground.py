@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -22,13 +23,14 @@ ADMINS: Final = 3
 ADMINS_MAX: Final = 5
 LEADER: Final = "leader"
 
-_dir_option = click.option(
-    "--dir",
-    "folder",
-    metavar="DIR",
-    type=click.Path(file_okay=False),
-    help="Where it lives. [default: ~/.local/state/ravel/playground]",
-)
+
+def _dir_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    text = f"Where it lives. [default: {default}]"
+    return click.option("--dir", "folder", metavar="DIR", type=click.Path(file_okay=False), help=text)
+
+
+_new_dir = _dir_option("~/.local/state/ravel/playground")
+_dir = _dir_option("~/.local/state/ravel/playground, else the only one elsewhere")
 
 PLAYER: Final = NameType("replica", "player")
 
@@ -51,7 +53,7 @@ def command(app: App) -> None:
     help=f"How many admin servers keep the list of the clusters. [default: none; {ADMINS} for several clusters]",
 )
 @click.option("--http", is_flag=True, help="The first admin server serves HTTP too.")
-@_dir_option
+@_new_dir
 @click.option("--detach/--attach", default=True, help="Leave the daemons running, or stop them with Ctrl-C.", show_default=True)
 @pass_app
 async def up(
@@ -66,6 +68,7 @@ async def up(
     """
     from ravelctl import playground as grounds
     from ravelctl import playground_system as system
+    from ravelctl.playground_known import remember
     from ravelctl.playground_wanted import Wanted
 
     where = grounds.folder_named(folder)
@@ -86,6 +89,7 @@ async def up(
     if app.settings.dry_run:
         down = tuple(replica.name for replica in ground.replicas if not replica.alive)
         return _planned(f"start {', '.join(down) or 'nothing'} in {where}", down)
+    remember(where)
     ground = grounds.start_network(ground)
     if ground.admins:
         ground = await system.brought_up(app, ground)
@@ -191,7 +195,7 @@ def _forget(ground: Playground) -> str:
 
 @command.command("kill", effect=Effect.PLANS)
 @click.argument("name", type=PLAYER)
-@_dir_option
+@_dir
 @pass_app
 async def kill(app: App, name: str, folder: str | None) -> View:
     """Crash the daemon of NAME, or of `leader`.
@@ -199,8 +203,9 @@ async def kill(app: App, name: str, folder: str | None) -> View:
     It gets SIGKILL. `leader` is whichever leads; with admins it is `c1/leader`, `admin/leader`.
     """
     from ravelctl import playground as grounds
+    from ravelctl.playground_known import folder_meant
 
-    ground = grounds.require(grounds.folder_named(folder))
+    ground = grounds.require(folder_meant(folder))
     replica = ground.find(await _named(app, ground, name))
     if app.settings.dry_run:
         return _planned(f"kill {replica.name}", (replica.name,))
@@ -234,7 +239,7 @@ def _planned(what: str, names: tuple[str, ...]) -> View:
 
 @command.command("pause", effect=Effect.PLANS)
 @click.argument("name", type=PLAYER)
-@_dir_option
+@_dir
 @pass_app
 async def pause(app: App, name: str, folder: str | None) -> View:
     """Have the daemon of NAME, or of `leader`, hang.
@@ -242,8 +247,9 @@ async def pause(app: App, name: str, folder: str | None) -> View:
     It gets SIGSTOP; `start` and `heal` let it go on. `leader` is whichever leads; with admins it is `c1/leader`, `admin/leader`.
     """
     from ravelctl import playground as grounds
+    from ravelctl.playground_known import folder_meant
 
-    ground = grounds.require(grounds.folder_named(folder))
+    ground = grounds.require(folder_meant(folder))
     replica = ground.find(await _named(app, ground, name))
     if app.settings.dry_run:
         return _planned(f"pause {replica.name}", (replica.name,))
@@ -253,19 +259,21 @@ async def pause(app: App, name: str, folder: str | None) -> View:
 
 @command.command("partition", effect=Effect.PLANS)
 @click.argument("group", nargs=-1, required=True, type=PLAYER, metavar="NAME[,NAME]...")
-@_dir_option
+@_dir
 @pass_app
 async def partition(app: App, group: tuple[str, ...], folder: str | None) -> View:
     """Cut daemons into groups that do not hear each other. Each word is a group; those that are not named are one more.
 
-    `partition leader` cuts the leader off, `partition n1,n2 n3` leaves n1 and n2 together. Clients still reach every daemon.
+    `partition leader` cuts the leader off, `partition n1,n2 n3` leaves n1 and n2 together. What is cut is what replicas of one
+    cluster, or admin servers, say to each other: clients still reach every daemon, and servers report to the admins as before.
     """
     from dataclasses import replace
 
     from ravelctl import playground as grounds
     from ravelctl.links import can_tell_who_dials
+    from ravelctl.playground_known import folder_meant
 
-    ground = grounds.require(grounds.folder_named(folder))
+    ground = grounds.require(folder_meant(folder))
     if not can_tell_who_dials() or not all(replica.link for replica in ground.replicas):
         raise CommandError(
             "nothing lies between these daemons that could be cut",
@@ -289,15 +297,16 @@ async def partition(app: App, group: tuple[str, ...], folder: str | None) -> Vie
 
 
 @command.command("heal", effect=Effect.PLANS)
-@_dir_option
+@_dir
 @pass_app
 def heal(app: App, folder: str | None) -> View:
     """Let all hear each other again, and those that are paused go on. The dead stay dead: `start` is for them."""
     from dataclasses import replace
 
     from ravelctl import playground as grounds
+    from ravelctl.playground_known import folder_meant
 
-    ground = grounds.require(grounds.folder_named(folder))
+    ground = grounds.require(folder_meant(folder))
     paused = tuple(replica.name for replica in ground.replicas if replica.paused)
     did = [words for words, there in (("joined all groups", ground.groups), (f"resumed {', '.join(paused)}", paused)) if there]
     if app.settings.dry_run:
@@ -316,7 +325,7 @@ def heal(app: App, folder: str | None) -> View:
 
 @command.command("start", effect=Effect.PLANS)
 @click.argument("name", type=PLAYER)
-@_dir_option
+@_dir
 @pass_app
 async def start(app: App, name: str, folder: str | None) -> View:
     """Start the daemon of NAME again.
@@ -326,8 +335,9 @@ async def start(app: App, name: str, folder: str | None) -> View:
     from ravelctl import dial
     from ravelctl import playground as grounds
     from ravelctl import playground_system as system
+    from ravelctl.playground_known import folder_meant
 
-    ground = grounds.require(grounds.folder_named(folder))
+    ground = grounds.require(folder_meant(folder))
     replica = ground.find(name)
     if app.settings.dry_run:
         return _planned(f"start {name}", (name,))
@@ -344,7 +354,7 @@ async def start(app: App, name: str, folder: str | None) -> View:
 
 
 @command.command("status")
-@_dir_option
+@_dir
 @pass_app
 def status(app: App, folder: str | None) -> View:
     """Show its daemons: which run, hang or are down.
@@ -352,8 +362,9 @@ def status(app: App, folder: str | None) -> View:
     Nobody is asked: what the cluster says of itself is `ravelctl status`.
     """
     from ravelctl import playground as grounds
+    from ravelctl.playground_known import folder_meant
 
-    ground = grounds.require(grounds.folder_named(folder))
+    ground = grounds.require(folder_meant(folder))
     rows = [{**_replica_data(replica), "state": replica.state} for replica in ground.replicas]
     cut = " | ".join(", ".join(names) for names in ground.groups)
     return View(
@@ -365,14 +376,15 @@ def status(app: App, folder: str | None) -> View:
 
 
 @command.command("down", effect=Effect.PLANS)
-@_dir_option
+@_dir
 @click.option("--purge", is_flag=True, help="Also remove the data.")
 @pass_app
 def down(app: App, folder: str | None, purge: bool) -> View:
     """Stop the daemons in order, and forget their context. Their data stays, and `up` goes on with it."""
     from ravelctl import playground as grounds
+    from ravelctl.playground_known import folder_meant
 
-    ground = grounds.require(grounds.folder_named(folder))
+    ground = grounds.require(folder_meant(folder))
     running = [replica.name for replica in ground.replicas if replica.alive]
     if app.settings.dry_run:
         return _planned(f"stop {', '.join(running) or 'nothing'}" + (" and remove the data" if purge else ""), tuple(running))

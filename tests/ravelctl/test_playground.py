@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ravelctl import links, playground_context
+from ravelctl import links, playground_context, playground_known
 from ravelctl import playground as grounds
 from ravelctl.errors import CommandError
 from ravelctl.links import can_tell_who_dials
@@ -524,3 +524,42 @@ def test_a_whole_system_comes_up_in_one_command_and_grows(tmp_path: Path, ctl: C
         down = ctl("playground", "down", "--purge", *where)
     assert down.code == 0
     assert ctl("context", "list", "-o", "name").out == ""
+
+
+class TestWithoutDir:
+    """Which playground is meant where no folder is named."""
+
+    @pytest.fixture(autouse=True)
+    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+    def made(self, folder: Path) -> Path:
+        grounds.save(grounds.plan(folder, 1, "test"))
+        playground_known.remember(folder)
+        return folder
+
+    def test_the_only_one_elsewhere(self, ctl: Ctl, tmp_path: Path) -> None:
+        assert ctl("playground", "status").err.startswith(f"error: there is no playground in {grounds.default_folder()}\n")
+        elsewhere = self.made(tmp_path / "elsewhere")
+        assert ctl("playground", "status", "-o", "json").json["dir"] == str(elsewhere)
+        assert f"the data stays in {elsewhere}" in ctl("playground", "down").out
+
+    def test_the_default_one_goes_before_others(self, ctl: Ctl, tmp_path: Path) -> None:
+        self.made(tmp_path / "elsewhere")
+        default = self.made(grounds.default_folder())
+        assert playground_known.known() == (tmp_path / "elsewhere",)
+        assert ctl("playground", "status", "-o", "json").json["dir"] == str(default)
+
+    def test_one_of_several_has_to_be_named(self, ctl: Ctl, tmp_path: Path) -> None:
+        one, other = self.made(tmp_path / "one"), self.made(tmp_path / "other")
+        ran = ctl("playground", "down", "--purge")
+        assert (ran.code, f"there are several elsewhere: {one}, {other}" in ran.err) == (2, True)
+        assert one.exists(), "nothing was removed"
+        assert ctl("playground", "down", "--purge", "--dir", one).code == 0
+        assert ctl("playground", "status", "-o", "json").json["dir"] == str(other)
+
+    def test_where_nothing_can_be_kept(self, ctl: Ctl, tmp_path: Path) -> None:
+        (tmp_path / "state").write_text("a file is in the way")
+        self.made(tmp_path / "elsewhere")
+        assert playground_known.known() == ()
+        assert ctl("playground", "status", "--dir", tmp_path / "elsewhere").code == 0
