@@ -38,6 +38,9 @@ FILE_NICENESS: Final = 10
 GROWTH_BYTES_MAX: Final = 1 << 30
 """A map doubles, but grows by no more than this at once. It is address space only: the file is as long as its pages."""
 
+FULL_BYTES: Final = 1 << 20
+"""A disk on which a write failed, and that has less room than this, is called full."""
+
 FILE_THREADS: Final = 2
 """One for a copy or a check sum that takes long, one for what must not wait for it."""
 
@@ -160,6 +163,16 @@ class LmdbView(LmdbReadTxn):
         super().close()
 
 
+def _full_disk(path: str) -> str:
+    """That its disk is full, where it is: LMDB says of a write that came short no more than "input/output error"."""
+    try:
+        space = os.statvfs(path)
+    except OSError:
+        return ""
+    free = space.f_bavail * space.f_frsize
+    return f": the disk is full ({free} bytes are free)" if free < FULL_BYTES else ""
+
+
 class LmdbEnvironment:
     """One LMDB environment and its one writer thread. Used on the loop."""
 
@@ -253,7 +266,7 @@ class LmdbEnvironment:
 
     def _fail(self, done: asyncio.Future[Any], error: lmdb.Error) -> None:
         self._failure = StoreFailedError(
-            f"{self._name}/{DATA_FILE} failed a write: {error}; "
+            f"{self._name}/{DATA_FILE} failed a write: {error}{_full_disk(self._env.path())}; "
             "what the disk holds is unknown: mend its cause, then start this replica anew"
         )
         waiting = [done, *(future for _, future in self._jobs)]

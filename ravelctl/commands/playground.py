@@ -385,6 +385,8 @@ def down(app: App, folder: str | None, purge: bool) -> View:
     from ravelctl.playground_known import folder_meant
 
     ground = grounds.require(folder_meant(folder))
+    if purge and ground.folder != grounds.folder_named(folder):
+        raise usage_error(f"the only playground is in {ground.folder}", "to have its data removed, name it with --dir")
     running = [replica.name for replica in ground.replicas if replica.alive]
     if app.settings.dry_run:
         return _planned(f"stop {', '.join(running) or 'nothing'}" + (" and remove the data" if purge else ""), tuple(running))

@@ -543,6 +543,10 @@ class TestWithoutDir:
         elsewhere = self.made(tmp_path / "elsewhere")
         assert ctl("playground", "status", "-o", "json").json["dir"] == str(elsewhere)
         assert f"the data stays in {elsewhere}" in ctl("playground", "down").out
+        purge = ctl("playground", "down", "--purge")
+        assert (purge.code, "name it with --dir" in purge.err, elsewhere.exists()) == (2, True, True), (
+            "data goes by its name only"
+        )
 
     def test_the_default_one_goes_before_others(self, ctl: Ctl, tmp_path: Path) -> None:
         self.made(tmp_path / "elsewhere")
