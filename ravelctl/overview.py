@@ -76,6 +76,7 @@ class Alarm:
     code: str
     message: str
     replica_id: U64
+    name: str  # of that replica, empty if nobody knows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,7 @@ def overview(answers: Answers) -> Overview:
     caught_up = [v for v in live if _caught_up(v, status, progress)]
     quorum = len(voters) // 2 + 1
     worries = _worries(status, progress, rows)
-    alarms = _alarms(own.values())
+    alarms = _alarms(own.values(), {member.replica_id: member.server.name for member in status.members})
     leader = next((m.server.name for m in status.members if m.replica_id == status.leader_id), "")
     worry = bool(worries or _bad(own.values())) or len(caught_up) < len(voters)
     return Overview(
@@ -401,8 +402,20 @@ def _bad(statuses: Iterable[pb.StatusResponse]) -> bool:
     return any(alarm.severity not in mild for status in statuses for alarm in status.alarms)
 
 
-def _alarms(statuses: Iterable[pb.StatusResponse]) -> tuple[Alarm, ...]:
-    found = (Alarm(a.code, a.message, U64(a.replica_id)) for status in statuses for a in status.alarms)
+def alarm_lines(alarms: Iterable[Alarm]) -> list[str]:
+    """What they say and whom it is about; what several say in the same words is one line."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for alarm in alarms:
+        about = names.setdefault((alarm.code, alarm.message), [])
+        if alarm.name and not alarm.message.startswith(f"{alarm.name} "):
+            about.append(alarm.name)
+    return [f"{code} {', '.join(about)}: {text}" if about else f"{code} {text}" for (code, text), about in names.items()]
+
+
+def _alarms(statuses: Iterable[pb.StatusResponse], name_of: Mapping[int, str]) -> tuple[Alarm, ...]:
+    found = (
+        Alarm(a.code, a.message, U64(a.replica_id), name_of.get(a.replica_id, "")) for status in statuses for a in status.alarms
+    )
     return tuple(dict.fromkeys(found))
 
 

@@ -63,10 +63,10 @@ async def _checked(app: App, nagios: bool) -> View:
 
 
 def _view(found: Overview, nagios: bool) -> View:
-    from ravelctl.overview import EXIT_OF_HEALTH
+    from ravelctl.overview import EXIT_OF_HEALTH, alarm_lines
 
     code = EXIT_OF_HEALTH[found.health]
-    worries = [*dict.fromkeys(f"{alarm.code} {alarm.message}" for alarm in found.alarms), *found.notes]
+    worries = [*alarm_lines(found.alarms), *found.notes]
     if nagios:
         return _nagios(code, "; ".join((_sentence(found), *worries)), _perf_data(found))
     return View(

@@ -35,7 +35,7 @@ async def command(app: App) -> View:
 def status_view(found: Overview) -> View:
     from dataclasses import asdict
 
-    from ravelctl.overview import EXIT_OF_HEALTH
+    from ravelctl.overview import EXIT_OF_HEALTH, alarm_lines
 
     return View(
         kind="Status",
@@ -44,7 +44,7 @@ def status_view(found: Overview) -> View:
             columns=columns("NAME", "ROLE", "STATE", "MATCH", "LAG", "CONTACT", "DB/MAX", "+ID", "+ADDRESS", "+VERSION"),
             rows=tuple(map(_row, found.replicas)),
             above=(_headline(found),),
-            below=(*dict.fromkeys(f"{alarm.code} {alarm.message}" for alarm in found.alarms), *found.notes),
+            below=(*alarm_lines(found.alarms), *found.notes),
         ),
         names=tuple(row.name for row in found.replicas),
         code=EXIT_OF_HEALTH[found.health],
