@@ -359,8 +359,8 @@ def _from_code(code: str, details: str, endpoint: str) -> RavelError:
         return DeadlineError(f"{where} did not answer in time")
     if code == "UNIMPLEMENTED":
         return UnsupportedVersionError(
-            f"{where} does not offer this call: {_last_clause(details)}",
-            next_step="check that it is the client address of a ravel daemon, and its version",
+            f"{where} does not offer this call: it is a port where only replicas talk, or its daemon is older",
+            next_step="give a client address (--listen); the peer port is the one after it, unless --peer-listen says another",
         )
     if code == "RESOURCE_EXHAUSTED" and (sizes := _TOO_LARGE.search(details)):
         what, size, limit = sizes.groups()
