@@ -48,6 +48,7 @@ from ravel_node.machine.slots import (
     Step,
     bitmap,
     difference,
+    slots_of,
     union,
 )
 from ravelpb.slots import SLOT_COUNT, slot_of
@@ -195,7 +196,7 @@ class Taken(NamedTuple):
 def take_step(ownership: Ownership | None, command: SlotsCommand, revision: int, txn: Txn) -> Taken:
     """Take one step; `revision` is the cluster's. Raises StepError where it does not fit, and then has written nothing."""
     if command.step is Step.CLAIM:
-        taken = _claim(ownership, command, txn)
+        taken = _claim(ownership, command, revision, txn)
     elif ownership is None:
         raise StepError("this cluster was never told which slots it owns, so none can move: let it claim its slots first")
     else:
@@ -206,15 +207,24 @@ def take_step(ownership: Ownership | None, command: SlotsCommand, revision: int,
     return taken
 
 
-def _claim(before: Ownership | None, command: SlotsCommand, txn: Txn) -> Taken:
+def _claim(before: Ownership | None, command: SlotsCommand, revision: int, txn: Txn) -> Taken:
+    """Once it has taken part in a move a cluster claims only slots besides its own: those that nobody owns, says the claim.
+
+    Moves that it ends afterwards have later maps, so a claim that comes after them brings nothing back that it gave away.
+    """
     owned = bitmap(command.slots)
     if before is not None:
         if (before.owned, before.map_version) == (owned, command.map_version):
             return Taken(before)
-        if before.last_move or before.moves:
-            raise StepError("slots are claimed before the first move only; after it they are moved")
+        if before.moves:
+            raise StepError("slots are claimed while none are under way: claim them once the moves of this cluster have ended")
         _check_map_version(before, command)
     given_up = difference(ALL_SLOTS if before is None else before.owned, owned)
+    if before is not None and before.last_move:
+        if given_up != NO_SLOTS:
+            raise StepError("after its first move a cluster gives slots up by moves only: this claim leaves out some of its own")
+        back = {slot: Tenure(came=revision) for slot in slots_of(difference(owned, before.owned)) if slot in before.tenures}
+        return Taken(_remade(before, owned=owned, map_version=command.map_version, tenures=_with_tenures(before, back)))
     if given_up != NO_SLOTS and next(txn.scan(Database.KV, b"", None), None) is not None:
         raise StepError("this cluster holds keys, and a claim that leaves out a slot which it owns could hide some of them")
     return Taken(Ownership(owned, command.map_version))

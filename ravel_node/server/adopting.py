@@ -50,6 +50,7 @@ class Found:
     keys_extra: int  # in those
     claimable: Sequence[int]  # of `missing`, those that nobody else owns; looked for where it was asked to
     owned: bytes  # the set of slots that it owns
+    map_version: int  # before anybody was asked
 
 
 class Adopting:
@@ -97,6 +98,12 @@ class Adopting:
                 raise RefusedError(
                     Reason.UNREACHABLE_MEMBER, f"cluster {found_id[:8]} does not tell which slots it owns: {error.message}"
                 ) from None
+        if claim and missing and told.moves:
+            # One of them may end with a slot less before the claim comes, and the claim would bring it back.
+            raise RefusedError(
+                Reason.MOVE_REFUSED,
+                f"cluster {cluster.name} has slots under way, and claims none before that has ended: see `ravelctl admin slots`",
+            )
         held = await self._held_elsewhere(directory, cluster) if claim and missing else frozenset()
         return Found(
             cluster=cluster,
@@ -111,6 +118,7 @@ class Adopting:
             keys_extra=keys,
             claimable=[slot for slot in missing if slot not in held],
             owned=told.owned,
+            map_version=directory.slot_map.version,
         )
 
     async def adopt(self, found: Found) -> Replica:
@@ -123,17 +131,17 @@ class Adopting:
     async def claim(self, found: Found) -> None:
         """Let it own, besides what it owns, the slots of `claimable`, which hold no keys then. Repeated, the same.
 
-        The map gives them to it, and each other cluster was asked: so nobody else serves them, nor will. Raises RefusedError
-        where it does not take the step: a cluster that has taken part in a move since it came back does not.
+        The map gives them to it, and each other cluster was asked: so nobody else serves them, nor will. The claim names the map
+        of before, since the cluster refuses one that is older than what it has given away meanwhile. Raises RefusedError where it
+        does not take the step: while it has slots under way.
         """
         if not found.claimable:
             return
         slots = slots_of(union(found.owned, bitmap(found.claimable)))
-        version = self._desk.directory.slot_map.version
         own = [server.addresses.listen for server in found.members if server.addresses.listen]
         async with SlotsClient(own, timeout_s=ASK_S, tls=self._tls, cluster_id=found.cluster_id) as client:
             try:
-                await client.change(ChangeSlotsRequest(step=CLAIM, slots=slots, map_version=version))
+                await client.change(ChangeSlotsRequest(step=CLAIM, slots=slots, map_version=found.map_version))
             except RavelError as error:
                 raise RefusedError(
                     Reason.MOVE_REFUSED, f"cluster {found.cluster.name} does not claim its slots: {error.message}"

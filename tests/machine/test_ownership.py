@@ -195,7 +195,7 @@ def test_a_claim_holds_within_its_own_entry() -> None:
     assert [outcome.status for outcome in cluster.run(claim, put)] == [Status.OK, Status.WRONG_CLUSTER]
 
 
-def test_a_claim_hides_no_key_and_comes_before_the_first_move() -> None:
+def test_a_claim_hides_no_key_and_after_a_move_only_adds() -> None:
     cluster = Cluster()
     ok(cluster, Step.CLAIM, 0, slots=(7, 8), map_version=2)
     ok(cluster, Step.CLAIM, 0, slots=(7, 8), map_version=2)
@@ -204,8 +204,39 @@ def test_a_claim_hides_no_key_and_comes_before_the_first_move() -> None:
     cluster.run(envelope.put(A, b"v"))
     assert "hide" in refused(cluster, Step.CLAIM, 0, slots=(8,), map_version=4)
     ok(cluster, Step.EXPORT, slots=(9,))
+    assert "under way" in refused(cluster, Step.CLAIM, 0, slots=(7, 8, 9, 10), map_version=4)
     ok(cluster, Step.UNFREEZE)
-    assert "first move" in refused(cluster, Step.CLAIM, 0, slots=(7, 8, 9, 10), map_version=4)
+    assert "by moves only" in refused(cluster, Step.CLAIM, 0, slots=(7, 8, 10), map_version=4)
+    ok(cluster, Step.CLAIM, 0, slots=(7, 8, 9, 10), map_version=4)
+    ownership = cluster.machine.ownership
+    assert ownership is not None
+    assert (slots_of(ownership.owned), ownership.last_move) == ((7, 8, 9, 10), 5)
+
+
+def test_a_claim_that_comes_late_brings_back_no_slot_that_was_given_away() -> None:
+    cluster = managed(bitmap((7, 8)))
+    claim = {"slots": (7, 8, 9), "map_version": 3}
+    ok(cluster, Step.EXPORT, slots=(8,))
+    ok(cluster, Step.FREEZE)
+    ok(cluster, Step.RELEASE, map_version=4)
+    assert "under way" in refused(cluster, Step.CLAIM, 0, **claim)
+    ok(cluster, Step.PURGE, last=True)
+    assert "older" in refused(cluster, Step.CLAIM, 0, **claim)
+
+
+def test_a_slot_that_is_claimed_after_it_was_given_away_begins_anew() -> None:
+    cluster = managed(bitmap((7, 8)))
+    ok(cluster, Step.EXPORT, slots=(8,))
+    ok(cluster, Step.FREEZE)
+    ok(cluster, Step.RELEASE, map_version=4)
+    ok(cluster, Step.PURGE, last=True)
+    (put,) = cluster.run(envelope.put(A, b"v"))
+    ok(cluster, Step.CLAIM, 0, slots=(7, 8), map_version=5)
+    cluster.reopen()
+    ownership = cluster.machine.ownership
+    assert ownership is not None
+    assert ownership.tenure(B) == Tenure(came=put.revision)
+    assert cluster.run(envelope.put(B, b"v"))[0].revision > put.revision
 
 
 def test_a_stored_answer_comes_first_wherever_the_slot_is_by_now() -> None:

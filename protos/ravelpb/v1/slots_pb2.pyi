@@ -61,7 +61,7 @@ class _SlotsStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SlotsStep.V
     DESCRIPTOR: _descriptor.EnumDescriptor
     SLOTS_STEP_UNSPECIFIED: _SlotsStep.ValueType  # 0
     CLAIM: _SlotsStep.ValueType  # 1
-    """without a move: from now on this cluster owns exactly these slots; only before its first move"""
+    """without a move: from now on this cluster owns exactly these slots; after its first move only more"""
     EXPORT: _SlotsStep.ValueType  # 2
     FREEZE: _SlotsStep.ValueType  # 3
     UNFREEZE: _SlotsStep.ValueType  # 4
@@ -83,7 +83,7 @@ class SlotsStep(_SlotsStep, metaclass=_SlotsStepEnumTypeWrapper): ...
 
 SLOTS_STEP_UNSPECIFIED: SlotsStep.ValueType  # 0
 CLAIM: SlotsStep.ValueType  # 1
-"""without a move: from now on this cluster owns exactly these slots; only before its first move"""
+"""without a move: from now on this cluster owns exactly these slots; after its first move only more"""
 EXPORT: SlotsStep.ValueType  # 2
 FREEZE: SlotsStep.ValueType  # 3
 UNFREEZE: SlotsStep.ValueType  # 4
