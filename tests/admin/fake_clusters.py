@@ -10,6 +10,7 @@ from ravel_node.admin.commands import Command, PlanMoves, PlannedMove
 from ravel_node.admin.decisions import decide
 from ravel_node.admin.model import ClusterEntry, ClusterNumber, Directory, MoveId, SlotMap
 from ravel_node.admin.ports import ClusterAwayError, DirectoryAwayError, StepRefusedError
+from ravel_node.machine.slots import bitmap
 from ravel_node.raft.types import Index
 from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1 import slots_pb2 as pb
@@ -58,7 +59,9 @@ class ModelCluster:
             pb.SlotMove(move=number, side=move.side, slots=move.slots, next_chunk=move.next_chunk, mover=move.mover)
             for number, move in self.moves.items()
         ]
-        return pb.OwnershipResponse(managed=self.managed, moves=moves, revision=self.revision, last_move=self.last_move)
+        return pb.OwnershipResponse(
+            managed=self.managed, owned=bitmap(self.owned), moves=moves, revision=self.revision, last_move=self.last_move
+        )
 
     def change(self, request: pb.ChangeSlotsRequest) -> pb.ChangeSlotsResponse:
         if not self.managed:

@@ -199,6 +199,24 @@ async def test_a_cluster_that_knows_of_no_slots_keeps_nobody_waiting() -> None:
     assert "never told" in mover.totals.why_called_off
 
 
+async def test_a_source_that_came_back_without_the_slots_keeps_nobody_waiting() -> None:
+    world = World()
+    world.directory.plan(*SLOTS)
+
+    async def lose(_cluster: ClusterNumber, request: Any) -> None:
+        if request.step == pb.RELEASE:  # all of its members; what is left of it is a cluster of its own
+            world.source.moves.clear()
+            world.source.keys = {key: found for key, found in world.source.keys.items() if slot_of(key) not in SLOTS}
+            world.source.revision += 1_000
+            raise ClusterAwayError("gone")
+
+    world.clusters.after = lose
+    async with running(world):
+        await until(lambda: ended(world))
+    world.check_moved()
+    assert world.steps(1)[-1] == "PURGE"
+
+
 async def _killed_after(world: World, steps: int) -> None:
     """A mover that dies after so many requests; the last one was done, and its answer lost."""
     count = 0
