@@ -79,7 +79,8 @@ def _inodes_by_tables(port: int) -> set[str]:
     for table, loopback in _TABLES.items():
         with contextlib.suppress(OSError):
             lines = map(str.split, Path(table).read_text().splitlines()[1:])
-            targets |= {f"socket:[{parts[9]}]" for parts in lines if parts[1] == f"{loopback}:{port:04X}"}
+            # A socket that was closed and waits for the other end has no inode: 0.
+            targets |= {f"socket:[{parts[9]}]" for parts in lines if parts[1] == f"{loopback}:{port:04X}" and parts[9] != "0"}
     return targets
 
 
