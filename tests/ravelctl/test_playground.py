@@ -29,7 +29,7 @@ if os.environ.get("STAND_IN") == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.environ.get("STAND_IN") == "fails":
     sys.exit("the address 127.0.0.1:1 is in use")
-print("started", *sys.argv[1:], flush=True)
+print(" ".join(["started", *sys.argv[1:]]), flush=True)  # one write, so that no half of it is read
 time.sleep(300)
 """
 
