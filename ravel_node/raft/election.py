@@ -33,6 +33,8 @@ def campaign(raft: Raft, *, transfer: bool) -> None:
         return
     if not raft.promotable:
         raft.emit(ElectionRefused(raft.term, "no voter, or still without its snapshot"))
+    elif not raft.config.as_etcd and not transfer and raft.promises and not raft.tracker.is_singleton(raft.id):
+        raft.emit(ElectionRefused(raft.term, "a leader was heard less than an election timeout ago"))
     elif _has_unapplied_conf_change(raft):
         raft.emit(ElectionRefused(raft.term, "a committed membership change is not applied yet"))
     elif raft.config.pre_vote and not transfer:

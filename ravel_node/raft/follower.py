@@ -97,7 +97,14 @@ def handle_heartbeat(raft: Raft, message: Message) -> None:
         raft.suspect(message, f"commit {message.commit} lies beyond the log, which ends at {raft.log.last_index}")
         return
     raft.log.commit_to(message.commit)
-    raft.send(Message(MessageType.HEARTBEAT_RESPONSE, to=message.from_, context=message.context))
+    raft.send(
+        Message(
+            MessageType.HEARTBEAT_RESPONSE,
+            to=message.from_,
+            context=message.context,
+            promise_us=raft.config.vote_promise_us,
+        )
+    )
 
 
 def handle_snapshot(raft: Raft, message: Message) -> None:
@@ -176,4 +183,5 @@ def handle_forget_leader(raft: Raft, message: Message) -> None:
         raft.emit(RequestDropped(message.type, "reads rest on the lease"))
     elif raft.leader != NO_REPLICA:
         raft.leader = NO_REPLICA
+        raft.silent_ticks = raft.config.election_ticks
         raft.emit(LeaderChanged(NO_REPLICA, raft.term))

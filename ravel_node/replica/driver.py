@@ -51,12 +51,13 @@ from ravel_node.replica.errors import (
 from ravel_node.replica.formats import all_read_times
 from ravel_node.replica.inbox import Inbox, Proposal, Turn
 from ravel_node.replica.options import ReplicaOptions
-from ravel_node.replica.reads import Reads
+from ravel_node.replica.reads import Reads, vote_promise_us
 from ravel_node.replica.vitals import Vitals
 from ravel_node.replica.waiters import Waiters
 from ravel_node.storage.base import Save, Store
 
-_VOTE_REQUESTS: Final = frozenset({MessageType.VOTE, MessageType.PRE_VOTE})
+_PRE_VOTES: Final = frozenset({MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESPONSE})
+"""Messages that may name a term which nobody has entered yet."""
 
 _NOT_FOR_PEERS: Final = frozenset({MessageType.PROPOSE, MessageType.READ_INDEX, MessageType.TRANSFER_LEADER})
 """What the core would do for a peer, and no replica asks another for: entries would pass the leader's limits, and a transfer that
@@ -125,7 +126,7 @@ class Driver:
             messages_max=options.messages_waiting_max,
         )
         self.waiters = Waiters()
-        self.reads = Reads(clock=clock, election_ticks=options.election_ticks, tick_s=options.tick_s)
+        self.reads = Reads(clock=clock, lease_max_us=vote_promise_us(options.election_ticks, options.tick_s))
         self.soft = SoftState(raw.leader, raw.role)
         self.term: Term = raw.term
         self.leader_since = clock()
@@ -133,13 +134,13 @@ class Driver:
         self._saves: list[Message] = []  # STORAGE_APPEND messages that wait for the writer
         self._save_wanted = asyncio.Event()
         self._hard, _ = store.initial_state()  # the newest that the core asked to save
-        self._durable = self._hard
+        self._durable = self._hard  # what the disk is known to hold
+        self._held: list[Message] = []  # messages of one term, which the disk does not hold yet
         self._turned = asyncio.Event()
         self._saving_since: float | None = None
         self._to_apply: deque[Message | Entry] = deque()  # entries, each message's after it: its responses follow its last entry
         self._ticks = 0
         self._ticked_at = 0.0
-        self._mute_votes_ticks = options.election_ticks if raw.term else 0  # see _feed_messages; a newborn has promised nothing
         self._members_seen: object = None
         self._timed = False  # whether all members read entries with a time
         self._stalled = False
@@ -208,6 +209,8 @@ class Driver:
 
     def _feed(self, turn: Turn) -> None:
         raw = self._raw
+        if self._held:
+            self._release_held()
         for message in turn.completed:
             self._deliver(message)
         if turn.messages:
@@ -229,9 +232,6 @@ class Driver:
                 self._vitals.acks.answered(message, now)
             if message.type in _NOT_FOR_PEERS:
                 continue
-            if self._mute_votes_ticks and message.type in _VOTE_REQUESTS:
-                # Before it restarted it may have promised a leader not to vote for others; that promise was in memory only.
-                continue
             try:
                 self._raw.step(message)
             except RaftError:
@@ -243,8 +243,6 @@ class Driver:
         self._ticked_at = self._clock()
         self._ticks += 1
         self._store.txn()  # raises if a flush has failed behind our back, even while there is nothing to do
-        if self._mute_votes_ticks:
-            self._mute_votes_ticks -= 1
         self._raw.tick()
         if self._raw.is_leader:
             self._watch_disk()
@@ -363,6 +361,7 @@ class Driver:
 
     def _route(self, messages: Sequence[Message]) -> None:
         outgoing: list[Message] = []
+        durable_term = self._durable.term
         for message in messages:
             if message.to == LOCAL_APPEND:
                 if message.snapshot is not None:
@@ -375,6 +374,8 @@ class Driver:
             elif message.to == LOCAL_APPLY:
                 self._to_apply.extend(message.entries)
                 self._to_apply.append(message)
+            elif message.term > durable_term and message.type not in _PRE_VOTES:
+                self._hold(message)
             elif message.type is MessageType.SNAPSHOT:
                 self._router.send_snapshot(message)
             else:
@@ -382,6 +383,23 @@ class Driver:
         if outgoing:
             self._vitals.sending(outgoing)
             self._router.send(outgoing)
+
+    def _hold(self, message: Message) -> None:
+        """Keep back a message until its term, and the vote in it, are on disk.
+
+        A candidate that asked for votes and then forgot its own vote in a crash could vote for another one in the same term,
+        although the votes of others have made it leader; a leader's entries would then exist twice under one index and term.
+        With asynchronous saves the core hands such messages out at once, so the order is kept here, for every kind of message.
+        """
+        if self._held and self._held[0].term != message.term:
+            self._held.clear()  # nobody needs messages of a term that is over
+        self._held.append(message)
+
+    def _release_held(self) -> None:
+        if self._held[0].term <= self._durable.term:
+            held, self._held = self._held, []
+            if held[0].term == self._raw.term:
+                self._route(held)
 
     def _deliver(self, message: Message) -> None:
         """An answer that waited for a save or for applying: to ourselves, or to a peer."""

@@ -10,12 +10,14 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from ravel_node.machine.base import MemberRecord, Outcome, Reader
 from ravel_node.machine.kv import KVMachine
 from ravel_node.machine.members import all_replicas
 from ravel_node.raft import (
+    NO_LIMIT,
     ConfState,
     EntryId,
     Index,
@@ -46,14 +48,14 @@ from ravel_node.replica.inbox import Proposal
 from ravel_node.replica.integrity import Comparison, Integrity
 from ravel_node.replica.membership import CatchUp, Changes
 from ravel_node.replica.options import ReplicaOptions
-from ravel_node.replica.reads import ReadMode
+from ravel_node.replica.reads import ReadMode, vote_promise_us
 from ravel_node.replica.selfview import Seat, SelfView
 from ravel_node.replica.snapshots import Snapshots
 from ravel_node.replica.status import Expectation, Member, ReplicaStatus, Verdict
 from ravel_node.replica.verdict import Health, Plan
 from ravel_node.replica.vitals import Observer, Vitals
 from ravel_node.replica.waiters import Waiters
-from ravel_node.storage.base import StagedSnapshot, Store, StoreError
+from ravel_node.storage.base import Boot, StagedSnapshot, Store, StoreError
 from ravel_node.transport.base import LocalHello, PeerStats, StateHashes, Transport
 
 if TYPE_CHECKING:
@@ -162,6 +164,7 @@ class Replica:
     async def start(self) -> None:
         """Begin to take part. A removed replica does not: it only answers what it is."""
         identity = self._store.identity
+        await self._record_boot()
         hello = LocalHello(identity.cluster_id, self.id, identity.server_id, self.boot_id, self._version, self.peer_address)
         await self._transport.start(hello, self)
         if identity.removed:
@@ -172,6 +175,11 @@ class Replica:
         if self.conf_state == ConfState(voters=(self.id,)):
             self._driver.inbox.call(lambda raw: raw.campaign())  # nobody else could vote or lead
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"replica-{self.id}")
+
+    async def _record_boot(self) -> None:
+        """Make this start durable before anything is sent: a later one must know what this one may have promised."""
+        before, own_us = self._store.boot, vote_promise_us(self.options.election_ticks, self.options.tick_s)
+        await self._store.record_boot(Boot(before.number + 1, self.boot_id, max(own_us, before.promise_us)))
 
     async def wait(self) -> None:
         """Raises what stopped the replica if it stopped itself; else never returns: one that was removed still answers so."""
@@ -266,7 +274,7 @@ class Replica:
     def barrier_free(self, mode: ReadMode) -> bool:
         """Whether a read of this mode may be served right now, without waiting. Reads the clock."""
         if mode is ReadMode.LINEARIZABLE:
-            return self._driver.reads.lease_holds(self._store.applied.index)
+            return self._driver.reads.lease_holds(self._store.applied.index, self._raw.commit)
         return mode is ReadMode.STALE and self._stopping is None
 
     async def read_barrier(self, mode: ReadMode) -> None:
@@ -279,7 +287,11 @@ class Replica:
             return
         if not self._raw.is_leader:
             raise self._driver.not_leader()
-        waiting = self._driver.reads.wait()
+        reads = self._driver.reads
+        if mode is ReadMode.LINEARIZABLE and reads.lease_remaining_s > 0.0:
+            await reads.wait_applied(self._raw.commit)
+            return
+        waiting = reads.wait()
         self._driver.inbox.wake()
         await waiting
 
@@ -614,4 +626,19 @@ def _raft_config(replica_id: ReplicaId, store: Store, options: ReplicaOptions) -
         pre_vote=True,
         proposal_forwarding=False,
         step_down_on_removal=True,
+        vote_promise_us=vote_promise_us(options.election_ticks, options.tick_s),
+        silent_ticks=_silent_ticks(store, options),
     )
+
+
+def _silent_ticks(store: Store, options: ReplicaOptions) -> int:
+    """Return how long ago this replica must be taken to have heard a leader, in ticks before its start.
+
+    The process before this one may have answered a leader at its last moment. What it promised then was in its memory only, so
+    this one keeps the longest promise that is possible. A replica that has never run has promised nothing.
+    """
+    boot = store.boot
+    if not boot.number and not store.initial_state()[0].term:
+        return NO_LIMIT
+    longest_us = max(boot.promise_us, vote_promise_us(options.election_ticks, options.tick_s))
+    return options.election_ticks - 1 - ceil(longest_us / (options.tick_s * 1e6))

@@ -85,6 +85,14 @@ class Identity:
         return not self.cluster_id
 
 
+class Boot(NamedTuple):
+    """The newest start of a replica from this data directory. Written durably before the replica sends its first message."""
+
+    number: int = 0  # starts so far; 0: none since the directory has had such a record
+    boot_id: str = ""  # 16 hex digits, drawn for that start
+    promise_us: int = 0  # the longest time for which the process of that start may have promised not to elect another leader
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotHeader:
     """The header file beside a snapshot's data file (JSON; docs/on-disk.md). Shapes: ids are integers, sizes bytes."""
@@ -319,6 +327,15 @@ class Store(Storage, Protocol):
 
     async def set_identity(self, identity: Identity) -> None:
         """Take a seat, durably. Repeating the same is no error; raises StoreError if a different identity is there already."""
+        ...
+
+    @property
+    def boot(self) -> Boot:
+        """The newest start that was recorded here."""
+        ...
+
+    async def record_boot(self, boot: Boot) -> None:
+        """Record a start durably. Raises StoreFailedError."""
         ...
 
     async def mark_removed(self) -> None:

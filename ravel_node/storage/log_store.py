@@ -17,21 +17,24 @@ from typing import Final, TypeVar
 from ravel_node.raft.errors import CompactedError, UnavailableError, invariant
 from ravel_node.raft.storage import entry_size, limited
 from ravel_node.raft.types import Entry, EntryId, HardState, Index, Term
-from ravel_node.storage.base import DamagedError, EnvironmentStats, Identity, Save
+from ravel_node.storage.base import Boot, DamagedError, EnvironmentStats, Identity, Save
 from ravel_node.storage.engine import DATA_FILE, WAY_OUT, Environment, ReadTxn, View, WriteTxn
 from ravel_node.storage.identity import decode_identity, encode_identity
 from ravel_node.storage.keys import (
     BASE,
+    BOOT,
     HARD_STATE,
     IDENTITY,
     LOG,
     META,
     STATE,
     BadRecordError,
+    decode_boot,
     decode_entry,
     decode_entry_id,
     decode_hard_state,
     decode_number,
+    encode_boot,
     encode_entry,
     encode_entry_id,
     encode_hard_state,
@@ -76,6 +79,7 @@ class LogStore:
             self.identity = read_meta(self._view, IDENTITY, decode_identity)
             self.state = read_meta(self._view, STATE, decode_number)
             self.hard_state = read_meta(self._view, HARD_STATE, decode_hard_state)
+            self.boot = read_boot(self._view)
             self._base = read_meta(self._view, BASE, decode_entry_id)
             self._last = self._last_entry()
         finally:
@@ -218,6 +222,7 @@ class LogStore:
         """Replace everything: a cluster begins, or this directory joins one."""
         await self._env.write(lambda txn: _write_birth(txn, birth))
         self.identity, self.hard_state, self.state = birth.identity, birth.hard_state, birth.state
+        self.boot = Boot()
         self._base = self._last = birth.base
         self._tail.clear()
         self._tail_bytes = 0
@@ -225,6 +230,10 @@ class LogStore:
     async def set_identity(self, identity: Identity) -> None:
         await self._env.write(lambda txn: _put(txn, IDENTITY, encode_identity(identity)))
         self.identity = identity
+
+    async def record_boot(self, boot: Boot) -> None:
+        await self._env.write(lambda txn: _put(txn, BOOT, encode_boot(boot)))
+        self.boot = boot
 
     async def compact_step(self, to: Index) -> bool:
         """Drop the oldest entries up to `to`, as many as one transaction may; whether there are more."""
@@ -261,6 +270,7 @@ class LogStore:
 
 def _write_birth(txn: WriteTxn, birth: Birth) -> None:
     txn.clear(LOG)
+    txn.delete(META, BOOT)
     _put(txn, BASE, encode_entry_id(birth.base))
     _put(txn, HARD_STATE, encode_hard_state(birth.hard_state))
     _put(txn, STATE, encode_number(birth.state))
@@ -331,6 +341,11 @@ def read_meta(txn: ReadTxn, key: bytes, decode: Callable[[bytes], T]) -> T:
         return decode(unseal(_SEED, key, record))
     except BadRecordError as error:
         raise damaged_record(key.decode(), str(error)) from error
+
+
+def read_boot(txn: ReadTxn) -> Boot:
+    """Return the newest start of a replica; an empty Boot where none was recorded. Raises DamagedError."""
+    return read_meta(txn, BOOT, decode_boot) if txn.get(META, BOOT) is not None else Boot()
 
 
 def damaged_record(what: str, why: str) -> DamagedError:

@@ -28,6 +28,7 @@ from ravel_node.raft.errors import InvariantError, SnapshotTemporarilyUnavailabl
 from ravel_node.raft.types import ConfState, Entry, EntryId, HardState, Index, Snapshot, Term
 from ravel_node.storage import files
 from ravel_node.storage.base import (
+    Boot,
     CheckStep,
     DamagedError,
     EnvironmentStats,
@@ -544,8 +545,19 @@ class DiskStore:
             await self._write_identity(replace(self.identity, removed=True))
 
     async def _write_identity(self, identity: Identity) -> None:
+        await self._write_meta(self._log.set_identity(identity))
+
+    @property
+    def boot(self) -> Boot:
+        return self._log.boot
+
+    async def record_boot(self, boot: Boot) -> None:
+        self._check()
+        await self._write_meta(self._log.record_boot(boot))
+
+    async def _write_meta(self, writing: Awaitable[None]) -> None:
         try:
-            await self._log.set_identity(identity)
+            await writing
         except StoreFailedError as error:
             self._fail(error)
             raise

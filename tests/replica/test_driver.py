@@ -240,7 +240,6 @@ class TestPeersCannot:
                 term=Term(leader.replica.term + 1),
                 log_term=leader.replica.term,
                 index=Index(leader.replica._raw.last_index + 1),
-                context=b"CampaignTransfer",
             )
             cluster.isolate(follower)
             loop = asyncio.get_running_loop()

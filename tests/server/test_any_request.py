@@ -154,6 +154,8 @@ class NodeHost:
     boot_id = "b" * 16
     version = "0"
     uptime_s = 1.0
+    client_connections = (0, 1)
+    peer_tls = False
 
     def __init__(self, node: Node) -> None:
         self._node = node

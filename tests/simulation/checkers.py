@@ -5,10 +5,11 @@
     G3 log matching            two entries of one name are one entry, and so is everything before them
     G4 leader completeness     a new leader holds everything committed in earlier terms
     G5 state machine safety    every replica applies 1, 2, 3, ... with the same bytes, the same answers and the same state
-    G6 durability              what a replica acknowledges is on its disk at that moment; a commit is on a majority's
+    G6 durability              what a replica acknowledges, and the term of each message, is on its disk at that moment; a commit
+                               is on a majority's
     G7 monotony                term, commit and applied never fall; one vote a term, over restarts too
     G8 order of the marks      applied <= commit <= last, match < next
-    G10 read safety            a read shows at least what was acknowledged to any client before it was asked
+    G10 read safety            a read shows at least what was committed anywhere before it was asked
     lease                      held only by the leader, in the term and under the configuration it was won in, and by nobody once
                                a later term has a leader; a read is served under it while the clock says so, and from a state
                                that shows what earlier leaders committed
@@ -181,7 +182,6 @@ class Checker:
         self.applies: dict[Index, tuple[EntryId, bytes, object]] = {}
         self.states: dict[Index, int] = {}
         self.writes: dict[bytes, Index] = {}  # where each value was written
-        self.acknowledged = Index(0)  # applied by a leader that has answered a client
         self.servers: dict[ReplicaId, Server] = {}
         self.violation: ViolationError | None = None
         self.elections = 0
@@ -406,6 +406,8 @@ class Checker:
     def sent(self, server: Server, message: Message) -> None:
         """A message leaves: what it promises must be durable."""
         kind = message.type
+        if kind not in (MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESPONSE):
+            self._term_sent(server, message)
         if kind in (MessageType.APPEND, MessageType.HEARTBEAT):
             self._commit_sent(server, message)
         if message.reject or kind not in (MessageType.VOTE_RESPONSE, MessageType.APPEND_RESPONSE):
@@ -427,6 +429,20 @@ class Checker:
             self.require(
                 last.index >= message.index,
                 f"G6: {server.name} acknowledges entry {message.index}; on disk its log ends at {last}",
+            )
+
+    def _term_sent(self, server: Server, message: Message) -> None:
+        raft = server.disk.raft()
+        assert raft is not None
+        hard = _hard_state(raft)
+        self.require(
+            hard.term >= message.term,
+            f"G6: {server.name} sends {message.type.name.lower()} in term {message.term}; on disk is term {hard.term}",
+        )
+        if message.type is MessageType.VOTE and hard.term == message.term:
+            self.require(
+                hard.vote == message.from_,
+                f"G6: {server.name} stands in term {message.term}; on disk is its vote for {hard.vote or 'nobody'}",
             )
 
     def _commit_sent(self, server: Server, message: Message) -> None:
@@ -500,10 +516,6 @@ class Checker:
 
     # --- what clients see
 
-    def answered(self, replica_applied: Index) -> None:
-        """A leader that has applied so far answers a client."""
-        self.acknowledged = max(self.acknowledged, replica_applied)
-
     @property
     def committed_index(self) -> Index:
         """The last entry that any leader has committed."""
@@ -514,8 +526,9 @@ class Checker:
         replica = server.replica
         assert replica is not None
         name, applied = server.name, replica.applied.index
-        known = "acknowledged" if leased else "committed"
-        self.require(applied >= floor, f"G10: {name} serves a read from entry {applied}; {floor} was {known} before it was asked")
+        self.require(
+            applied >= floor, f"G10: {name} serves a read from entry {applied}; {floor} was committed before it was asked"
+        )
         if leased:
             reads, term = replica._driver.reads, replica._raw.term
             self.require(reads.lease_remaining_s > 0.0, f"lease: {name} serves a read under a lease that its clock has ended")

@@ -60,6 +60,7 @@ class Network:
         self.timeline = timeline
         self.listening: dict[str, Running] = {}  # by address
         self.cuts: set[tuple[str, str]] = set()
+        self._held: dict[tuple[str, str], list[Callable[[], None]]] = {}  # links whose messages wait, and those messages
         self.watch: Callable[[str, Message], None] | None = None  # is shown every message that a replica sends, once set
         self._arrivals: dict[tuple[str, str], float] = {}  # when the newest message in order arrives on each link
 
@@ -90,8 +91,30 @@ class Network:
         if (source, target) in self.cuts:
             self.tell(f"{source} -> {target}: {what}: cut off")
             return
+        if (held := self._held.get((source, target))) is not None:
+            self.tell(f"{source} -> {target}: {what}: held back")
+            held.append(lambda: self._arrived(source, target, what, arrive))
+            return
         self.tell(f"{source} -> {target}: {what}")
         arrive()
+
+    def hold(self, link: tuple[str, str]) -> None:
+        """From now on messages on a link wait until `let_go`: a network may be as slow as that."""
+        self._held.setdefault(link, [])
+
+    def let_go(self, link: tuple[str, str]) -> int:
+        """Deliver what was held back on a link; return how many messages there were."""
+        held = self._held.pop(link, [])
+        for arrive in held:
+            arrive()
+        return len(held)
+
+    def heal(self) -> None:
+        """End every fault: nothing is cut off, held back, lost or slow."""
+        self.cuts.clear()
+        self.faults = NetworkFaults()
+        for link in list(self._held):
+            self.let_go(link)
 
     async def call(
         self,

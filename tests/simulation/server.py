@@ -59,7 +59,7 @@ class Settings:
 class Server:
     """What an operator would call a machine."""
 
-    def __init__(self, number: int, disk: Disk, settings: Settings, rate: float, seed: int) -> None:
+    def __init__(self, number: int, disk: Disk, settings: Settings, rate: float, seed: int, election_ticks: int) -> None:
         self.name = f"s{number}"
         self.number = number
         self.address = self.name
@@ -67,6 +67,7 @@ class Server:
         self.disk = disk
         self.settings = settings
         self.rate = rate
+        self.election_ticks = election_ticks
         self.boots = 0
         self.seed = seed
         self.running: Running | None = None
@@ -177,7 +178,7 @@ class Running:
             transport=self.transport,
             observer=_Observer(self.server),
             events=EventLog(f"{self.server.boots:016x}", self.boot_clock),
-            options=self.settings.replica,
+            options=replace(self.settings.replica, election_ticks=self.server.election_ticks),
             rng=self.rng,
             boot_id=f"{self.server.boots:016x}",
             version=VERSION,

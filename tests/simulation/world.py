@@ -25,7 +25,7 @@ from tests.simulation.checkers import Checker, ViolationError
 from tests.simulation.clients import PATIENCE_S, Client, Habits
 from tests.simulation.disk import Disk, DiskFaults, files_in_memory
 from tests.simulation.faults import Nemesis
-from tests.simulation.network import Network, NetworkFaults
+from tests.simulation.network import Network
 from tests.simulation.profile import Profile
 from tests.simulation.server import Running, Server, Settings
 from tests.simulation.timeline import Clock, Process, Timeline
@@ -126,7 +126,9 @@ class World:
         rate = self.rng.choice((slow, fast, self.rng.uniform(slow, fast)))
         if self.profile.apart:
             rate = slow if number == 1 else fast
-        server = Server(number, Disk(path, Random(f"disk {number} {self.seed}")), self._settings, rate, self.seed)
+        timings = self.profile.timings
+        disk = Disk(path, Random(f"disk {number} {self.seed}"))
+        server = Server(number, disk, self._settings, rate, self.seed, timings[(number - 1) % len(timings)])
         self.servers.append(server)
         self._by_name[server.name] = server
         return server
@@ -243,8 +245,7 @@ class World:
     def _recover(self) -> None:
         self.tell("everything is healed")
         self.healed = True
-        self.network.cuts.clear()
-        self.network.faults = NetworkFaults()
+        self.network.heal()
         for server in self.servers:
             server.disk.faults = DiskFaults()
             server.resume()

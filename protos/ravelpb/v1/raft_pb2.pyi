@@ -132,6 +132,7 @@ class Message(_message.Message):
     REJECT_FIELD_NUMBER: _builtins.int
     REJECT_HINT_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    PROMISE_US_FIELD_NUMBER: _builtins.int
     type: _builtins.int
     to: _builtins.int
     term: _builtins.int
@@ -141,6 +142,8 @@ class Message(_message.Message):
     reject: _builtins.bool
     reject_hint: _builtins.int
     context: _builtins.bytes
+    promise_us: _builtins.int
+    """heartbeat response: how long the sender votes for nobody else; 0: it does not say"""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Entry]: ...
     @_builtins.property
@@ -159,10 +162,11 @@ class Message(_message.Message):
         reject: _builtins.bool = ...,
         reject_hint: _builtins.int = ...,
         context: _builtins.bytes = ...,
+        promise_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "context", b"context", "entries", b"entries", "from", b"from", "index", b"index", "log_term", b"log_term", "reject", b"reject", "reject_hint", b"reject_hint", "snapshot", b"snapshot", "term", b"term", "to", b"to", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "context", b"context", "entries", b"entries", "from", b"from", "index", b"index", "log_term", b"log_term", "promise_us", b"promise_us", "reject", b"reject", "reject_hint", b"reject_hint", "snapshot", b"snapshot", "term", b"term", "to", b"to", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
