@@ -34,7 +34,7 @@ from ravel_node.machine.envelope import FORMAT
 from ravel_node.machine.kv import KVMachine
 from ravel_node.metrics import Metrics, MetricsServer
 from ravel_node.raft import InvariantError, RaftEvent, ReplicaId
-from ravel_node.replica.errors import BlankError, MembershipError, ReplicaStoppedError
+from ravel_node.replica.errors import BlankError, CopiedDirectoryError, MembershipError, RemovedError, ReplicaStoppedError
 from ravel_node.replica.events import EventKind, EventLog
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.replica import Replica
@@ -305,14 +305,12 @@ class Daemon:
         self._metrics.watch(self._replica.status)
         await self._replica.start()
         self._spawn(self._watch_replica(self._replica))
-        self._spawn(self._say_when_removed(self._replica))
+        self._spawn(self._say_when_expelled(self._replica))
         self._spawn(self._seat.tell_new_addresses(self._replica))
 
-    def _peer_dialled(self, peer: ReplicaId, address: str, server_id: str) -> None:
-        """A peer that could reach us can probably be reached again; and a replica with no state yet learns here who leads it."""
+    def _peer_dialled(self, peer: ReplicaId) -> None:
+        """Dial a peer at once that could reach this server."""
         self._transport.nudge(peer)
-        if self._replica is not None:
-            self._replica.introduce(peer, address, server_id)
 
     async def _watch_replica(self, replica: Replica) -> None:
         try:
@@ -322,14 +320,18 @@ class Daemon:
         except BaseException as error:
             self._fatal(error)
 
-    async def _say_when_removed(self, replica: Replica) -> None:
-        """Such a daemon serves nobody and says so to whoever asks; without this line its log would not tell why."""
-        why = await replica.removed()
-        log.warning(
-            "daemon.removed",
-            why=str(why),
-            next_step="stop this daemon; with an empty data directory it can join as a new replica",
-        )
+    async def _say_when_expelled(self, replica: Replica) -> None:
+        """Log why this daemon serves nobody any more, and what to do."""
+        why = await replica.expelled()
+        if isinstance(why, RemovedError):
+            next_step = "stop this daemon; with an empty data directory it can join as a new replica"
+            log.warning("daemon.removed", why=str(why), next_step=next_step)
+            return
+        next_step = f"ravelctl member replace {self.config.name}"
+        if isinstance(why, CopiedDirectoryError):
+            next_step = "stop this daemon and delete its data directory"
+        self._tell(EventKind.SERVER, "server-expelled", f"takes no part any more: {why}", {})
+        log.error("daemon.expelled", why=str(why), next_step=next_step)
 
     def _store_event(self, event: str, fields: Mapping[str, object]) -> None:
         """What the store tells of itself. A failed background flush ends the daemon even if nobody asks anything of the store."""

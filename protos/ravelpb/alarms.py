@@ -134,6 +134,13 @@ KINDS: Final = (
         leader_only=True,
     ),
     AlarmKind(
+        "RV410",
+        Severity.CRITICAL,
+        "copied directory",
+        "a data directory was copied, and both the server and the copy were started",
+        "stop the copy and delete its directory; a new server joins with an empty one",
+    ),
+    AlarmKind(
         "RV601",
         Severity.CRITICAL,
         "impossible message",
@@ -149,6 +156,15 @@ KINDS: Final = (
         "compare again with `ravelctl store hash`; keep a copy of its data directory and of its log, see its disk with "
         "`ravelctl store check`, then take that replica out and join it anew; it clears when they agree again",
         leader_only=True,
+    ),
+    AlarmKind(
+        "RV613",
+        Severity.CRITICAL,
+        "old directory",
+        "the data directory of a replica is older than what the replica has acknowledged: it was restored from a copy, or its "
+        "disk has lost writes",
+        "do not restore a member's directory; run `ravelctl member replace` with the name of that member: it empties the "
+        "directory and joins the server again under a new replica id",
     ),
 )
 

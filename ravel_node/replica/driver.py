@@ -51,6 +51,7 @@ from ravel_node.replica.errors import (
 from ravel_node.replica.formats import all_read_times
 from ravel_node.replica.inbox import Inbox, Proposal, Turn
 from ravel_node.replica.options import ReplicaOptions
+from ravel_node.replica.peer_marks import PeerMarks
 from ravel_node.replica.reads import Reads, vote_promise_us
 from ravel_node.replica.vitals import Vitals
 from ravel_node.replica.waiters import Waiters
@@ -83,7 +84,7 @@ class Router(Protocol):
         ...
 
     def membership_changed(self) -> None:
-        """The machine's members or configuration are not what they were."""
+        """The machine's members, configuration or settings are not what they were."""
         ...
 
     def role_changed(self, before: SoftState, after: SoftState) -> None: ...
@@ -105,6 +106,7 @@ class Driver:
         *,
         replica_id: ReplicaId,
         raw: RawNode,
+        marks: PeerMarks,
         store: Store,
         machine: KVMachine,
         router: Router,
@@ -114,6 +116,7 @@ class Driver:
     ) -> None:
         self.replica_id = replica_id
         self._raw = raw
+        self._marks = marks
         self._store = store
         self._machine = machine
         self._router = router
@@ -142,6 +145,7 @@ class Driver:
         self._ticks = 0
         self._ticked_at = 0.0
         self._members_seen: object = None
+        self._settings_seen: object = machine.settings
         self._timed = False  # whether all members read entries with a time
         self._stalled = False
         self._gathering: asyncio.TimerHandle | None = None  # until it fires, what comes waits for the last entry's round
@@ -228,6 +232,7 @@ class Driver:
         now = self._clock()
         for message in messages:
             self.heard[message.from_] = now
+            self._marks.received(message)
             if message.type is MessageType.APPEND_RESPONSE:
                 self._vitals.acks.answered(message, now)
             if message.type in _NOT_FOR_PEERS:
@@ -453,7 +458,7 @@ class Driver:
                 self._apply_change(item)
                 commands += 1
             txn = store.txn()
-        if machine.members is not self._members_seen:
+        if machine.members is not self._members_seen or machine.settings is not self._settings_seen:
             self._members_changed()
         self._vitals.applied(asyncio.get_running_loop().time() - began, commands)
         self._router.applied_moved()
@@ -489,7 +494,7 @@ class Driver:
         self._router.applied_moved()
 
     def _members_changed(self) -> None:
-        self._members_seen = self._machine.members
+        self._members_seen, self._settings_seen = self._machine.members, self._machine.settings
         self._timed = all_read_times(self._machine.members.values())
         self._router.membership_changed()
 

@@ -32,6 +32,7 @@ from ravel_node.raft import (
     SingleChange,
     Term,
 )
+from ravel_node.replica.admission import Admission
 from ravel_node.replica.errors import (
     ChangeInProgressError,
     MembershipError,
@@ -50,7 +51,7 @@ from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.status import Expectation, Member, Verdict
 from ravel_node.replica.verdict import Health, Plan, judge
 from ravel_node.replica.waiters import ChangeApplied, Waiters
-from ravel_node.transport.base import ProbeFailedError, Transport
+from ravel_node.transport.base import ProbeAnswer, ProbeFailedError, Transport
 
 NOT_PROPOSED: Final = ChangeApplied(EntryId(Term(0), Index(0)), effective=False)
 
@@ -97,6 +98,7 @@ class Seat(Protocol):
     options: ReplicaOptions
     machine: KVMachine
     peer_address: str  # where it says that other replicas reach it
+    admission: Admission
 
     @property
     def id(self) -> ReplicaId: ...
@@ -230,7 +232,7 @@ class Changes:
         self._check_view(expect)
         member = self._check_member(record.replica_id)
         if record.peer != member.record.peer:
-            await self._check_new_peer(record)
+            await self._check_new_peer(record, member.record.peer)
             self._check_view(expect)
             member = self._check_member(record.replica_id)  # it may have changed, or gone, meanwhile
         kept = replace(record, auto_promote=member.record.auto_promote, removed=False)
@@ -380,20 +382,24 @@ class Changes:
                     f"replica {replica.leader_id} leads now, not replica {target}", "see whether that will do, or transfer again"
                 )
 
-    async def _check_new_peer(self, record: MemberRecord) -> None:
-        """A voter behind a wrong address is dialled by nobody and never hears of a correction: a quorum may be lost for good."""
+    async def _check_new_peer(self, record: MemberRecord, old_address: str) -> None:
+        """Refuse a peer address at which this very member does not answer, or answers from a copy of its data directory.
+
+        A voter behind a wrong address is dialled by nobody and never receives a correction: a quorum may be lost for good.
+        """
         if record.replica_id != self._replica.id:
-            await self._check_reachable(
-                record, f"start {record.name} with its new addresses, or mend those that it has: it tells the leader by itself"
+            answer = await self._check_reachable(
+                record, f"start {record.name} with its new addresses, or correct those that it has: it reports them to the leader"
             )
+            await self._replica.admission.check_move(record.replica_id, answer, old_address, record.peer)
         elif record.peer != self._replica.peer_address:
             raise UnreachableMemberError(
                 f"{record.name} leads and was started with the peer address {self._replica.peer_address}, not {record.peer}",
                 "start it with its new addresses: it tells the next leader by itself",
             )
 
-    async def _check_reachable(self, record: MemberRecord, next_step: str) -> None:
-        """At its peer address this very server must answer the leader."""
+    async def _check_reachable(self, record: MemberRecord, next_step: str) -> ProbeAnswer:
+        """Return what this very server answers the leader at its peer address. Raises UnreachableMemberError."""
         try:
             answer = await self._transport.probe(record.peer, PROBE_TIMEOUT_S)
         except ProbeFailedError as error:
@@ -405,6 +411,7 @@ class Changes:
                 f"at peer address {record.peer} answers server {answer.server_id}, not {record.name} (server {record.server_id})",
                 next_step,
             )
+        return answer
 
     # --- checks
 

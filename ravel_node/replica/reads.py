@@ -77,7 +77,7 @@ class Reads:
         self._confirmed: list[tuple[Index, list[asyncio.Future[None]]]] = []  # for the state to catch up
         self._lease_until = 0.0
         self._lease_barred_term: Term | None = None  # a transfer began in this term
-        self.leases_allowed = True  # the cluster's setting `leases`
+        self._allowed = True  # the cluster's setting `leases`
 
     def lease_holds(self, applied: Index, commit: Index) -> bool:
         """Return whether a read may be served now, from a state that has applied `applied`. Reads the clock."""
@@ -121,7 +121,7 @@ class Reads:
                 continue
             if answered.futures:
                 self._confirmed.append((state.index, answered.futures))
-            if answered.term == term and self._lease_barred_term != term and self.leases_allowed:
+            if answered.term == term and self._lease_barred_term != term and self._allowed:
                 lease_s = LEASE_SHARE * min(state.promise_us, self._lease_max_us) / 1e6
                 self._lease_until = max(self._lease_until, answered.asked_at + lease_s)
         self.release(applied)
@@ -144,6 +144,12 @@ class Reads:
         """Role, term or configuration changed; rounds under way still answer their reads, but grant no lease."""
         self._lease_until = 0.0
         self._rounds = {context: asked._replace(term=Term(0)) for context, asked in self._rounds.items()}
+
+    def allow_leases(self, allowed: bool) -> None:
+        """Follow the cluster's setting `leases`: without leases every linearizable read waits for a round."""
+        self._allowed = allowed
+        if not allowed:
+            self.end_lease()
 
     def bar_lease(self, term: Term) -> None:
         """A transfer of leadership begins: there is no lease for the rest of this term."""

@@ -99,6 +99,8 @@ STATUS_OF: Final[dict[type[Exception], tuple[int, Reason]]] = {
     replica.AlreadyMemberError: (code_pb2.ALREADY_EXISTS, Reason.ALREADY_MEMBER),
     replica.WrongClusterError: (code_pb2.FAILED_PRECONDITION, Reason.WRONG_CLUSTER_ID),
     replica.WrongIdentityError: (code_pb2.FAILED_PRECONDITION, Reason.WRONG_IDENTITY),
+    replica.OutdatedDirectoryError: (code_pb2.FAILED_PRECONDITION, Reason.DIRECTORY_OUTDATED),
+    replica.CopiedDirectoryError: (code_pb2.FAILED_PRECONDITION, Reason.DIRECTORY_COPIED),
     replica.WrongSlotError: (code_pb2.FAILED_PRECONDITION, Reason.WRONG_CLUSTER),
     replica.SlotMovingError: (code_pb2.UNAVAILABLE, Reason.SLOT_MOVING),
     replica.MoveRefusedError: (code_pb2.FAILED_PRECONDITION, Reason.MOVE_REFUSED),

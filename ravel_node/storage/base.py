@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ravel_node.machine.base import Reader, Rules, Txn
+from ravel_node.machine.high_water import Marks
 from ravel_node.raft.storage import Storage
 from ravel_node.raft.types import NO_REPLICA, Entry, EntryId, HardState, Index, ReplicaId, Snapshot
 
@@ -336,6 +337,15 @@ class Store(Storage, Protocol):
 
     async def record_boot(self, boot: Boot) -> None:
         """Record a start durably. Raises StoreFailedError."""
+        ...
+
+    @property
+    def peer_marks(self) -> Marks:
+        """High-water marks of other members, as this replica last recorded them."""
+        ...
+
+    async def record_peer_marks(self, marks: Marks) -> None:
+        """Record high-water marks durably, in place of those that are there. Raises StoreFailedError."""
         ...
 
     async def mark_removed(self) -> None:

@@ -22,7 +22,7 @@ from ravel_node.storage.base import EnvironmentStats
 T = TypeVar("T")
 
 DATA_FILE: Final = "data.mdb"
-WAY_OUT: Final = "take this replica out and join it anew, or restore its directory"
+WAY_OUT: Final = "replace this replica by a new one with `ravelctl member replace`; do not restore its directory from a copy"
 
 
 class ReadTxn(Protocol):

@@ -50,8 +50,9 @@ HARD_STATE: Final = b"hard_state"
 BASE: Final = b"base"
 STATE: Final = b"state"
 BOOT: Final = b"boot"
+PEERS: Final = b"peers"
 """Keys of META in raft/: identity; term, vote, commit; the entry before the log's first one; the number N of state-N/; the newest
-start of the replica."""
+start of the replica; high-water marks of its peers."""
 
 APPLIED: Final = b"applied"
 """Key of STORE in state-N/: the last entry whose effects are in it."""

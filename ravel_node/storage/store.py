@@ -23,6 +23,7 @@ from typing import Final
 from uuid import uuid4
 
 from ravel_node.machine.base import Reader, Rules, Txn
+from ravel_node.machine.high_water import Marks
 from ravel_node.machine.members import read_conf_state
 from ravel_node.raft.errors import InvariantError, SnapshotTemporarilyUnavailableError, invariant
 from ravel_node.raft.types import ConfState, Entry, EntryId, HardState, Index, Snapshot, Term
@@ -554,6 +555,14 @@ class DiskStore:
     async def record_boot(self, boot: Boot) -> None:
         self._check()
         await self._write_meta(self._log.record_boot(boot))
+
+    @property
+    def peer_marks(self) -> Marks:
+        return self._log.peer_marks
+
+    async def record_peer_marks(self, marks: Marks) -> None:
+        self._check()
+        await self._write_meta(self._log.record_peer_marks(marks))
 
     async def _write_meta(self, writing: Awaitable[None]) -> None:
         try:

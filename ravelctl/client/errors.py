@@ -184,7 +184,7 @@ class WrongServerError(RavelError):
 
 
 class RemovedError(RavelError):
-    """The asked replica was taken out of its cluster for good."""
+    """The asked replica takes no part in its cluster any more: it was removed, or its data directory is old or a copy."""
 
     default_reason = Reason.REMOVED
 
@@ -250,6 +250,8 @@ CLASS_OF: Final[Mapping[Reason, type[RavelError]]] = {
     Reason.WRONG_CLUSTER_ID: WrongServerError,
     Reason.WRONG_IDENTITY: WrongServerError,
     Reason.REMOVED: RemovedError,
+    Reason.DIRECTORY_OUTDATED: RemovedError,
+    Reason.DIRECTORY_COPIED: RemovedError,
     Reason.UNKNOWN_MEMBER: RefusedError,
     Reason.NAME_TAKEN: RefusedError,
     Reason.OUTCOME_UNKNOWN: OutcomeUnknownError,
@@ -293,6 +295,8 @@ NOTHING_DONE: Final = frozenset(
         Reason.ALREADY_MEMBER,
         Reason.NOT_FOUND,
         Reason.REMOVED,
+        Reason.DIRECTORY_OUTDATED,
+        Reason.DIRECTORY_COPIED,
         Reason.SESSION_EXPIRED,
         Reason.BUSY,
         Reason.QUOTA_EXCEEDED,
@@ -312,6 +316,8 @@ RETRYABLE: Final = frozenset(
         Reason.NO_LEADER,
         Reason.BLANK,
         Reason.REMOVED,
+        Reason.DIRECTORY_OUTDATED,
+        Reason.DIRECTORY_COPIED,
         Reason.BUSY,
         Reason.OUTCOME_UNKNOWN,
         Reason.SHUTTING_DOWN,

@@ -217,6 +217,7 @@ class TestPeersCannot:
     async def test_propose_past_the_limits_of_the_leader(self, tmp_path: Path) -> None:
         async with cluster_of(tmp_path, 3) as cluster:
             leader = await cluster.leader()
+            await cluster.starts_recorded()
             last = leader.replica._raw.last_index
             entry = Entry(Term(0), Index(0), EntryType.NORMAL, envelope.payload([envelope.group([envelope.put(b"k", b"v")])]))
             peer = (await cluster.followers())[0].id

@@ -99,7 +99,9 @@ async def test_a_shorter_promise_does_not_shorten_the_lease_that_there_is() -> N
 
 async def test_no_round_grants_a_lease_where_the_cluster_allows_none() -> None:
     reads, _ = setup()
-    reads.leases_allowed = False
+    answer(reads, reads.begin_round(Term(1)), index=5)
+    reads.allow_leases(False)
+    assert not reads.lease_holds(AT, AT)
     waiting = reads.wait()
     answer(reads, reads.begin_round(Term(1)), index=5)
     assert waiting.done()

@@ -455,7 +455,8 @@ class TestMembership:
             joiners = [await cluster.join(number, auto_promote=False) for number in (2, 3)]
             ids = [joiner.id for joiner in joiners]
             await until("they have caught up", lambda: set(ids) <= leader.replica.health().caught_up)
-            before = leader.machine.config_index
+            await cluster.starts_recorded()
+            before = leader.replica._raw.last_index
             await leader.replica.promote(ids, dry_run=False, expect=ANY)
             assert leader.replica.conf_state.voters == (1, 2, 3)
             assert not leader.replica.conf_state.voters_outgoing

@@ -43,7 +43,7 @@ from ravel_node.storage.base import (
     SnapshotHeader,
     SnapshotRefusedError,
 )
-from ravel_node.transport.base import HashAt, StateHashes
+from ravel_node.transport.base import HashAt, Hello, MemberAddress, StateHashes
 from ravelpb.alarms import Severity
 from tests.machine.memory_txn import MemoryState
 
@@ -201,6 +201,7 @@ class FakeReplica:
         self.barrier_failure: Exception | None = None
         self.stepped: list[Message] = []
         self.peer_failure: Exception | None = None
+        self.admit_failure: Exception | None = None
         self.hellos: list[tuple[str, int, int, str]] = []
         self.changes: list[tuple[Any, ...]] = []
         self.change_failure: Exception | None = None
@@ -254,10 +255,29 @@ class FakeReplica:
     def step(self, messages: Sequence[Message]) -> None:
         self.stepped += messages
 
-    def check_peer(self, cluster_id: str, from_id: ReplicaId, to_id: ReplicaId, from_server_id: str) -> None:
-        self.hellos.append((cluster_id, from_id, to_id, from_server_id))
+    @property
+    def admission(self) -> FakeReplica:
+        return self
+
+    def check(self, hello: Hello, to: ReplicaId) -> None:
+        self.hellos.append((hello.cluster_id, hello.replica_id, to, hello.server_id))
         if self.peer_failure is not None:
             raise self.peer_failure
+
+    def address_of(self, hello: Hello) -> str:
+        record = self.machine.members.get(hello.replica_id)
+        return hello.address if record is None else record.peer
+
+    async def admit_peer(self, hello: Hello, to: ReplicaId) -> None:
+        if self.admit_failure is not None:
+            raise self.admit_failure
+
+    def hello(self) -> Hello:
+        return Hello(CLUSTER, ReplicaId(1), server_id(1), "b" * 16, "0.1.0", "127.0.0.1:8001", 7, Term(5), Index(90))
+
+    def member_address(self, replica_id: ReplicaId) -> MemberAddress | None:
+        record = self.machine.members.get(replica_id)
+        return None if record is None else MemberAddress(record.server_id, record.peer, record.removed)
 
     async def receive_snapshot(self, message: Message, header: bytes, size_bytes: int, sha256: bytes) -> FakeStaged:
         assert message.snapshot is not None

@@ -39,6 +39,7 @@ from ravel_node.replica import driver as driver_module
 from ravel_node.replica import reads as reads_module
 from ravel_node.replica import replica as replica_module
 from ravel_node.replica.driver import Driver
+from ravel_node.replica.peer_marks import PeerMarks
 from ravel_node.replica.reads import Reads
 from ravel_node.replica.replica import Replica
 from ravel_node.storage import memory as memory_module
@@ -333,6 +334,10 @@ def _own_timing_for_all(put: Put) -> None:
     put(Reads, "confirmed", confirmed)
 
 
+def _restored_directory_admitted(put: Put) -> None:
+    put(PeerMarks, "objection", lambda self, hello: "")
+
+
 def _sent_before_its_term_is_stored(put: Put) -> None:
     def hold(self: Driver, message: Message) -> None:
         self._router.send((message,))
@@ -410,6 +415,7 @@ BUGS: Final[Sequence[Bug]] = (
     Bug("promise-not-kept", "who hears a leader votes for nobody else", _promise_not_kept, 150),
     Bug("promise-of-one-term", "the promise to a leader outlives its term", _promise_forgotten_in_a_new_term, 300),
     Bug("lease-by-own-timing", "the lease lasts as long as those who confirm it promise", _own_timing_for_all, 150),
+    Bug("restored-admitted", "a directory that is older than its marks is refused", _restored_directory_admitted, 300),
     Bug("sent-before-term-saved", "a term is on disk before anything is sent in it", _sent_before_its_term_is_stored, 50),
     Bug("clock-read-too-early", "the clock is read when the read is served", _clock_read_too_early, 150),
 )

@@ -190,6 +190,7 @@ class Checker:
         self._leases: dict[str, tuple[float, tuple[Term, Membership]]] = {}  # until when, and in what they were won
         self._transferred: dict[str, Term] = {}  # the last term that each has begun to hand over
         self._durable: dict[str, HardState] = {}
+        self._lost: set[str] = set()  # servers whose disk was replaced by a backup of it
 
     def require(self, holds: bool, otherwise: str) -> None:
         if not holds:
@@ -396,8 +397,17 @@ class Checker:
             f"G6: {server.name} commits {at.index} of term {at.term}, which only replicas {sorted(holding)} have on disk",
         )
 
-    @staticmethod
-    def _holds(server: Server, index: Index, term: Term) -> bool:
+    def restored(self, server: Server) -> None:
+        """A backup was put in the place of a server's disk: its replica may have forgotten anything, and must take no part."""
+        self._durable.pop(server.name, None)
+        self._seen.pop(server.name, None)
+        self._lost.add(server.name)
+        for name, term in [key for key in self.votes if key[0] == server.name]:
+            del self.votes[name, term]
+
+    def _holds(self, server: Server, index: Index, term: Term) -> bool:
+        if server.name in self._lost:
+            return True  # it held what it has acknowledged, until its disk was replaced
         raft = server.disk.raft()
         if raft is None or raft[META].get(BASE) is None:
             return False

@@ -40,6 +40,7 @@ class Nemesis:
             Fault.FORGOTTEN_PROMISE: self._forget_promise,
             Fault.LOST_TRANSFER: self._lose_after_transfer,
             Fault.LATE_REFUSAL: self._refuse_late,
+            Fault.RESTORED: self._restore,
         }
 
     async def run(self) -> None:
@@ -110,6 +111,51 @@ class Nemesis:
             running.spawn(running.stop()).add_done_callback(
                 lambda _: world.timeline.after(0.0, lambda: gone() if server.running is running else None)
             )
+
+    def _restore(self) -> None:
+        """Keep a copy of a data directory, start its server again, and put the copy back once every member has heard of that.
+
+        Before that a member may have been away for as long as the replica has run on what the copy does not hold: nobody can then
+        notice (docs/operations.md, "A data directory that was restored").
+        """
+        world, rng = self._world, self._rng
+        members = world.members()
+        if world.restored or len(members) < 3:
+            return
+        server = rng.choice(members)
+        if server.running is None or server.replica is None:
+            return
+        world.restored.add(server)
+        backup, boots = server.disk.backup(), server.boots
+        world.tell(f"a copy of {server.name}'s disk is kept")
+        late = world.timeline.now + 8 * world.profile.election_timeout_s
+
+        def restart() -> None:
+            if server.running is not None and server.boots == boots:
+                server.crash("and is started again at once")
+                server.boot()
+            self._after(0.05, put_back)
+
+        def put_back() -> None:
+            replica, others = server.replica, [member for member in world.members() if member is not server]
+            if world.timeline.now > late or replica is None or len(others) < 2:
+                world.restored.discard(server)
+                return
+            known = [other.disk.peer_marks().get(replica.id) for other in others]
+            if server.boots == boots or any(mark is None or mark.boot_number <= backup.boot_number() for mark in known):
+                self._after(0.05, put_back)
+                return
+            server.crash("and its disk is replaced by the copy")
+            world.checker.restored(server)
+            server.disk.restore(backup)
+            server.boot()
+            world.replace_restored(server)
+            leader = self._leader()
+            if leader not in (None, server) and rng.random() < 0.6:
+                # Those that are left may lack what the leader has committed with the help of the one that was restored.
+                self._isolate(leader, world.profile.election_timeout_s * rng.uniform(2.0, 5.0))
+
+        self._after(rng.uniform(0.0, 1.0), restart)
 
     # --- the network
 

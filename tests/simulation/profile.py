@@ -33,6 +33,7 @@ class Fault(Enum):
     LOST_LEADER = "a leader is stopped and cut off, and wakes while it is"
     FORGOTTEN_PROMISE = "a voter is restarted when its leader is cut off"
     LOST_TRANSFER = "a leader is cut off just after it has handed over"
+    RESTORED = "a backup of a data directory is put back"
     LATE_REFUSAL = "a voter that hears its leader again is told of a later term"
 
 

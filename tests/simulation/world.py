@@ -16,7 +16,14 @@ from typing import Any, Final, TypeVar
 
 from ravel_node.machine.members import all_replicas
 from ravel_node.raft import ConfState, ReplicaId
-from ravel_node.replica.errors import MembershipError, NotLeaderError, RemovedError, ReplicaError, ReplicaStoppedError
+from ravel_node.replica.errors import (
+    MembershipError,
+    NotLeaderError,
+    OutdatedDirectoryError,
+    RemovedError,
+    ReplicaError,
+    ReplicaStoppedError,
+)
 from ravel_node.replica.status import Expectation
 from ravel_node.storage.base import DamagedError, StoreError
 from ravelctl.linearizability.checker import check
@@ -97,6 +104,7 @@ class World:
             crashed=self.crashed,
         )
         self.servers: list[Server] = []
+        self.restored: set[Server] = set()  # whose disk was replaced by a backup, or is about to be
         self._by_name: dict[str, Server] = {}
         for _ in range(self.profile.servers):
             self.add_server()
@@ -330,7 +338,7 @@ class World:
             for name in names:
                 try:
                     return await self.ask(self._by_name[name], what, ask)
-                except (NotLeaderError, ReplicaStoppedError, RemovedError, ConnectionError):
+                except (NotLeaderError, ReplicaStoppedError, RemovedError, OutdatedDirectoryError, ConnectionError):
                     await asyncio.sleep(0.05)
 
     async def _bootstrap(self, server: Server) -> None:
@@ -383,6 +391,20 @@ class World:
                 await self.remove(rng.choice(members))
         finally:
             self._changing = False
+
+    def replace_restored(self, server: Server) -> None:
+        """What an operator does once an alarm names a server whose directory was restored: a new replica takes its place."""
+        self.spawn(self._replace_restored(server))
+
+    async def _replace_restored(self, server: Server) -> None:
+        await asyncio.sleep(self.rng.uniform(0.0, 2.0))
+        while server in self.members():
+            await self.remove(server)
+            await asyncio.sleep(0.2)
+        if len(self.servers) < SERVERS_MAX:
+            other = self.add_server()
+            other.boot()
+            await self.join(other)
 
     async def remove(self, server: Server) -> None:
         replica = server.replica

@@ -185,6 +185,9 @@ class PeerHello(_message.Message):
     BOOT_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     FROM_ADDRESS_FIELD_NUMBER: _builtins.int
+    BOOT_NUMBER_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    LAST_INDEX_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     from_replica_id: _builtins.int
     to_replica_id: _builtins.int
@@ -194,6 +197,12 @@ class PeerHello(_message.Message):
     version: _builtins.str
     from_address: _builtins.str
     """where its peers dial it: a replica with no state yet has no other way to know"""
+    boot_number: _builtins.int
+    """starts of this replica from its data directory, this one included"""
+    term: _builtins.int
+    """on its disk"""
+    last_index: _builtins.int
+    """of the log on its disk"""
     def __init__(
         self,
         *,
@@ -204,10 +213,13 @@ class PeerHello(_message.Message):
         boot_id: _builtins.str = ...,
         version: _builtins.str = ...,
         from_address: _builtins.str = ...,
+        boot_number: _builtins.int = ...,
+        term: _builtins.int = ...,
+        last_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cluster_id", b"cluster_id", "from_address", b"from_address", "from_replica_id", b"from_replica_id", "from_server_id", b"from_server_id", "to_replica_id", b"to_replica_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "boot_number", b"boot_number", "cluster_id", b"cluster_id", "from_address", b"from_address", "from_replica_id", b"from_replica_id", "from_server_id", b"from_server_id", "last_index", b"last_index", "term", b"term", "to_replica_id", b"to_replica_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -437,6 +449,9 @@ class ProbeResponse(_message.Message):
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     BOOT_ID_FIELD_NUMBER: _builtins.int
+    BOOT_NUMBER_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    LAST_INDEX_FIELD_NUMBER: _builtins.int
     server_id: _builtins.str
     cluster_id: _builtins.str
     """empty for a blank daemon"""
@@ -444,6 +459,10 @@ class ProbeResponse(_message.Message):
     """0 for a blank daemon"""
     version: _builtins.str
     boot_id: _builtins.str
+    boot_number: _builtins.int
+    """as in PeerHello; 0 for a blank daemon"""
+    term: _builtins.int
+    last_index: _builtins.int
     def __init__(
         self,
         *,
@@ -452,11 +471,70 @@ class ProbeResponse(_message.Message):
         replica_id: _builtins.int = ...,
         version: _builtins.str = ...,
         boot_id: _builtins.str = ...,
+        boot_number: _builtins.int = ...,
+        term: _builtins.int = ...,
+        last_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cluster_id", b"cluster_id", "replica_id", b"replica_id", "server_id", b"server_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "boot_number", b"boot_number", "cluster_id", b"cluster_id", "last_index", b"last_index", "replica_id", b"replica_id", "server_id", b"server_id", "term", b"term", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProbeResponse: _TypeAlias = ProbeResponse  # noqa: Y015
+
+@_typing.final
+class MemberRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELLO_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    replica_id: _builtins.int
+    @_builtins.property
+    def hello(self) -> Global___PeerHello: ...
+    def __init__(
+        self,
+        *,
+        hello: Global___PeerHello | None = ...,
+        replica_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "replica_id", b"replica_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberRequest: _TypeAlias = MemberRequest  # noqa: Y015
+
+@_typing.final
+class MemberResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELLO_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    SERVER_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    known: _builtins.bool
+    server_id: _builtins.str
+    address: _builtins.str
+    """where its peers dial it"""
+    removed: _builtins.bool
+    @_builtins.property
+    def hello(self) -> Global___PeerHello: ...
+    def __init__(
+        self,
+        *,
+        hello: Global___PeerHello | None = ...,
+        known: _builtins.bool = ...,
+        server_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        removed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "hello", b"hello", "known", b"known", "removed", b"removed", "server_id", b"server_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberResponse: _TypeAlias = MemberResponse  # noqa: Y015

@@ -123,7 +123,14 @@ class SimCluster:
             )
             for move in ownership.moves.values()
         ]
-        return pb.OwnershipResponse(managed=True, moves=moves, last_move=ownership.last_move, revision=self.machine.revision)
+        return pb.OwnershipResponse(
+            managed=True,
+            owned=ownership.owned,
+            map_version=ownership.map_version,
+            moves=moves,
+            last_move=ownership.last_move,
+            revision=self.machine.revision,
+        )
 
     async def change(self, request: pb.ChangeSlotsRequest) -> pb.ChangeSlotsResponse:
         """Raises MoveRefusedError."""
