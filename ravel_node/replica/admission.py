@@ -122,10 +122,12 @@ class Admission:
         if self._known(peer) is None and self._machine.conf_state != ConfState():
             self.vouched[peer] = await self._vouch(peer)
             self.check(hello, to)
+        known = self._admitted.get(peer) == hello.boot_id
+        if not known:
+            await self._require_no_copy(hello)  # first: the directory of a copy is older too, and the remedy is another one
         self._require_current(hello)
-        if self._admitted.get(peer) == hello.boot_id:
+        if known:
             return
-        await self._require_no_copy(hello)
         if hello.boot_number:
             await self._marks.record_start(hello)
             self._require_current(hello)  # another start may have come meanwhile
@@ -175,8 +177,8 @@ class Admission:
             term=answer.term,
             last_index=answer.last_index,
         )
-        self._require_current(hello)
         await self._require_elsewhere_silent(hello, old_address)
+        self._require_current(hello)
 
     async def _require_no_copy(self, hello: Hello) -> None:
         known = self._known(hello.replica_id)

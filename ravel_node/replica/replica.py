@@ -20,7 +20,7 @@ from ravel_node.machine.envelope import Kind, required_format
 from ravel_node.machine.high_water import HighWaterMark, encode_marks
 from ravel_node.machine.kv import KVMachine
 from ravel_node.machine.members import all_replicas
-from ravel_node.machine.settings import LEASES, value_of
+from ravel_node.machine.settings import LEASES, ClusterSetting, value_of
 from ravel_node.raft import (
     NO_LIMIT,
     ConfState,
@@ -41,6 +41,7 @@ from ravel_node.replica.compaction import Compaction, Retention
 from ravel_node.replica.driver import Driver
 from ravel_node.replica.errors import (
     CopiedDirectoryError,
+    MembershipError,
     NotLeaderError,
     OutdatedDirectoryError,
     QuotaExceededError,
@@ -50,7 +51,7 @@ from ravel_node.replica.errors import (
 )
 from ravel_node.replica.events import EventLog
 from ravel_node.replica.feed import Feed
-from ravel_node.replica.formats import common_format
+from ravel_node.replica.formats import common_format, require_known
 from ravel_node.replica.inbox import Proposal
 from ravel_node.replica.integrity import Comparison, Integrity
 from ravel_node.replica.membership import CatchUp, Changes
@@ -207,6 +208,11 @@ class Replica:
         if self._task is not None:
             await asyncio.shield(self._task)
         await asyncio.get_running_loop().create_future()
+
+    @property
+    def why_expelled(self) -> ReplicaError | None:
+        """Why this replica has no place in its cluster any more; None: it takes part."""
+        return self._expelled.result() if self._expelled.done() else None
 
     async def expelled(self) -> ReplicaError:
         """Return why this replica has no place in its cluster any more, once it has none: removed, or its directory is old."""
@@ -406,6 +412,19 @@ class Replica:
 
     async def step_down(self, *, dry_run: bool, expect: Expectation) -> Verdict:
         return await self._changes.step_down(dry_run=dry_run, expect=expect)
+
+    async def set_setting(self, setting: ClusterSetting, value: str) -> None:
+        """Set one setting of the whole cluster; an empty value is its default. Only on the leader.
+
+        Raises MembershipError for a value that it cannot have, UnsupportedVersionError, and what `propose` raises.
+        """
+        self.check_leader()
+        if value and value not in setting.values:
+            raise MembershipError(
+                f"setting {setting.name} cannot be {value[:64]!r}", f"give it one of {', '.join(setting.values)}"
+            )
+        require_known(Kind.SETTING, [member.record for member in self.members()])
+        await self._append(envelope.group([envelope.setting(setting.name, value)]), 1)
 
     # --- what Changes works with
 

@@ -18,6 +18,7 @@ from ravel_node.machine import envelope
 from ravel_node.machine.base import MemberRecord, Outcome, Rules
 from ravel_node.machine.kv import KVMachine
 from ravel_node.machine.members import bootstrap_state
+from ravel_node.machine.settings import ClusterSetting
 from ravel_node.raft.types import ConfState, Entry, EntryId, Index, Message, ReplicaId, Role, Snapshot, Term
 from ravel_node.replica.compaction import Compaction
 from ravel_node.replica.errors import BlankError
@@ -302,6 +303,9 @@ class FakeReplica:
         if self.change_failure is not None:
             raise self.change_failure
 
+    async def set_setting(self, setting: ClusterSetting, value: str) -> None:
+        await self._change("set", setting.name, value)
+
     async def add_member(
         self, record: MemberRecord, *, dry_run: bool, expect: Expectation
     ) -> tuple[MemberRecord | None, Verdict]:
@@ -445,6 +449,10 @@ class FakeHost:
     async def join(self, via: Sequence[str], *, promote: bool, dry_run: bool) -> Joined:
         self.asked.append(("join", list(via), promote, dry_run))
         return self.joined
+
+    async def reset(self, server_id: str, *, dry_run: bool) -> str:
+        self.asked.append(("reset", server_id, dry_run))
+        return "old-1"
 
 
 def as_host(host: FakeHost) -> Host:

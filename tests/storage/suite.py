@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ravel_node.machine.base import Database
+from ravel_node.machine.high_water import HighWaterMark
 from ravel_node.machine.members import read_cluster_name, read_members
 from ravel_node.raft.errors import (
     CompactedError,
@@ -23,8 +24,8 @@ from ravel_node.raft.errors import (
     UnavailableError,
 )
 from ravel_node.raft.storage import entry_size
-from ravel_node.raft.types import NO_LIMIT, ConfState, HardState, Index, ReplicaId
-from ravel_node.storage.base import Save, SnapshotFile, SnapshotRefusedError, StoreError, StoreFailedError
+from ravel_node.raft.types import NO_LIMIT, ConfState, HardState, Index, ReplicaId, Term
+from ravel_node.storage.base import Boot, Save, SnapshotFile, SnapshotRefusedError, StoreError, StoreFailedError
 from ravel_node.storage.engine import Engine
 from ravel_node.storage.store import DiskStore, StoreOptions, open_store
 from ravelpb.slots import slot_of
@@ -122,6 +123,20 @@ class StoreSuite:
         await append(other, 1, 1)
         with pytest.raises(StoreError, match="has a log"):
             await bootstrap(other)
+
+    async def test_starts_and_marks_of_peers_are_kept(self, harness: Harness) -> None:
+        store = await harness.open()
+        assert (store.boot, dict(store.peer_marks)) == (Boot(), {})
+        await bootstrap(store)
+        boot = Boot(3, "ab" * 8, 750_000)
+        marks = {ReplicaId(2): HighWaterMark(4, "cd" * 8, Term(7), Index(90)), ReplicaId(3): HighWaterMark(term=Term(2))}
+        await store.record_boot(boot)
+        await store.record_peer_marks(marks)
+        store = await harness.open()
+        assert (store.boot, dict(store.peer_marks)) == (boot, marks)
+        await store.record_peer_marks({})
+        store = await harness.open()
+        assert (store.boot, dict(store.peer_marks)) == (boot, {})
 
     async def test_an_identity_is_taken_once(self, harness: Harness) -> None:
         store = await harness.open()
