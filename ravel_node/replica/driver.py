@@ -147,6 +147,7 @@ class Driver:
         self._members_seen: object = None
         self._settings_seen: object = machine.settings
         self._timed = False  # whether all members read entries with a time
+        self._congested_since: float | None = None
         self._stalled = False
         self._gathering: asyncio.TimerHandle | None = None  # until it fires, what comes waits for the last entry's round
 
@@ -259,20 +260,29 @@ class Driver:
         )
 
     def _watch_disk(self) -> None:
-        """A leader whose save hangs for longer than an election timeout lets another one lead."""
-        since = self._saving_since
-        if since is None:
+        """Let another replica lead once a save, or the flush of what is applied, has hung for longer than an election timeout.
+
+        While the flush is behind, this leader applies nothing and refuses writes, and another one may well have room.
+        """
+        now, timeout = asyncio.get_running_loop().time(), self._options.election_timeout_s
+        if not self._store.congested:
+            self._congested_since = None
+        elif self._congested_since is None:
+            self._congested_since = now
+        saving_s = 0.0 if self._saving_since is None else now - self._saving_since
+        congested_s = 0.0 if self._congested_since is None else now - self._congested_since
+        if saving_s > 2 * timeout:
+            self._raw.step_down("its disk has not finished a save for two election timeouts")
+        elif max(saving_s, congested_s) <= timeout:
             self._stalled = False
-            return
-        timeout = self._options.election_timeout_s
-        waited = asyncio.get_running_loop().time() - since
-        if waited > timeout and not self._stalled:
+        elif not self._stalled:
             self._stalled = True
-            self._vitals.chronicle.save_stalled(waited)
+            if saving_s > timeout:
+                self._vitals.chronicle.save_stalled(saving_s)
+            else:
+                self._vitals.chronicle.flush_stalled(congested_s)
             if (heir := self.best_heir()) is not None:
                 self.begin_transfer(heir)
-        elif waited > 2 * timeout:
-            self._raw.step_down("its disk has not finished a save for two election timeouts")
 
     def _ask_round(self) -> None:
         raw = self._raw

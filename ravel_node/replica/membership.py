@@ -58,6 +58,9 @@ NOT_PROPOSED: Final = ChangeApplied(EntryId(Term(0), Index(0)), effective=False)
 STEP_DOWN_TIMEOUTS: Final = 4
 """How many election timeouts whoever asked a leader to step down waits for the next one: votes may split once or twice."""
 
+JOINT_TIMEOUTS: Final = 20
+"""How many election timeouts a change waits for the end of the joint configuration that it has made."""
+
 PROBE_TIMEOUT_S: Final = 2.0
 """How long a leader waits for a joining server to answer at its peer address."""
 
@@ -330,10 +333,17 @@ class Changes:
                     "another membership change is not applied yet; nothing was changed", "try again in a moment"
                 )
             await asyncio.sleep(options.tick_s)
+        deadline = loop.time() + JOINT_TIMEOUTS * options.election_timeout_s
         while self._replica.conf_state.voters_outgoing:
             if not self._replica.is_leader:
-                return  # the change is made, and whoever leads now ends the joint configuration
-            await self._replica.changed()
+                return  # the change is made, and the next leader ends the joint configuration
+            if (left := deadline - loop.time()) <= 0:
+                raise ChangeInProgressError(
+                    "the change is made, but the old voters still count: the end of the joint configuration is not committed "
+                    f"after {JOINT_TIMEOUTS * options.election_timeout_s:.0f} s",
+                    "`ravelctl status` shows which voters do not answer; the leader goes on by itself once they do",
+                )
+            await self._replica.changed(timeout_s=left)
 
     async def _take_effect(self, change: ConfChangeV2, expect: Expectation) -> bool:
         """Propose a change once and wait until it is applied; False if the core does not take one now."""

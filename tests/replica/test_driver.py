@@ -336,6 +336,24 @@ class TestFailures:
             assert leader.peek(b"0") is None, "it was told that nothing was done"
 
     @virtual
+    async def test_a_leader_whose_flush_does_not_keep_up_hands_over(self, tmp_path: Path) -> None:
+        store_options = replace(STORE_OPTIONS, segment_bytes_max=200, unflushed_bytes_max=400)
+        async with cluster_of(tmp_path, 3, store_options=store_options) as cluster:
+            leader = await cluster.leader()
+            await leader.put(b"before", b"v")
+            going = stall(leader, "state-")
+            asked = asyncio.get_running_loop().time()
+            while not leader.store.congested:
+                await outcome_of(leader.put(b"k", b"v" * 100))
+            successor = await cluster.leader(leader)
+            assert asyncio.get_running_loop().time() - asked < 4 * ELECTION_S
+            assert [event.name for event in leader.events.since(0) if event.name.endswith("-stalled")] == ["flush-stalled"]
+            await successor.put(b"after", b"v")
+            going.set()
+            await cluster.converged()
+            assert leader.peek(b"after") == b"v"
+
+    @virtual
     async def test_alone_with_a_disk_that_hangs_proposals_are_answered(self, tmp_path: Path) -> None:
         async with cluster_of(tmp_path, 1) as cluster:
             leader = await cluster.leader()

@@ -465,6 +465,21 @@ class TestMembership:
             assert again.allowed
 
     @virtual
+    async def test_a_change_whose_joint_configuration_does_not_end_stops_waiting(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            joiners = [await cluster.join(number, auto_promote=False) for number in (4, 5)]
+            ids = [joiner.id for joiner in joiners]
+            await until("they have caught up", lambda: set(ids) <= leader.replica.health().caught_up)
+            patch(leader.replica._raw._raft, "_leave_joint", lambda: None)
+            with pytest.raises(ChangeInProgressError, match="the end of the joint configuration is not committed"):
+                await leader.replica.promote(ids, dry_run=False, expect=ANY)
+            assert set(leader.replica.conf_state.voters) == {1, 2, 3, 4, 5}
+            successor = (await cluster.followers())[0]
+            await leader.replica.transfer_leader(successor.id, dry_run=False, expect=ANY)
+            await until("the next leader ends it", lambda: not successor.replica.conf_state.voters_outgoing)
+
+    @virtual
     async def test_a_learner_that_is_behind_is_not_promoted(self, tmp_path: Path) -> None:
         async with cluster_of(tmp_path, 3) as cluster:
             leader = await cluster.leader()
