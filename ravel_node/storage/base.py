@@ -33,6 +33,13 @@ class StoreFailedError(StoreError):
     """The disk failed a write or a sync. What it holds beyond the last durable save is unknown: the replica must stop."""
 
 
+class HalfAppliedError(StoreFailedError):
+    """An entry was applied in part and failed. The state in memory is that of no entry: the replica must stop.
+
+    The disk holds complete entries only; the rest is applied again from the log after a restart.
+    """
+
+
 class DamagedError(StoreError):
     """A stored byte is not what was written, or parts do not fit together. The message names file and record.
 
@@ -251,7 +258,11 @@ class Store(Storage, Protocol):
         ...
 
     def txn(self) -> Txn:
-        """The open segment. The same object may be used until `applied_to` is called."""
+        """Return the open segment. The same object may be used until `applied_to` is called.
+
+        A caller that fails between its first write and `applied_to` leaves half of an entry: from then on `reader`, `flush`,
+        `hash_applied` and `build_snapshot` raise HalfAppliedError, and nothing of that entry reaches the disk.
+        """
         ...
 
     def applied_to(self, at: EntryId) -> None:

@@ -24,13 +24,14 @@ from uuid import uuid4
 
 from ravel_node.machine.base import Reader, Rules, Txn
 from ravel_node.machine.members import read_conf_state
-from ravel_node.raft.errors import InvariantError, SnapshotTemporarilyUnavailableError, invariant
+from ravel_node.raft.errors import SnapshotTemporarilyUnavailableError, invariant
 from ravel_node.raft.types import ConfState, Entry, EntryId, HardState, Index, Snapshot, Term
 from ravel_node.storage import files
 from ravel_node.storage.base import (
     CheckStep,
     DamagedError,
     EnvironmentStats,
+    HalfAppliedError,
     Identity,
     LogPage,
     Save,
@@ -52,7 +53,7 @@ from ravel_node.storage.log_pages import read_log_page
 from ravel_node.storage.log_store import Birth, LogStore
 from ravel_node.storage.snapshots import Incoming, Shelf, move_in, snapshot_of
 from ravel_node.storage.state_store import StateStore
-from ravel_node.storage.table import Segment, Table
+from ravel_node.storage.table import Segment, Table, written
 
 NOTHING: Final = EntryId(Term(0), Index(0))
 
@@ -312,8 +313,9 @@ class DiskStore:
         return self._table
 
     def reader(self) -> Reader:
-        if self._failure is not None or self._closed:
+        if self._failure is not None or self._closed or self._table.half_applied:
             self._check()
+            self._seal()  # raises: a reader must not see half of an entry
         return self._table
 
     def applied_to(self, at: EntryId) -> None:
@@ -322,14 +324,23 @@ class DiskStore:
         if self._table.applied_to(at):
             self._seal()
         elif self._flush_timer is None:
-            self._flush_timer = asyncio.get_running_loop().call_later(self._options.flush_interval_s, self._seal)
+            self._flush_timer = asyncio.get_running_loop().call_later(self._options.flush_interval_s, self._seal_by_timer)
 
     def _seal(self) -> None:
+        """Seal the open segment and wake the flusher. Raises HalfAppliedError, and fails the store, where that cannot be done."""
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
-        self._table.seal()
+        try:
+            self._table.seal()
+        except HalfAppliedError as error:
+            self._fail(error)
+            raise
         self._flush_wanted.set()
+
+    def _seal_by_timer(self) -> None:
+        with suppress(HalfAppliedError):  # `_fail` has reported it
+            self._seal()
 
     async def flush(self) -> None:
         self._check()
@@ -340,25 +351,28 @@ class DiskStore:
             await done
 
     async def _flush_forever(self) -> None:
-        """The one task that flushes: oldest segment first, one at a time."""
-        while True:
-            await self._flush_wanted.wait()
-            self._flush_wanted.clear()
-            while not self._replacing and (segment := self._table.oldest) is not None:
-                self._not_flushing.clear()
-                try:
-                    await self._state.flush(segment)
-                except StoreFailedError as error:
-                    self._fail(error)
-                    return
-                except Exception as error:  # whatever it is, nobody awaits this task: the next call must tell it
-                    self._fail(StoreFailedError(f"a flush of the applied state failed: {error!r}"))
-                    raise
-                finally:
-                    self._not_flushing.set()
-                self._table.drop_oldest()
-                self._hash_if_wanted()
-                self._tell_flushed()
+        """Flush the oldest segment, one at a time, until cancelled or until a flush fails. The one task that flushes."""
+        try:
+            while True:
+                await self._flush_wanted.wait()
+                self._flush_wanted.clear()
+                while not self._replacing and (segment := self._table.oldest) is not None:
+                    await self._flush(segment)
+        except StoreFailedError as error:
+            self._fail(error)
+        except Exception as error:  # nobody awaits this task: the next call to the store raises the error
+            self._fail(StoreFailedError(f"a flush of the applied state failed: {error}"))
+            raise
+        finally:
+            self._not_flushing.set()
+
+    async def _flush(self, segment: Segment) -> None:
+        self._not_flushing.clear()
+        await self._state.flush(segment)
+        self._table.drop_oldest(segment)
+        self._not_flushing.set()
+        self._hash_if_wanted()
+        self._tell_flushed()
 
     def _tell_flushed(self) -> None:
         reached, waiting = self.flushed.index, self._flush_waiters
@@ -369,8 +383,8 @@ class DiskStore:
 
     def hash_applied(self) -> asyncio.Future[StateHash]:
         self._check()
-        done = self._hashing.want(self.applied.index)
         self._seal()
+        done = self._hashing.want(self.applied.index)
         self._hash_if_wanted()
         return done
 
@@ -398,7 +412,7 @@ class DiskStore:
         if not self.identity.blank or self._log.last != NOTHING or self.applied != NOTHING:
             raise StoreError(f"{self._directory.path} is replica {self.identity.replica_id} of a cluster already, or has a log")
         require_takeable(self.identity, identity)
-        content = self._written(snapshot.id, write_state)
+        content = written(self._state, snapshot.id, write_state)
 
         async def prepare(number: int) -> None:
             await _create_state(self._engine, self._directory, number, content, self._options)
@@ -413,16 +427,6 @@ class DiskStore:
             raise
         except OSError as error:
             raise StoreError(f"no cluster could be made in {self._directory.path}: {error.strerror or error}") from error
-
-    def _written(self, at: EntryId, write_state: WriteState) -> Segment:
-        """What `write_state` puts into an empty state."""
-        scratch = Table(self._state, NOTHING, segment_bytes_max=self._options.segment_bytes_max)
-        write_state(scratch)
-        scratch.applied_to(at)
-        segment = scratch.seal()
-        if segment is None:
-            raise InvariantError(f"the state of a new cluster at {at} was not sealed")
-        return segment
 
     async def _replace_state(
         self, at: EntryId, prepare: Callable[[int], Awaitable[None]], commit: Callable[[int], Awaitable[None]]

@@ -157,7 +157,7 @@ def _applied_index_not_stored(put: Put) -> None:
 
 
 def _flushed_out_of_order(put: Put) -> None:
-    def drop(self: Table) -> None:
+    def drop(self: Table, flushed: Segment) -> None:
         segment = self._sealed.pop()
         self.sealed_bytes -= segment.size
         self._flushed = segment.last
