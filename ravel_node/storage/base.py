@@ -276,6 +276,15 @@ class Store(Storage, Protocol):
         """The state right now. Cheap; valid until the caller's next await."""
         ...
 
+    async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
+        """Compare the index of the first of these slots with what was written, until `keys_max` keys were seen or none is left.
+
+        Return how many slots were verified: one at least. Runs in one read transaction on a file thread. What is in memory needs
+        no verification. Raises DamagedError, which names file and slot, where a slot lists other keys than those that are there.
+        The keys themselves are not damaged then, so the replica may go on; but no migration may trust its index.
+        """
+        ...
+
     async def flush(self) -> None:
         """Seal the open segment and return once everything applied up to now is on disk."""
         ...

@@ -152,7 +152,7 @@ async def _refound(env: Environment, state: StateStore, at: EntryId, machine_of:
     def write(txn: WriteTxn) -> None:
         for database in FORGOTTEN:
             txn.clear(STATE_NAMES[database])
-        write_segment(txn, segment, at)
+        write_segment(txn, segment, at, state.file)
 
     await env.write(write)
     return replica_ids[0]

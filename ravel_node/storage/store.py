@@ -51,6 +51,7 @@ from ravel_node.storage.keys import RAFT_DATABASES, STATE_DATABASES
 from ravel_node.storage.lmdb_engine import LmdbEngine
 from ravel_node.storage.log_pages import read_log_page
 from ravel_node.storage.log_store import Birth, LogStore
+from ravel_node.storage.slot_index import verify_slots
 from ravel_node.storage.snapshots import Incoming, Shelf, move_in, snapshot_of
 from ravel_node.storage.state_store import StateStore
 from ravel_node.storage.table import Segment, Table, written
@@ -134,7 +135,10 @@ async def _open_state(engine: Engine, directory: Directory, number: int, options
     env = await engine.open(path, STATE_DATABASES, options.state_map_bytes)
     try:
         store = StateStore(env, path.name)
-        store.applied()
+        at = store.applied()
+        keys = await store.summarize_slots()
+        if keys is not None:
+            options.observe("store.slots_summarized", {"environment": path.name, "index": at.index, "keys": keys})
     except BaseException:
         await env.close()
         raise
@@ -341,6 +345,11 @@ class DiskStore:
     def _seal_by_timer(self) -> None:
         with suppress(HalfAppliedError):  # `_fail` has reported it
             self._seal()
+
+    async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
+        self._check()
+        state = self._state
+        return await state.environment.inspect(lambda txn: verify_slots(txn, state.file, slots, keys_max))
 
     async def flush(self) -> None:
         self._check()

@@ -147,9 +147,9 @@ def _membership_not_stored(put: Put) -> None:
 def _applied_index_not_stored(put: Put) -> None:
     real = state_store_module.write_segment
 
-    def write(txn: WriteTxn, segment: Segment, at: Any) -> None:
+    def write(txn: WriteTxn, segment: Segment, at: Any, file: str) -> None:
         before = txn.get(STORE, APPLIED)
-        real(txn, segment, at)
+        real(txn, segment, at, file)
         if before is not None:
             txn.put(STORE, APPLIED, before)
 
