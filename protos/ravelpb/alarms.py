@@ -150,6 +150,14 @@ KINDS: Final = (
         "`ravelctl store check`, then take that replica out and join it anew; it clears when they agree again",
         leader_only=True,
     ),
+    AlarmKind(
+        "RV613",
+        Severity.CRITICAL,
+        "slot index damaged",
+        "the index of slots of a replica lists other keys than the replica holds; it serves its keys, and moves no slot",
+        "let another replica lead (`ravelctl leader transfer`), which moves slots at once; keep a copy of the data directory, "
+        "see it with `ravelctl store check`, then take the replica out and join it anew; it clears when the replica restarts",
+    ),
 )
 
 KIND_OF: Final[Mapping[str, AlarmKind]] = {kind.code: kind for kind in KINDS}

@@ -11,7 +11,8 @@ it is at the source:
   chunk with that write, or a later one, has been taken. So a full pass, and then the notes until there are none while writes are
   refused, leave nothing behind.
 
-The first pass compares what is there with what should be, so that it goes on where another copier ended.
+The first pass compares what is there with what should be, so that it goes on where another copier ended, and no destination is
+trusted to be empty. Both clusters verify the index by which they find the keys of a slot, each on the replica that answers.
 """
 
 from __future__ import annotations
@@ -101,12 +102,14 @@ class Copier:
         return found
 
     async def _taken_before(self) -> AsyncGenerator[ReadSlotsResponse, None]:
-        """What the destination has already: its keys and their revisions."""
-        if self._next_chunk > 1:
-            request = ReadSlotsRequest(slots=self._move.slots, keys_only=True, linearizable=True)
-            async with aclosing(self._clusters.read(self._move.destination, request)) as pages:
-                async for page in pages:
-                    yield page
+        """Yield what the destination has already: its keys and their revisions.
+
+        It is asked before the first chunk, too: a key that was left behind when the slot was here last must not come back.
+        """
+        request = ReadSlotsRequest(slots=self._move.slots, keys_only=True, linearizable=True)
+        async with aclosing(self._clusters.read(self._move.destination, request)) as pages:
+            async for page in pages:
+                yield page
 
     async def follow(self, *, settle: bool) -> Pass:
         """Copy what was noted, and let the notes go if `settle`. Raises like `compare`."""

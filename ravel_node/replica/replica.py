@@ -32,6 +32,7 @@ from ravel_node.replica.alarms import LOOK_S
 from ravel_node.replica.compaction import Compaction, Retention
 from ravel_node.replica.driver import Driver
 from ravel_node.replica.errors import (
+    MoveRefusedError,
     NotLeaderError,
     QuotaExceededError,
     RemovedError,
@@ -53,7 +54,7 @@ from ravel_node.replica.status import Expectation, Member, ReplicaStatus, Verdic
 from ravel_node.replica.verdict import Health, Plan
 from ravel_node.replica.vitals import Observer, Vitals
 from ravel_node.replica.waiters import Waiters
-from ravel_node.storage.base import StagedSnapshot, Store, StoreError
+from ravel_node.storage.base import DamagedError, StagedSnapshot, Store, StoreError
 from ravel_node.transport.base import LocalHello, PeerStats, StateHashes, Transport
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
 
 HANDOVER_S: Final = 1.5
 """How long an orderly stop waits for what is in flight, and then for another leader."""
+
+SLOT_INDEX_DAMAGED: Final = "RV613"
 
 STOP_GRACE_S: Final = 0.5
 """How long the tasks of a replica may take to end after they were cancelled."""
@@ -285,6 +288,16 @@ class Replica:
 
     def reader(self) -> Reader:
         return self._store.reader()
+
+    async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
+        """See Store.verify_slots. Raises MoveRefusedError, with an alarm, where the index is damaged: its keys are whole, so this
+        replica goes on.
+        """
+        try:
+            return await self._store.verify_slots(slots, keys_max)
+        except DamagedError as error:
+            self._view.raise_alarm(SLOT_INDEX_DAMAGED, str(error))
+            raise MoveRefusedError(f"{self._name_of(self.id)} (replica {self.id}) cannot take part in a move: {error}") from error
 
     # --- messages of peers
 

@@ -147,6 +147,65 @@ async def test_purge_deletes_some_at_a_time_and_sweeps_the_notes(host: FakeHost,
     assert reason == Reason.MOVE_REFUSED
 
 
+@pytest.mark.parametrize("slots_at_once", [1, 2, 64])
+async def test_a_slot_is_verified_before_its_keys_are_told(
+    host: FakeHost, slots: Any, monkeypatch: pytest.MonkeyPatch, slots_at_once: int
+) -> None:
+    monkeypatch.setattr(replica_slots, "PAGE_KEYS", 5)
+    host.fake.slots_at_once = slots_at_once
+    found = await pages(slots, slots=[5, 7, 8, 9])
+    assert [moved.key for page in found for moved in page.keys] == IN_7 + IN_8
+    assert [page.more for page in found] == [True] * (len(found) - 1) + [False]
+    assert host.fake.verified == [5, 7, 8, 9], "each once"
+    host.fake.damaged_slots = {8}
+    told: list[bytes] = []
+
+    async def read() -> None:
+        async for page in slots.ReadSlots(ReadSlotsRequest(slots=[5, 7, 8, 9])):
+            told.extend(moved.key for moved in page.keys)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await read()
+    assert info_of(caught.value).reason == Reason.MOVE_REFUSED
+    assert "n1 (replica 1)" in (caught.value.details() or "")
+    assert told == (IN_7 if slots_at_once < 3 else []), "no key of a slot that was not verified"
+
+
+async def test_notes_are_records_of_their_own_and_need_no_index(host: FakeHost, slots: Any) -> None:
+    await slots.ChangeSlots(change(slots_pb2.EXPORT, slots=[7]))
+    await host.fake.propose(envelope.group([envelope.put(IN_7[0], b"new")]), 1, grows=True)
+    host.fake.damaged_slots = {7}
+    assert [moved.key for page in await pages(slots, noted_for_move=5, slots=[7]) for moved in page.keys] == [IN_7[0]]
+    assert host.fake.verified == []
+
+
+@pytest.mark.parametrize("step", [slots_pb2.PURGE, slots_pb2.DROP])
+async def test_a_damaged_index_does_not_say_that_all_keys_are_deleted(step: slots_pb2.SlotsStep.ValueType) -> None:
+    host = managed(ALL_SLOTS if step == slots_pb2.PURGE else NO_SLOTS)
+    async with serving(host) as channel:
+        slots = SlotsStub(channel)
+        if step == slots_pb2.PURGE:
+            for key in KEYS:
+                await KVStub(channel).Put(kv_pb2.PutRequest(key=key, value=b"v"))
+            for before in (slots_pb2.EXPORT, slots_pb2.FREEZE, slots_pb2.RELEASE):
+                await slots.ChangeSlots(change(before, slots=[7, 8] if before == slots_pb2.EXPORT else [], map_version=4))
+        else:
+            await slots.ChangeSlots(change(slots_pb2.IMPORT, slots=[7, 8]))
+            keys = [MovedKey(key=key, value=b"v", revision=1) for key in KEYS]
+            await slots.ChangeSlots(change(slots_pb2.IMPORT_CHUNK, chunk=1, keys=keys, revision=80))
+        host.fake.damaged_slots = {8}
+        assert (await slots.ChangeSlots(change(step, limit=len(KEYS) - 1))).more, "what it names may go"
+        assert host.fake.verified == []
+        reason, _ = await refused(slots.ChangeSlots(change(step)))
+        assert reason == Reason.MOVE_REFUSED
+        assert [move.move for move in (await slots.Ownership(OwnershipRequest())).moves] == [5], "the move is not over"
+        host.fake.damaged_slots = set()  # another replica leads
+        assert not (await slots.ChangeSlots(change(step))).more
+        assert host.fake.verified[-2:] == [7, 8]
+        assert host.fake.state.databases[Database.KV] == {}
+        assert list((await slots.Ownership(OwnershipRequest())).moves) == []
+
+
 async def test_an_import_and_its_end() -> None:
     host = managed(NO_SLOTS)
     async with serving(host) as channel:
