@@ -257,6 +257,11 @@ class Store(Storage, Protocol):
         """
         ...
 
+    @property
+    def congested_since(self) -> float | None:
+        """The loop's time at which the store became `congested`; None while it is not."""
+        ...
+
     def txn(self) -> Txn:
         """Return the open segment. The same object may be used until `applied_to` is called.
 
@@ -360,7 +365,7 @@ class Store(Storage, Protocol):
 
     @property
     def db_map_bytes(self) -> int:
-        """The map of the state, which grows as it must. As of the last flush."""
+        """The map of the state: address space, which is larger than what it may hold. As of the last flush."""
         ...
 
     @property

@@ -3,9 +3,11 @@
 **Writing.** LMDB has one writer at a time, but its binding takes a write from any thread without a word. So each environment has
 one writer thread, and nothing else begins a write transaction.
 
-**Growing.** The map may only grow while no transaction uses it. Read transactions of the loop are ended and begun again around
-it: they see the same state, because the only writer is the one that waits. Copies and inspections on other threads are waited
-for.
+**Maps.** A map is address space: the file is only as long as its last page. So an environment is opened with a map for all that
+it may ever hold, and where the system refuses so much, with half of it, and so on. A map that fills up all the same grows, which
+it may only while no transaction uses it. Read transactions of the loop are ended and begun again around it: they see the same
+state, because the only writer is the one that waits. Copies and inspections on other threads are waited for, which takes as long
+as the copy of a snapshot does.
 
 **Failing.** After a failed commit nothing is known: the pages may be on disk or not, and LMDB's next commit would succeed as if
 nothing had been lost. So the first failure ends the environment for good.
@@ -14,6 +16,7 @@ nothing had been lost. So the first failure ends the environment for good.
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 import sys
 import threading
@@ -37,7 +40,13 @@ FILE_NICENESS: Final = 10
 """Of the threads that copy, hash and check files (nice(2))."""
 
 GROWTH_BYTES_MAX: Final = 1 << 30
-"""A map doubles, but grows by no more than this at once. It is address space only: the file is as long as its pages."""
+"""A map doubles, but grows by no more than this at once."""
+
+GROWTH_BYTES_MIN: Final = 1 << 20
+"""A map grows by less than it should where the system gives no more address space, but by no less than this."""
+
+MAP_BYTES_MIN: Final = 64 << 20
+"""Where the system refuses the map that an environment should have, it is opened with no smaller one than this."""
 
 FULL_BYTES: Final = 1 << 20
 """A disk on which a write failed, and that has less room than this, is called full."""
@@ -277,7 +286,12 @@ class LmdbEnvironment:
             return
         self._full = False
         size = self._env.info()["map_size"]
-        size += min(size, GROWTH_BYTES_MAX)
+        growth = _growth(size)
+        if not growth:  # LMDB gives the old map up before it asks for the new one: it must not be refused
+            self._running = False
+            self._fail(self._jobs.popleft()[1], lmdb.MemoryError("the map is full, and the system gives no more address space"))
+            return
+        size += growth
         for view in self._views:
             LmdbReadTxn.close(view)
         try:
@@ -458,6 +472,17 @@ class LmdbEngine:
         env, handles, stale = await self.run(lambda: _open(path, databases, map_size))
         if stale:
             self._observe("store.stale_readers", {"environment": path.name, "cleared": stale})
+        if (opened := env.info()["map_size"]) < map_size:
+            self._observe(
+                "store.map_smaller",
+                {
+                    "environment": path.name,
+                    "wanted": map_size,
+                    "map_size": opened,
+                    "next_step": "allow this process more address space (ulimit -v, or LimitAS= of systemd); until then writes "
+                    "may wait while a snapshot is copied",
+                },
+            )
         return LmdbEnvironment(path.name, env, handles, self._files, self._observe)
 
     def examine(self, path: Path, databases: Mapping[str, bool], job: Callable[[ReadTxn], T]) -> T:
@@ -487,7 +512,7 @@ class LmdbEngine:
 def _open(path: Path, databases: Mapping[str, bool], map_size: int) -> tuple[lmdb.Environment, dict[str, Any], int]:
     """The open environment, its databases, and how many stale readers were cleared from its reader table."""
     try:
-        env = lmdb.open(str(path), map_size=map_size, max_dbs=len(databases), mode=files.FILE_MODE, max_spare_txns=4)
+        env = _mapped(path, len(databases), map_size)
     except lmdb.Error as error:
         raise unreadable(path.name, error) from error
     try:
@@ -505,6 +530,31 @@ def _open(path: Path, databases: Mapping[str, bool], map_size: int) -> tuple[lmd
         env.close()
         raise
     return env, handles, stale
+
+
+def _mapped(path: Path, databases: int, map_size: int) -> lmdb.Environment:
+    """Open a file with a map of this size or, where the system refuses so much address space, of half of it, and so on."""
+    while True:
+        try:
+            return lmdb.open(str(path), map_size=map_size, max_dbs=databases, mode=files.FILE_MODE, max_spare_txns=4)
+        except (lmdb.MemoryError, OverflowError):  # the latter for a size that the machine's words do not hold
+            if map_size <= MAP_BYTES_MIN:
+                raise
+            map_size = max(map_size // 2, MAP_BYTES_MIN)
+
+
+def _growth(size: int) -> int:
+    """Return by how much a map of this size may grow now; 0: the system gives no address space."""
+    growth = min(size, GROWTH_BYTES_MAX)
+    least = min(growth, GROWTH_BYTES_MIN)
+    while growth >= least:
+        try:
+            mmap.mmap(-1, growth, flags=mmap.MAP_PRIVATE, prot=0).close()
+        except (OSError, OverflowError):
+            growth //= 2
+        else:
+            return growth
+    return 0
 
 
 def _mend_length(env: lmdb.Environment, path: Path) -> int:

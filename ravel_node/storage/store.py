@@ -58,6 +58,9 @@ from ravel_node.storage.table import Segment, Table, written
 
 NOTHING: Final = EntryId(Term(0), Index(0))
 
+MAP_ROOM_BYTES: Final = 1 << 30
+"""Of a map, beside twice what the environment may hold: a quota is checked when an entry is proposed, not when it is flushed."""
+
 
 def _ignore(event: str, fields: Mapping[str, object]) -> None:
     """The observer of a store that nobody watches."""
@@ -75,11 +78,20 @@ class StoreOptions:
     compact_records_max: int = 1_000  # entries that one transaction of a compaction drops
     snapshots_kept: int = 2  # newest files; one in transfer is kept besides
     snapshot_retry_s: float = 10.0  # after a failed build `snapshot()` starts no other for so long
-    raft_map_bytes: int = 1 << 30  # what the maps begin with: address space, not disk; they grow by themselves
+    raft_map_bytes: int = 1 << 30  # of the maps: address space, not disk (see `map_bytes_for`)
     state_map_bytes: int = 4 << 30
     draw_id: Callable[[], str] = lambda: uuid4().hex  # the server id of a new directory
     now_ms: Callable[[], int] = lambda: int(time() * 1_000)  # wall clock, for the header of a snapshot
     observe: Observe = _ignore
+
+
+def map_bytes_for(bytes_max: int) -> int:
+    """Return the size of the map for an environment that holds up to `bytes_max`, so that it need not grow.
+
+    A map that grows waits for copies and inspections to end, and flushes wait with it. Free pages take room besides those in use:
+    what was deleted, and what is overwritten while a snapshot is copied, which may take minutes.
+    """
+    return 2 * bytes_max + MAP_ROOM_BYTES
 
 
 async def open_store(path: Path, options: StoreOptions, engine: Engine | None = None) -> DiskStore:
@@ -186,6 +198,7 @@ class DiskStore:
         self._failure: StoreFailedError | None = None
         self._closed = False
         self._replacing = False  # the state is being replaced: nothing is flushed, compacted or built meanwhile
+        self._congested_since: float | None = None
         self._flush_wanted = asyncio.Event()
         self._not_flushing = asyncio.Event()
         self._not_flushing.set()
@@ -311,6 +324,17 @@ class DiskStore:
     def congested(self) -> bool:
         return self._table.sealed_bytes > self._options.unflushed_bytes_max
 
+    @property
+    def congested_since(self) -> float | None:
+        return self._congested_since
+
+    def _note_congestion(self) -> None:
+        """Keep the time since which the store is congested. To be called whenever segments were sealed or dropped."""
+        if not self.congested:
+            self._congested_since = None
+        elif self._congested_since is None:
+            self._congested_since = asyncio.get_running_loop().time()
+
     def txn(self) -> Txn:
         if self._failure is not None or self._closed:
             self._check()
@@ -340,6 +364,7 @@ class DiskStore:
         except HalfAppliedError as error:
             self._fail(error)
             raise
+        self._note_congestion()
         self._flush_wanted.set()
 
     def _seal_by_timer(self) -> None:
@@ -379,6 +404,7 @@ class DiskStore:
         self._not_flushing.clear()
         await self._state.flush(segment)
         self._table.drop_oldest(segment)
+        self._note_congestion()
         self._not_flushing.set()
         self._hash_if_wanted()
         self._tell_flushed()
@@ -459,6 +485,7 @@ class DiskStore:
                 raise
             replaced, self._state = self._state, fresh
             self._table = self._table_over(fresh)
+            self._note_congestion()
             self._hashing.give_up("a snapshot took the place of the state")
             self._tell_flushed()
             await replaced.close()
