@@ -23,7 +23,7 @@ from contextlib import aclosing
 from typing import Final, NamedTuple
 
 from ravel_node.admin.model import Move
-from ravel_node.admin.ports import ClusterPort, StepRefusedError
+from ravel_node.admin.ports import ClusterPort, StepImpossibleError, StepRefusedError
 from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1.slots_pb2 import (
     IMPORT,
@@ -144,6 +144,8 @@ class Copier:
         number, self._next_chunk = self._next_chunk, NO_CHUNK
         try:
             await self._clusters.change(self._move.destination, chunk.request(number))
+        except StepImpossibleError:
+            raise
         except StepRefusedError as error:
             raise ChunkLostError(str(error)) from error
         self._next_chunk = number + 1

@@ -17,13 +17,16 @@ from ravel_node.raft.types import ReplicaId
 from ravel_node.replica import slots as replica_slots
 from ravel_node.replica.errors import NotLeaderError
 from ravel_node.replica.reads import ReadMode
+from ravel_node.server.app import ServerOptions, build_client_server
+from ravel_node.server.limits import Limits
+from ravelctl.client import InvalidArgumentError, SlotsClient
 from ravelpb.errors import Reason
 from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1 import kv_pb2, slots_pb2
 from ravelpb.v1.kv_pb2_grpc import KVStub
 from ravelpb.v1.slots_pb2 import ChangeSlotsRequest, MovedKey, OwnershipRequest, ReadSlotsRequest
 from ravelpb.v1.slots_pb2_grpc import SlotsStub
-from tests.server.fakes import FakeHost, info_of, info_of_status, serving
+from tests.server.fakes import FakeHost, as_host, info_of, info_of_status, serving
 
 KEYS = [key for number in range(40_000) if slot_of(key := b"key-%d" % number) in (7, 8)]
 IN_7, IN_8 = (sorted(key for key in KEYS if slot_of(key) == slot) for slot in (7, 8))
@@ -248,6 +251,23 @@ async def test_what_breaks_a_bound_never_reaches_the_log(fields: dict[str, Any])
         reason, _ = await refused(SlotsStub(channel).ChangeSlots(request))
     assert reason == Reason.INVALID_ARGUMENT
     assert host.fake.proposals == []
+
+
+async def test_a_chunk_that_is_larger_than_what_this_server_reads_is_refused_with_the_setting_to_raise() -> None:
+    """The destination of a move may have a smaller limit than the source, which holds the value."""
+    server = build_client_server(
+        as_host(managed(NO_SLOTS)), ServerOptions(listen="127.0.0.1:0", limits=Limits(request_bytes_max=8 << 10)), print
+    )
+    await server.start()
+    try:
+        async with SlotsClient([f"127.0.0.1:{server.port}"], timeout_s=30.0) as client:
+            await client.change(change(slots_pb2.IMPORT, slots=[7]))
+            chunk = change(slots_pb2.IMPORT_CHUNK, chunk=1, keys=[MovedKey(key=IN_7[0], value=bytes(2 << 20), revision=1)])
+            with pytest.raises(InvalidArgumentError, match=r"2097\d\d\d bytes.*--request-bytes-max") as caught:
+                await client.change(chunk)
+            assert caught.value.reason == Reason.REQUEST_TOO_LARGE
+    finally:
+        await server.stop(0.0)
 
 
 async def test_only_the_leader_answers(host: FakeHost, slots: Any) -> None:
