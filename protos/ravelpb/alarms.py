@@ -155,8 +155,9 @@ KINDS: Final = (
         Severity.CRITICAL,
         "slot index damaged",
         "the index of slots of a replica lists other keys than the replica holds; it serves its keys, and moves no slot",
-        "let another replica lead (`ravelctl leader transfer`), which moves slots at once; keep a copy of the data directory, "
-        "see it with `ravelctl store check`, then take the replica out and join it anew; it clears when the replica restarts",
+        "let another replica lead (`ravelctl leader transfer`), which can move slots at once; keep a copy of the data directory, "
+        "check it with `ravelctl store check`, then remove the replica and let its server join again with an empty directory; "
+        "the alarm clears when the replica restarts",
     ),
 )
 

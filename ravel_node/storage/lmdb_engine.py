@@ -537,7 +537,7 @@ def _mapped(path: Path, databases: int, map_size: int) -> lmdb.Environment:
     while True:
         try:
             return lmdb.open(str(path), map_size=map_size, max_dbs=databases, mode=files.FILE_MODE, max_spare_txns=4)
-        except (lmdb.MemoryError, OverflowError):  # the latter for a size that the machine's words do not hold
+        except (lmdb.MemoryError, OverflowError):  # OverflowError: a size that does not fit into a machine word
             if map_size <= MAP_BYTES_MIN:
                 raise
             map_size = max(map_size // 2, MAP_BYTES_MIN)

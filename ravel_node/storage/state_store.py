@@ -72,7 +72,7 @@ class StateReader:
         record = self._txn.get(_NAMES[database], key)
         if record is None:
             if database is Database.KV and self._txn.has_value(_SLOTS, _SLOT_KEYS[slot_of(key)], key):
-                # A flipped bit in a key, or in a page above it, hides a record from whoever looks for it.
+                # A flipped bit in a key, or in a page above it, hides the record from a lookup.
                 raise damaged_record(self.file, _KV, key, "it is missing, and the index of slots names it")
             return None
         payload = record[4:]

@@ -55,7 +55,7 @@ steps = st.one_of(
     st.tuples(st.just("two saves"), sizes, st.integers(0, 12)),
     st.tuples(st.just("compact"), st.just([0]), st.integers(0, 20)),
     st.tuples(st.just("install"), sizes, st.integers(1, 5)),
-    st.tuples(st.just("begin anew"), st.just([0]), st.integers(1, 5)),
+    st.tuples(st.just("begin again"), st.just([0]), st.integers(1, 5)),
 )
 
 

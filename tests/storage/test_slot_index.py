@@ -102,7 +102,7 @@ def test_after_every_flush_each_slot_is_as_its_summary_says(steps: list[dict[byt
         assert slot_index.build(again, at(index)) == len(model)
         assert {key: value for key, value in again.items(STORE) if key != APPLIED} == {
             key: value for key, value in txn.items(STORE) if key != APPLIED
-        }, "made anew they are the same, byte for byte"
+        }, "made from the keys they are the same, byte for byte"
 
 
 async def test_a_verification_ends_at_a_slot_once_it_has_seen_enough_keys(store: DiskStore) -> None:
@@ -185,7 +185,7 @@ async def test_an_index_that_is_not_what_was_written_is_found_and_named(store: D
 
 
 async def test_a_key_that_the_state_hides_is_not_said_to_be_absent(store: DiskStore) -> None:
-    """A bit of the key's own record flipped: whoever looks for the key does not find it, and no check sum is ever read."""
+    """A bit of the key itself flipped: a lookup does not find the record, and reads no check sum."""
 
     def hide(txn: WriteTxn) -> None:
         record = txn.get("kv", KEY) or b""

@@ -131,6 +131,19 @@ def test_an_interrupted_scan_is_noticed_only_when_the_chain_moved() -> None:
         next(scan)
 
 
+def test_a_segment_is_full_at_its_very_size() -> None:
+    for size, full in ((163, True), (164, True), (165, False)):
+        table = Table(Dict(), at(0, 0), segment_bytes_max=size)
+        table.put(KV, b"k", b"v" * 99)
+        assert table.applied_to(at(1)) == full
+
+
+def test_a_deletion_has_a_size_too() -> None:
+    table = Table(Dict(), at(0, 0), segment_bytes_max=1 << 20)
+    table.delete(KV, b"key")
+    assert table.size == 3 + table_module.RECORD_OVERHEAD_BYTES
+
+
 def test_sizes_and_segments() -> None:
     table = Table(Dict(), at(0, 0), segment_bytes_max=200)
     assert table.seal() is None

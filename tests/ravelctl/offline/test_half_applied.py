@@ -42,8 +42,8 @@ def replay(store: DiskStore) -> None:
         store.applied_to(entry.id)
 
 
-async def fail(path: Path, *, mend: bool) -> None:
-    """Apply entry 3 whole. Entry 4 writes A, then meets a record of B with a flipped bit, which `mend` puts right in the end."""
+async def fail(path: Path, *, repair: bool) -> None:
+    """Apply entry 3 whole. Entry 4 writes A, then meets a record of B with a flipped bit, which `repair` restores in the end."""
     store = await open_store(path, OPTIONS)
     environment = store._state.environment
     good = await environment.inspect(lambda txn: txn.get(KV, B)) or b""
@@ -54,7 +54,7 @@ async def fail(path: Path, *, mend: bool) -> None:
     assert store.applied.index == 3
     with pytest.raises(HalfAppliedError):
         await store.flush()
-    if mend:
+    if repair:
         await environment.write(lambda txn: txn.put(KV, B, good))
     await store.close()
 
@@ -76,19 +76,19 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_restart_begins_with_complete_entries(path: Path) -> None:
-    asyncio.run(fail(path, mend=True))
+    asyncio.run(fail(path, repair=True))
     assert asyncio.run(opened(path)) == [2, (b"2", b"2"), 4, (b"4", b"")]
 
 
 def test_a_recovery_takes_all_of_the_log(ctl: Ctl, path: Path, tmp_path: Path) -> None:
-    asyncio.run(fail(path, mend=True))
+    asyncio.run(fail(path, repair=True))
     ran = ctl("recover", "apply", path, "--to", tmp_path / "new", "--yes", "--confirm", CLUSTER)
     assert ran.code == 0, ran.err
     assert asyncio.run(opened(tmp_path / "new")) == [4, (b"4", b"")] * 2
 
 
 def test_a_state_of_an_entry_is_that_of_the_entry(ctl: Ctl, path: Path, tmp_path: Path) -> None:
-    asyncio.run(fail(path, mend=True))
+    asyncio.run(fail(path, repair=True))
     for index, value in ((3, b"3"), (4, b"4")):
         file = tmp_path / f"{index}.rvsnap"
         ran = ctl("snapshot", "at", "--data-dir", path, "--index", index, "--file", file)
@@ -99,7 +99,7 @@ def test_a_state_of_an_entry_is_that_of_the_entry(ctl: Ctl, path: Path, tmp_path
 
 
 def test_a_recovery_that_meets_the_damage_leaves_nothing(ctl: Ctl, path: Path, tmp_path: Path) -> None:
-    asyncio.run(fail(path, mend=False))
+    asyncio.run(fail(path, repair=False))
     ran = ctl("recover", "apply", path, "--to", tmp_path / "new", "--yes", "--confirm", CLUSTER)
     assert (ran.code, "orders/b" in ran.err) == (8, True)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["n1"]
