@@ -65,6 +65,7 @@ class SlotsHandlers:
         replica = self._host.replica
         if request.linearizable:
             await replica.read_barrier(ReadMode.LINEARIZABLE)
+        replica.check_leader()
         pages = SlotPages(request.slots, noted_for=request.noted_for_move, keys_only=request.keys_only)
         more = True
         while more:

@@ -323,7 +323,7 @@ class LmdbEnvironment:
 
     async def inspect(self, job: Callable[[ReadTxn], T]) -> T:
         def run() -> T:
-            txn = LmdbReadTxn(self._name, self._env.begin(), self._handles)
+            txn = self._begin()
             try:
                 return job(txn)
             finally:
@@ -331,15 +331,17 @@ class LmdbEnvironment:
 
         return await self._on_file_thread(run)
 
+    def _begin(self) -> LmdbReadTxn:
+        """Begin a read transaction, which may move to another thread: the binding says NOTLS. Raises StoreError."""
+        try:
+            return LmdbReadTxn(self._name, self._env.begin(), self._handles)
+        except lmdb.Error as error:
+            raise unreadable(self._name, error) from error
+
     def inspect_from_here(self, job: Callable[[ReadTxn, Callable[[], None]], T]) -> asyncio.Future[T]:
         if self._closed:
             raise StoreError(f"{self._name}/ is closed")
-        try:
-            txn = LmdbReadTxn(
-                self._name, self._env.begin(), self._handles
-            )  # it may move to another thread: the binding says NOTLS
-        except lmdb.Error as error:
-            raise unreadable(self._name, error) from error
+        txn = self._begin()
 
         def stand_aside() -> None:
             if self._full or self._closed:
