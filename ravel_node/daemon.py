@@ -50,7 +50,7 @@ from ravel_node.server.moving import LeadersMover
 from ravel_node.server.peer_certificates import PeerCertificates
 from ravel_node.storage.base import Identity, Store, StoreError, StoreFailedError
 from ravel_node.storage.directory import EVENTS, Presence, next_folder, set_aside
-from ravel_node.storage.store import StoreOptions, open_store
+from ravel_node.storage.store import StoreOptions, map_bytes_for, open_store
 from ravel_node.transport.grpc_transport import GrpcTransport
 from ravelctl.client import AdminClient, RavelClient
 
@@ -500,6 +500,8 @@ def _store_options(config: ServerConfig, observe: Callable[[str, Mapping[str, ob
         unflushed_bytes_max=storage.unflushed_bytes_max,
         log_retain_bytes_max=storage.log_retain_bytes_max,
         snapshots_kept=storage.snapshots_kept,
+        raft_map_bytes=map_bytes_for(storage.log_retain_bytes_max),
+        state_map_bytes=map_bytes_for(storage.db_size_max),
         observe=observe,
     )
 

@@ -160,6 +160,15 @@ KINDS: Final = (
     AlarmKind(
         "RV613",
         Severity.CRITICAL,
+        "slot index damaged",
+        "the index of slots of a replica lists other keys than the replica holds; it serves its keys, and moves no slot",
+        "let another replica lead (`ravelctl leader transfer`), which can move slots at once; keep a copy of the data directory, "
+        "check it with `ravelctl store check`, then remove the replica and let its server join again with an empty directory; "
+        "the alarm clears when the replica restarts",
+    ),
+    AlarmKind(
+        "RV614",
+        Severity.CRITICAL,
         "old directory",
         "the data directory of a replica is older than what the replica has acknowledged: it was restored from a copy, or its "
         "disk has lost writes",

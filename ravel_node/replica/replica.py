@@ -42,6 +42,7 @@ from ravel_node.replica.driver import Driver
 from ravel_node.replica.errors import (
     CopiedDirectoryError,
     MembershipError,
+    MoveRefusedError,
     NotLeaderError,
     OutdatedDirectoryError,
     QuotaExceededError,
@@ -64,7 +65,7 @@ from ravel_node.replica.status import Expectation, Member, ReplicaStatus, Verdic
 from ravel_node.replica.verdict import Health, Plan
 from ravel_node.replica.vitals import Observer, Vitals
 from ravel_node.replica.waiters import Waiters
-from ravel_node.storage.base import Boot, StagedSnapshot, Store, StoreError
+from ravel_node.storage.base import Boot, DamagedError, StagedSnapshot, Store, StoreError
 from ravel_node.transport.base import Hello, MemberAddress, PeerRefusedError, PeerStats, StateHashes, Transport
 from ravelpb.errors import Reason
 
@@ -73,6 +74,8 @@ if TYPE_CHECKING:
 
 HANDOVER_S: Final = 1.5
 """How long an orderly stop waits for what is in flight, and then for another leader."""
+
+SLOT_INDEX_DAMAGED: Final = "RV613"
 
 STOP_GRACE_S: Final = 0.5
 """How long the tasks of a replica may take to end after they were cancelled."""
@@ -328,6 +331,16 @@ class Replica:
     def reader(self) -> Reader:
         return self._store.reader()
 
+    async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
+        """See Store.verify_slots. Raises MoveRefusedError, with an alarm, where the index is damaged: its keys are whole, so this
+        replica goes on.
+        """
+        try:
+            return await self._store.verify_slots(slots, keys_max)
+        except DamagedError as error:
+            self._view.raise_alarm(SLOT_INDEX_DAMAGED, str(error))
+            raise MoveRefusedError(f"{self._name_of(self.id)} (replica {self.id}) cannot take part in a move: {error}") from error
+
     # --- messages of peers
 
     def step(self, messages: Sequence[Message]) -> None:
@@ -508,7 +521,7 @@ class Replica:
         own = members.get(self.id)
         if own is not None and own.removed:
             self._expulsion_wanted.set()
-        for code in ("RV410", "RV613"):
+        for code in ("RV410", "RV614"):
             for removed in self.machine.removed_ids:
                 self._view.clear_alarm(code, removed)
         self._driver.reads.allow_leases(value_of(LEASES, self.machine.settings) == "on")
@@ -556,13 +569,13 @@ class Replica:
     # --- what the admission tells
 
     def _peer_admitted(self, peer: ReplicaId) -> None:
-        for code in ("RV410", "RV613"):
+        for code in ("RV410", "RV614"):
             self._view.clear_alarm(code, peer)
 
     def _peer_refused(self, peer: ReplicaId, error: OutdatedDirectoryError | CopiedDirectoryError) -> None:
         if isinstance(error, OutdatedDirectoryError):
             self._driver.inbox.call(lambda raw: raw.report_lost_log(peer))
-        self._view.raise_alarm("RV613" if isinstance(error, OutdatedDirectoryError) else "RV410", str(error), peer)
+        self._view.raise_alarm("RV614" if isinstance(error, OutdatedDirectoryError) else "RV410", str(error), peer)
 
     # --- by itself
 
@@ -618,7 +631,7 @@ class Replica:
             await self._store.mark_removed()
             why = self._removal()
         else:
-            self._view.raise_alarm("RV613" if isinstance(why, OutdatedDirectoryError) else "RV410", str(why))
+            self._view.raise_alarm("RV614" if isinstance(why, OutdatedDirectoryError) else "RV410", str(why))
         for peer in self._peers:
             self._transport.remove_peer(peer)
         self._peers.clear()

@@ -129,6 +129,7 @@ STATUS_OF: Final[dict[type[Exception], tuple[int, Reason]]] = {
     # durable state
     storage.StoreError: (code_pb2.UNAVAILABLE, Reason.INTERNAL),
     storage.StoreFailedError: (code_pb2.UNAVAILABLE, Reason.STOPPED),
+    storage.HalfAppliedError: (code_pb2.UNAVAILABLE, Reason.STOPPED),
     storage.DamagedError: (code_pb2.DATA_LOSS, Reason.STOPPED),
     storage.FormatError: (code_pb2.FAILED_PRECONDITION, Reason.UNSUPPORTED_VERSION),
     storage.LaterFormatError: (code_pb2.FAILED_PRECONDITION, Reason.UNSUPPORTED_VERSION),

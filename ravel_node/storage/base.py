@@ -34,6 +34,13 @@ class StoreFailedError(StoreError):
     """The disk failed a write or a sync. What it holds beyond the last durable save is unknown: the replica must stop."""
 
 
+class HalfAppliedError(StoreFailedError):
+    """An entry was applied in part and failed. The state in memory is that of no entry: the replica must stop.
+
+    The disk holds complete entries only; the rest is applied again from the log after a restart.
+    """
+
+
 class DamagedError(StoreError):
     """A stored byte is not what was written, or parts do not fit together. The message names file and record.
 
@@ -259,8 +266,17 @@ class Store(Storage, Protocol):
         """
         ...
 
+    @property
+    def congested_since(self) -> float | None:
+        """The loop's time at which the store became `congested`; None while it is not."""
+        ...
+
     def txn(self) -> Txn:
-        """The open segment. The same object may be used until `applied_to` is called."""
+        """Return the open segment. The same object may be used until `applied_to` is called.
+
+        A caller that fails between its first write and `applied_to` leaves half of an entry: from then on `reader`, `flush`,
+        `hash_applied` and `build_snapshot` raise HalfAppliedError, and nothing of that entry reaches the disk.
+        """
         ...
 
     def applied_to(self, at: EntryId) -> None:
@@ -272,6 +288,15 @@ class Store(Storage, Protocol):
 
     def reader(self) -> Reader:
         """The state right now. Cheap; valid until the caller's next await."""
+        ...
+
+    async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
+        """Compare the index of the first of these slots with what was written, until `keys_max` keys were seen or none is left.
+
+        Return how many slots were verified: one at least. Runs in one read transaction on a file thread. What is in memory needs
+        no verification. Raises DamagedError, which names file and slot, where a slot lists other keys than those that are there.
+        The keys themselves are not damaged then, so the replica may go on; but no migration may trust its index.
+        """
         ...
 
     async def flush(self) -> None:
@@ -367,7 +392,7 @@ class Store(Storage, Protocol):
 
     @property
     def db_map_bytes(self) -> int:
-        """The map of the state, which grows as it must. As of the last flush."""
+        """The map of the state: address space, which is larger than what it may hold. As of the last flush."""
         ...
 
     @property

@@ -120,7 +120,7 @@ class Directory:
                     f"{self.path} is open in process {owner} already: stop that one first, or give another --data-dir"
                 ) from None
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)  # for people: a part of it on a full disk does no harm
         self._lock = descriptor
 
     def owner(self) -> str:

@@ -21,7 +21,6 @@ from ravel_node.machine.kv import read_revision
 from ravel_node.machine.members import DIRECTORY, MACHINE, Getter, read_cluster_name, read_conf_state
 from ravel_node.machine.refounding import FORGOTTEN, Founder, refound, start_above
 from ravel_node.raft.confchange import decode_conf_change
-from ravel_node.raft.errors import InvariantError
 from ravel_node.raft.types import Entry, EntryId, EntryType, HardState, ReplicaId
 from ravel_node.storage import files
 from ravel_node.storage.base import DamagedError, Identity, SnapshotHeader, StoreError
@@ -34,7 +33,7 @@ from ravel_node.storage.log_store import Birth, LogStore
 from ravel_node.storage.snapshots import describe_copy
 from ravel_node.storage.standing import changed
 from ravel_node.storage.state_store import StateStore, write_segment
-from ravel_node.storage.table import Table
+from ravel_node.storage.table import Table, written
 
 SEGMENT_BYTES_MAX: Final = 4 << 20
 MAP_BYTES: Final = 4 << 30
@@ -148,23 +147,23 @@ async def _brought_on(
 
 
 async def _refound(env: Environment, state: StateStore, start: Start, machine_of: MachineOf, new: NewCluster) -> ReplicaId:
-    table = Table(state, state.applied(), segment_bytes_max=SEGMENT_BYTES_MAX)
-    machine = machine_of(table.get)
-    machine.open(table)
-    machine.refounded(table, start)
-    replica_id = refound(table, table, new.founder, new.cluster_name, start)
-    table.applied_to(start.at)
-    segment = table.seal()
-    if segment is None:
-        raise InvariantError(f"the state of a new cluster at {start.at} was not sealed")
+    replica_ids: list[ReplicaId] = []
+
+    def refound_into(table: Table) -> None:
+        machine = machine_of(table.get)
+        machine.open(table)
+        machine.refounded(table, start)
+        replica_ids.append(refound(table, table, new.founder, new.cluster_name, start))
+
+    segment = written(state, start.at, refound_into)
 
     def write(txn: WriteTxn) -> None:
         for database in FORGOTTEN:
             txn.clear(STATE_NAMES[database])
-        write_segment(txn, segment, start.at)
+        write_segment(txn, segment, start.at, state.file)
 
     await env.write(write)
-    return replica_id
+    return replica_ids[0]
 
 
 async def snapshot_at(
@@ -228,7 +227,7 @@ async def _flush(state: StateStore, table: Table) -> None:
     table.seal()
     while (segment := table.oldest) is not None:
         await state.flush(segment)
-        table.drop_oldest()
+        table.drop_oldest(segment)
         await asyncio.sleep(0)  # Ctrl-C is heard here
 
 

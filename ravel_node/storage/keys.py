@@ -57,6 +57,9 @@ start of the replica; high-water marks of its peers."""
 APPLIED: Final = b"applied"
 """Key of STORE in state-N/: the last entry whose effects are in it."""
 
+SUMMARIZED: Final = b"slots"
+"""Key of STORE in state-N/: the entry up to which the summaries of slots were kept (storage.slot_index)."""
+
 _U16: Final = struct.Struct(">H")
 _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
@@ -168,6 +171,11 @@ def decode_number(payload: bytes) -> int:
 
 def slot_key(slot: int) -> bytes:
     return _U16.pack(slot)
+
+
+def summary_key(group: int) -> bytes:
+    """Return the key of STORE under which the summaries of a group of slots are."""
+    return SUMMARIZED + _U16.pack(group)
 
 
 def _unpack(shape: struct.Struct, payload: bytes) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from ravel_node.machine.high_water import HighWaterMark, Marks, decode_marks, encode_marks
-from ravel_node.raft.errors import CompactedError, UnavailableError, invariant
+from ravel_node.raft.errors import CompactedError, InvariantError, UnavailableError, invariant
 from ravel_node.raft.storage import entry_size, limited
 from ravel_node.raft.types import Entry, EntryId, HardState, Index, ReplicaId, Term
 from ravel_node.storage.base import Boot, DamagedError, EnvironmentStats, Identity, Save
@@ -298,8 +298,10 @@ def _write_saves(txn: WriteTxn, saves: Sequence[Save], last: Index, state: int |
             invariant(first <= last + 1, f"appending at {first} leaves a gap after {last}")
             if first <= last:
                 txn.delete_from(LOG, index_key(first))
-            for entry in save.entries:
-                txn.append(LOG, index_key(entry.index), encode_entry(entry))
+            for index, entry in enumerate(save.entries, first):
+                if entry.index != index:
+                    raise InvariantError(f"entry {entry.index} was appended where {index} comes next")
+                txn.append(LOG, index_key(index), encode_entry(entry))
                 written += 1
                 if not written % PAUSE_RECORDS:
                     txn.pause()
@@ -314,7 +316,8 @@ def _write_saves(txn: WriteTxn, saves: Sequence[Save], last: Index, state: int |
 def _write_compaction(txn: WriteTxn, first: Index, base: EntryId) -> None:
     _put(txn, BASE, encode_entry_id(base))
     for index in range(first, base.index + 1):
-        txn.delete(LOG, index_key(index))
+        if not txn.delete(LOG, index_key(index)):
+            raise damaged_record(f"entry {index}", "it is missing")
         if not index % PAUSE_RECORDS:
             txn.pause()
 

@@ -81,7 +81,7 @@ async def replace(app: App, replica: str, address: str | None) -> View:
     one change, so that the quorum is never smaller.
 
     Without --with, the server itself joins again under a new id. This is for a replica that the others refuse because its data
-    directory was restored from a copy (RV613). Its daemon keeps the old data in a folder of the data directory.
+    directory was restored from a copy (RV614). Its daemon keeps the old data in a folder of the data directory.
 
     If the command is interrupted, run it again.
     """

@@ -40,7 +40,7 @@ class Code:
         return FAMILIES[self.code[:3]]
 
 
-_DAMAGE: Final = frozenset({"RV602", "RV603", "RV604", "RV605", "RV609", "RV610"})
+_DAMAGE: Final = frozenset({"RV602", "RV603", "RV604", "RV605", "RV609", "RV610", "RV613"})
 _UNREACHABLE: Final = frozenset({"RV110"})
 _DEGRADED: Final = frozenset({"RV103", "RV108", "RV109"})
 """Of the family RV1xx: with these there may be a leader all the same."""
@@ -79,7 +79,8 @@ _ALARM_CAUSES: Final[Mapping[str, str]] = {
     "RV410": "a data directory, or the disk of a whole machine, was copied while its server went on",
     "RV601": "a directory was copied or restored behind the cluster's back, or two versions do not agree",
     "RV602": "a byte has changed on a disk or in memory, or a version applies an entry otherwise than the others",
-    "RV613": "a backup of the directory or a snapshot of its disk was put back, or a disk did not keep what it had synced",
+    "RV614": "a backup of the directory or a snapshot of its disk was put back, or a disk did not keep what it had synced",
+    "RV613": "a byte has changed on the replica's disk or in its memory",
 }
 _ALARM_EVIDENCE: Final = "the alarm that a replica raises itself, with its values, in its status"
 

@@ -79,7 +79,7 @@ async def stays_out(cluster: Cluster, server: Server) -> None:
     async with cluster.client() as client:
         client_status = await cluster.status(server)
         assert client_status.role != cluster_pb2.LEADER
-        assert any(alarm.code == "RV613" for alarm in client_status.alarms)
+        assert any(alarm.code == "RV614" for alarm in client_status.alarms)
         del client
 
 
@@ -98,7 +98,7 @@ async def test_a_directory_from_before_the_last_start_is_refused_and_the_server_
         await put(cluster, 20, 20)
         await cluster.caught_up(restored)
         put_back(restored, backup)
-        said = await alarmed(cluster, "RV613", restored.name)
+        said = await alarmed(cluster, "RV614", restored.name)
         assert f"`ravelctl member replace {restored.name}`" in said
         await stays_out(cluster, restored)
         await all_there(cluster, 40)
@@ -119,7 +119,7 @@ async def test_a_directory_from_before_the_last_start_is_refused_and_the_server_
         assert (restored.data_dir / "old-1" / "raft").is_dir()
         await all_there(cluster, 40)
         healthy = ravelctl(cluster, "status", "-o", "json")
-        assert not [alarm for alarm in json.loads(healthy.stdout)["alarms"] if alarm["code"] == "RV613"]
+        assert not [alarm for alarm in json.loads(healthy.stdout)["alarms"] if alarm["code"] == "RV614"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process is frozen with SIGSTOP to copy its files")
@@ -135,7 +135,7 @@ async def test_a_directory_from_the_same_start_is_refused_for_what_it_had_acknow
         await put(cluster, 20, 20)
         await cluster.caught_up(restored)
         put_back(restored, backup)
-        said = await alarmed(cluster, "RV613", restored.name)
+        said = await alarmed(cluster, "RV614", restored.name)
         assert "has acknowledged entry" in said
         await stays_out(cluster, restored)
         await all_there(cluster, 40)

@@ -144,11 +144,11 @@ class TestAdmission:
             for _ in range(3):
                 with pytest.raises(OutdatedDirectoryError, match=f"the data directory of n{follower.id} is older"):
                     await leader.replica.admission.admit(old, leader.id)
-            assert [alarm.replica_id for alarm in leader.replica.status().alarms if alarm.code == "RV613"] == [follower.id]
+            assert [alarm.replica_id for alarm in leader.replica.status().alarms if alarm.code == "RV614"] == [follower.id]
             await until(
                 "its acknowledgements count no more", lambda: leader.replica._raw.status().progress[follower.id].match == 0
             )
-            told = [event for event in leader.events.since(0) if event.fields.get("code") == "RV613"]
+            told = [event for event in leader.events.since(0) if event.fields.get("code") == "RV614"]
             assert len(told) == 1, "an alarm is an event once"
 
     @virtual
@@ -161,7 +161,7 @@ class TestAdmission:
             with pytest.raises(OutdatedDirectoryError):
                 follower.replica.check_open()
             assert not follower.store.identity.removed, "another start may prove it wrong"
-            assert any(alarm.code == "RV613" for alarm in follower.replica.status().alarms)
+            assert any(alarm.code == "RV614" for alarm in follower.replica.status().alarms)
 
     @virtual
     async def test_who_is_no_peer(self, tmp_path: Path) -> None:

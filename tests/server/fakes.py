@@ -21,7 +21,7 @@ from ravel_node.machine.members import bootstrap_state
 from ravel_node.machine.settings import ClusterSetting
 from ravel_node.raft.types import ConfState, Entry, EntryId, Index, Message, ReplicaId, Role, Snapshot, Term
 from ravel_node.replica.compaction import Compaction
-from ravel_node.replica.errors import BlankError
+from ravel_node.replica.errors import BlankError, MoveRefusedError
 from ravel_node.replica.events import EventLog
 from ravel_node.replica.histogram import LatencySummary
 from ravel_node.replica.integrity import Comparison
@@ -194,6 +194,9 @@ class FakeReplica:
         self.applied = EntryId(Term(3), Index(9))
         self.leader_id = ReplicaId(1)
         self.proposals: list[Proposal] = []
+        self.verified: list[int] = []  # slots whose index was verified, in order
+        self.damaged_slots: set[int] = set()
+        self.slots_at_once = 64
         self.failures: list[Exception | None] = []  # for the next proposals, in order; None: do it
         self.gate: asyncio.Event | None = None  # proposals wait for it
         self.quota_full = False
@@ -248,6 +251,14 @@ class FakeReplica:
 
     def reader(self) -> MemoryState:
         return self.state
+
+    async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
+        """Some slots at a time. Raises MoveRefusedError for a damaged one."""
+        some = slots[: self.slots_at_once]
+        self.verified += some
+        for slot in self.damaged_slots.intersection(some):
+            raise MoveRefusedError(f"n1 (replica 1) cannot take part in a move: the index of slot {slot} is damaged")
+        return len(some)
 
     def check_leader(self) -> None:
         if self.barrier_failure is not None:

@@ -171,9 +171,9 @@ def _membership_not_stored(put: Put) -> None:
 def _applied_index_not_stored(put: Put) -> None:
     real = state_store_module.write_segment
 
-    def write(txn: WriteTxn, segment: Segment, at: Any) -> None:
+    def write(txn: WriteTxn, segment: Segment, at: Any, file: str) -> None:
         before = txn.get(STORE, APPLIED)
-        real(txn, segment, at)
+        real(txn, segment, at, file)
         if before is not None:
             txn.put(STORE, APPLIED, before)
 
@@ -181,7 +181,7 @@ def _applied_index_not_stored(put: Put) -> None:
 
 
 def _flushed_out_of_order(put: Put) -> None:
-    def drop(self: Table) -> None:
+    def drop(self: Table, flushed: Segment) -> None:
         segment = self._sealed.pop()
         self.sealed_bytes -= segment.size
         self._flushed = segment.last

@@ -138,7 +138,7 @@ class SimTxn(MemoryTxn):
 
     def append(self, database: str, key: bytes, value: bytes) -> None:
         self.appended.append((key, value))
-        self.put(database, key, value)
+        super().append(database, key, value)
 
 
 class _View(MemoryTxn):
