@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ravelctl.app import App, Progress
+from ravelctl.client.connection.tls import TlsOptions
 from ravelctl.client.errors import LocalReason, NotAdminError, RavelError, UnreachableError, WrongServerError
-from ravelctl.client.tls import TlsOptions
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
 from ravelctl.reasons import EXIT_OF

@@ -11,7 +11,7 @@ from ravel_node.admin.ports import ClusterAwayError, StepRefusedError
 from ravel_node.server.desk import DirectoryDesk
 from ravelctl.client import RavelError, TlsOptions
 from ravelctl.client.errors import NOTHING_DONE, RETRYABLE, WrongServerError
-from ravelctl.client.slots import SlotsClient
+from ravelctl.client.services.slots import SlotsClient
 from ravelpb.v1.slots_pb2 import (
     ChangeSlotsRequest,
     ChangeSlotsResponse,

@@ -16,6 +16,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from ravelctl.client.connection.retry import RetryPolicy
+from ravelctl.client.connection.tls import HandshakeError, TlsOptions
 from ravelctl.client.errors import (
     AlreadyMemberError,
     BlankError,
@@ -43,8 +45,6 @@ from ravelctl.client.errors import (
     WrongClusterError,
     WrongServerError,
 )
-from ravelctl.client.retry import RetryPolicy
-from ravelctl.client.tls import HandshakeError, TlsOptions
 from ravelctl.client.types import (
     Condition,
     Consistency,
@@ -61,13 +61,13 @@ from ravelctl.client.types import (
 from ravelpb.errors import Reason
 
 if TYPE_CHECKING:
-    from ravelctl.client.admin import AdminClient
     from ravelctl.client.blocking import BlockingClient, BlockingWatch, connect
     from ravelctl.client.client import RavelClient
-    from ravelctl.client.cluster import ClusterClient
-    from ravelctl.client.inspect import InspectClient
-    from ravelctl.client.slots import SlotsClient
-    from ravelctl.client.watch import Watch
+    from ravelctl.client.services.admin import AdminClient
+    from ravelctl.client.services.cluster import ClusterClient
+    from ravelctl.client.services.inspect import InspectClient
+    from ravelctl.client.services.slots import SlotsClient
+    from ravelctl.client.session.watch import Watch
 
 __all__ = [
     "AdminClient",
@@ -122,15 +122,15 @@ __all__ = [
 ]
 
 _LOADED_ON_USE: Final = {
-    "AdminClient": "ravelctl.client.admin",
+    "AdminClient": "ravelctl.client.services.admin",
     "RavelClient": "ravelctl.client.client",
     "BlockingClient": "ravelctl.client.blocking",
     "BlockingWatch": "ravelctl.client.blocking",
     "connect": "ravelctl.client.blocking",
-    "ClusterClient": "ravelctl.client.cluster",
-    "InspectClient": "ravelctl.client.inspect",
-    "SlotsClient": "ravelctl.client.slots",
-    "Watch": "ravelctl.client.watch",
+    "ClusterClient": "ravelctl.client.services.cluster",
+    "InspectClient": "ravelctl.client.services.inspect",
+    "SlotsClient": "ravelctl.client.services.slots",
+    "Watch": "ravelctl.client.session.watch",
 }
 
 

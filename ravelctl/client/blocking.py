@@ -26,9 +26,10 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from ravelctl.client.client import RavelClient
+from ravelctl.client.connection.retry import RetryPolicy
+from ravelctl.client.connection.tls import TlsOptions
 from ravelctl.client.errors import ClosedError
-from ravelctl.client.retry import RetryPolicy
-from ravelctl.client.tls import TlsOptions
+from ravelctl.client.session.watch import Watch
 from ravelctl.client.types import (
     Condition,
     Consistency,
@@ -40,7 +41,6 @@ from ravelctl.client.types import (
     WatchEvent,
     WriteResult,
 )
-from ravelctl.client.watch import Watch
 
 T = TypeVar("T")
 

@@ -7,14 +7,15 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Final, Self
 
-from ravelctl.client.channels import ChannelFactory, no_endpoints
+from ravelctl.client.connection.connections import ChannelFactory, no_endpoints
+from ravelctl.client.connection.retry import RetryPolicy
+from ravelctl.client.connection.tls import TlsOptions
 from ravelctl.client.errors import InvalidArgumentError
-from ravelctl.client.patient import PatientStore
-from ravelctl.client.retry import RetryPolicy
-from ravelctl.client.routed import RoutedStore
-from ravelctl.client.scan import scan_request
-from ravelctl.client.store import Dialling, Store
-from ravelctl.client.tls import TlsOptions
+from ravelctl.client.routing.routed_store import RoutedStore
+from ravelctl.client.session.cluster_store import Dialling, Store
+from ravelctl.client.session.patient import PatientStore
+from ravelctl.client.session.scan import scan_request
+from ravelctl.client.session.watch import Watch, watch_request
 from ravelctl.client.types import (
     Condition,
     Consistency,
@@ -27,7 +28,6 @@ from ravelctl.client.types import (
     SwapResult,
     WriteResult,
 )
-from ravelctl.client.watch import Watch, watch_request
 from ravelpb.v1 import kv_pb2
 from ravelpb.v1.kv_pb2 import (
     Command,

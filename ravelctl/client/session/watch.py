@@ -20,7 +20,8 @@ from typing import Final, Self
 
 from grpc import aio
 
-from ravelctl.client.channels import Channels, HangingError, Obstacles, retry_after_s
+from ravelctl.client.connection.connections import Connections, HangingError, Obstacles, retry_after_s
+from ravelctl.client.connection.retry import RetryPolicy
 from ravelctl.client.errors import (
     RETRYABLE,
     ClosedError,
@@ -32,9 +33,8 @@ from ravelctl.client.errors import (
     WrongServerError,
     from_rpc_error,
 )
-from ravelctl.client.following import channel_closed
-from ravelctl.client.retry import RetryPolicy
-from ravelctl.client.scan import range_of_prefix
+from ravelctl.client.services.unary import channel_closed
+from ravelctl.client.session.scan import range_of_prefix
 from ravelctl.client.types import WatchEvent
 from ravelpb.errors import Field, Reason
 from ravelpb.v1.cluster_pb2 import StatusRequest
@@ -51,7 +51,7 @@ SILENCE_S: Final = 5.0
 MEMBERS_TIMEOUT_S: Final = 1.0
 """How long the other members may take to become known, once: they are where a watch goes on when its server is lost."""
 
-Find = Callable[[WrongClusterError | None], Awaitable[Channels]]
+Find = Callable[[WrongClusterError | None], Awaitable[Connections]]
 """Where to watch: at first, or after this refusal, which is raised again where there is no other cluster."""
 
 
@@ -81,7 +81,7 @@ class Watch:
     ) -> None:
         self._request = request
         self._find = find
-        self._found: Channels | None = None  # None: not looked for yet
+        self._found: Connections | None = None  # None: not looked for yet
         self._retry = retry
         self._timeout_s = timeout_s
         self._outage_max_s = outage_max_s
@@ -145,7 +145,7 @@ class Watch:
         self._leave()
 
     @property
-    def _channels(self) -> Channels:
+    def _channels(self) -> Connections:
         """To be used once they were found."""
         if self._found is None:
             raise ClosedError("the watch has not begun")

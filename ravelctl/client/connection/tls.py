@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ravelctl.client.certificates import Shown, client_context, fault, findings, leaf, moment, names_of, validity
+from ravelctl.client.connection.certificates import Shown, client_context, fault, findings, leaf, moment, names_of, validity
 from ravelctl.client.errors import InvalidArgumentError, UnreachableError
 
 if TYPE_CHECKING:

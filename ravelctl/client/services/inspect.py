@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpc import aio
 
-from ravelctl.client.connected import Connected
-from ravelctl.client.following import ask_one, stream_from
+from ravelctl.client.services.service_client import ServiceClient
+from ravelctl.client.services.unary import ask_one, stream_from
 from ravelpb.v1.cluster_pb2 import Expectation
 from ravelpb.v1.inspect_pb2 import (
     CheckStoreRequest,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class InspectClient(Connected):
+class InspectClient(ServiceClient):
     """Every call asks the one endpoint it names, leader or not, and is not repeated. On a stream the time is for each message.
 
     All errors are RavelError: UnreachableError, DeadlineError if the daemon hangs, NotFoundError, CompactedError, BlankError, ...

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from ravelctl.client.channels import ChannelFactory, Channels
-from ravelctl.client.retry import RetryPolicy
-from ravelctl.client.tls import TlsOptions
+from ravelctl.client.connection.connections import ChannelFactory, Connections
+from ravelctl.client.connection.retry import RetryPolicy
+from ravelctl.client.connection.tls import TlsOptions
 
 
-class Connected:
+class ServiceClient:
     """Connections to the daemons of one cluster, and the time that a call may take. Made on, and used by, one loop."""
 
     def __init__(
@@ -31,7 +31,7 @@ class Connected:
         """
         self._timeout_s = timeout_s
         self._retry = retry or RetryPolicy()
-        self._channels = Channels(endpoints, retry=self._retry, factory=channel_factory, tls=tls, cluster_id=cluster_id)
+        self._channels = Connections(endpoints, retry=self._retry, factory=channel_factory, tls=tls, cluster_id=cluster_id)
 
     async def __aenter__(self) -> Self:
         return self

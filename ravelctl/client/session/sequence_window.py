@@ -8,7 +8,7 @@ WINDOW_MAX: Final = 1024
 """Sequences from the lowest unanswered one to the newest. The cluster keeps so many results of a session, and no more."""
 
 
-class Window:
+class SequenceWindow:
     """Counts sequences 1, 2, 3, ... of a session and knows the lowest one whose answer has not arrived.
 
     A run is a group of consecutive sequences, known by its session and its first sequence, which is settled as a whole or

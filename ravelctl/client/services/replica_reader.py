@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from ravelctl.client.channels import ChannelFactory, Channels
-from ravelctl.client.following import ask_one
-from ravelctl.client.retry import RetryPolicy
-from ravelctl.client.tls import TlsOptions
+from ravelctl.client.connection.connections import ChannelFactory, Connections
+from ravelctl.client.connection.retry import RetryPolicy
+from ravelctl.client.connection.tls import TlsOptions
+from ravelctl.client.services.unary import ask_one
 from ravelctl.client.types import Consistency, KeyValue
 from ravelpb.v1 import kv_pb2
 from ravelpb.v1.kv_pb2_grpc import KVStub
@@ -34,7 +34,7 @@ class ReplicaReader:
     ) -> None:
         """As for InspectClient."""
         self._timeout_s = timeout_s
-        self._channels = Channels((), retry=RetryPolicy(), factory=channel_factory, tls=tls, cluster_id=cluster_id)
+        self._channels = Connections((), retry=RetryPolicy(), factory=channel_factory, tls=tls, cluster_id=cluster_id)
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""Window: sequences, against a model that remembers everything."""
+"""SequenceWindow: sequences, against a model that remembers everything."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import random
 
 import pytest
 
-from ravelctl.client.window import WINDOW_MAX, Window
+from ravelctl.client.session.sequence_window import WINDOW_MAX, SequenceWindow
 
 
 def test_without_a_session_there_is_no_room() -> None:
-    window = Window()
+    window = SequenceWindow()
     assert window.room == 0
     window.begin(7)
     assert (window.client_id, window.room, window.acked_below) == (7, WINDOW_MAX, 1)
 
 
 def test_the_lowest_unanswered_run_holds_the_window() -> None:
-    window = Window()
+    window = SequenceWindow()
     window.begin(7)
     assert [window.take(500), window.take(500)] == [1, 501]
     assert window.room == 24
@@ -28,7 +28,7 @@ def test_the_lowest_unanswered_run_holds_the_window() -> None:
 
 
 def test_an_earlier_session_means_nothing() -> None:
-    window = Window()
+    window = SequenceWindow()
     window.begin(7)
     window.take(10)
     window.end(7)
@@ -46,7 +46,7 @@ def test_an_earlier_session_means_nothing() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_asked_for_again_is_never_acknowledged(seed: int) -> None:
     rng = random.Random(seed)
-    window = Window()
+    window = SequenceWindow()
     window.begin(1)
     wanted: dict[int, list[int]] = {}  # first of a run -> its sequences
     for _ in range(500):

@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from ravelctl.client.connection.retry import RetryPolicy
 from ravelctl.client.errors import SlotMovingError, UnreachableError
-from ravelctl.client.retry import RetryPolicy
-from ravelctl.client.routing import ALL_SLOTS, SlotRoutes, slots_in
+from ravelctl.client.routing.slot_map import ALL_SLOTS, SlotRoutes, slots_in
 from ravelpb.slots import slot_of
 from ravelpb.v1.kv_pb2 import KeyValue, ScanRequest, ScanResponse
 
@@ -73,7 +73,7 @@ def merge(pages: Mapping[int, Page], chosen: Mapping[int, int], position: bytes)
 
 
 class Keeper(Protocol):
-    """The map, as MapKeeper has it."""
+    """The map, as SlotMapCache has it."""
 
     routes: SlotRoutes | None
 

@@ -9,10 +9,10 @@ from typing import Final
 
 from grpc import aio
 
-from ravelctl.client.channels import Channels, HangingError, Obstacles, retry_after_s
+from ravelctl.client.connection.connections import Connections, HangingError, Obstacles, retry_after_s
+from ravelctl.client.connection.retry import RetryPolicy
 from ravelctl.client.errors import RETRYABLE, RavelError, UnreachableError, from_rpc_error
-from ravelctl.client.following import channel_closed
-from ravelctl.client.retry import RetryPolicy
+from ravelctl.client.services.unary import channel_closed
 from ravelctl.client.types import Consistency
 from ravelpb.v1.kv_pb2 import STALE, ScanRequest, ScanResponse
 from ravelpb.v1.kv_pb2 import Consistency as ConsistencyNumber
@@ -59,7 +59,7 @@ def scan_request(
 class Scanner:
     """The pages of one scan. `request` moves on with every page, so that it always asks for the rest."""
 
-    def __init__(self, request: ScanRequest, channels: Channels, retry: RetryPolicy, timeout_s: float) -> None:
+    def __init__(self, request: ScanRequest, channels: Connections, retry: RetryPolicy, timeout_s: float) -> None:
         """`timeout_s` is the time for each page."""
         self._request = request
         self._channels = channels

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import grpc
 from grpc import aio
 
-from ravelctl.client.connected import Connected
 from ravelctl.client.errors import NotAdminError
-from ravelctl.client.following import ask_leader, stream_from
+from ravelctl.client.services.service_client import ServiceClient
+from ravelctl.client.services.unary import ask_leader, stream_from
 from ravelpb.v1.admin_pb2 import (
     AdoptRequest,
     AdoptResponse,
@@ -51,7 +51,7 @@ REBALANCE_SILENCE_S: Final = 15.0
 """So long may nothing be told of a rebalance that is under way: the admin tells how it gets on every second."""
 
 
-class AdminClient(Connected):
+class AdminClient(ServiceClient):
     """One method for each call of the Admin service. Each follows the leader of the admin group from any endpoint.
 
     Every call takes `timeout_s`, or the client's own if it is None. All errors are RavelError: RefusedError where the admin

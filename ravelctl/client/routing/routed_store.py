@@ -19,7 +19,7 @@ from contextlib import aclosing
 from typing import Any, Final
 from weakref import WeakSet
 
-from ravelctl.client.channels import Channels
+from ravelctl.client.connection.connections import Connections
 from ravelctl.client.errors import (
     InvalidArgumentError,
     RavelError,
@@ -28,13 +28,13 @@ from ravelctl.client.errors import (
     WrongClusterError,
     WrongServerError,
 )
-from ravelctl.client.lane import LAST_MOMENT_S
-from ravelctl.client.mapkeeper import MapKeeper
-from ravelctl.client.merged import MergedScan
-from ravelctl.client.outages import AWAY, Outages
-from ravelctl.client.routing import NOBODY, ClusterRoute, SlotRoutes
-from ravelctl.client.store import ClusterStore, Dialling
-from ravelctl.client.watch import Watch
+from ravelctl.client.routing.merged_scan import MergedScan
+from ravelctl.client.routing.outages import AWAY, Outages
+from ravelctl.client.routing.slot_map import NOBODY, ClusterRoute, SlotRoutes
+from ravelctl.client.routing.slot_map_cache import SlotMapCache
+from ravelctl.client.session.batcher import LAST_MOMENT_S
+from ravelctl.client.session.cluster_store import ClusterStore, Dialling
+from ravelctl.client.session.watch import Watch
 from ravelpb.slots import slot_of
 from ravelpb.v1 import kv_pb2
 from ravelpb.v1.kv_pb2 import LINEARIZABLE, STALE, Command, GetRequest, ScanRequest, WatchRequest
@@ -70,7 +70,7 @@ class RoutedStore:
         self._retiring: dict[tuple[int, str], asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._watches: WeakSet[Watch] = WeakSet()
-        self._map = MapKeeper(admin, dialling, timeout_s=timeout_s, cluster_id=admin_cluster_id, changed=self._map_came)
+        self._map = SlotMapCache(admin, dialling, timeout_s=timeout_s, cluster_id=admin_cluster_id, changed=self._map_came)
 
     async def write(self, keys: Sequence[bytes], command: Command, size_bytes: int, timeout_s: float) -> Any:
         return await self._ask(keys, timeout_s, lambda store, left_s: store.write(keys, command, size_bytes, left_s), stale=False)
@@ -238,7 +238,7 @@ class RoutedStore:
             self._lost(cluster, error, request.start or b"\0")
             raise
 
-    async def _watched(self, request: WatchRequest, refused: WrongClusterError | None, timeout_s: float) -> Channels:
+    async def _watched(self, request: WatchRequest, refused: WrongClusterError | None, timeout_s: float) -> Connections:
         """Where to watch: at the owner of the key, or of all slots."""
         routes = await self._map.first(timeout_s)
         if refused is not None and refused.map_version >= routes.version:

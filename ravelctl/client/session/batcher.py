@@ -32,7 +32,8 @@ from typing import Any, Final
 
 from grpc import aio
 
-from ravelctl.client.channels import Channels, HangingError, Obstacles, retry_after_s
+from ravelctl.client.connection.connections import Connections, HangingError, Obstacles, retry_after_s
+from ravelctl.client.connection.retry import RetryPolicy
 from ravelctl.client.errors import (
     NOTHING_DONE,
     RETRYABLE,
@@ -48,9 +49,8 @@ from ravelctl.client.errors import (
     from_rpc_error,
     from_status,
 )
-from ravelctl.client.following import channel_closed
-from ravelctl.client.retry import RetryPolicy
-from ravelctl.client.window import Window
+from ravelctl.client.services.unary import channel_closed
+from ravelctl.client.session.sequence_window import SequenceWindow
 from ravelpb.errors import Field, Reason
 from ravelpb.v1.common_pb2 import Once
 from ravelpb.v1.kv_pb2 import Command, RegisterSessionRequest, SessionRequest, SessionResponse
@@ -91,7 +91,7 @@ Call = tuple["asyncio.Future[Any]", Command, int, float, float]
 Stream = aio.StreamStreamCall[SessionRequest, SessionResponse]
 
 
-class LaneKind(Enum):
+class CommandKind(Enum):
     """What a lane carries."""
 
     READS = "reads"  # to the leader
@@ -101,7 +101,7 @@ class LaneKind(Enum):
 
     @property
     def writes(self) -> bool:
-        return self in (LaneKind.WRITES, LaneKind.WRITES_ONCE)
+        return self in (CommandKind.WRITES, CommandKind.WRITES_ONCE)
 
 
 @dataclass(slots=True, eq=False)
@@ -116,14 +116,14 @@ class Batch:
     message_bytes: int = 0  # of the request that was sent, counted only for a large command, which travels alone
 
 
-class Lane:
+class CommandBatcher:
     """See the module. Every method is called on one event loop; `submit` never waits."""
 
-    def __init__(self, kind: LaneKind, channels: Channels, retry: RetryPolicy) -> None:
+    def __init__(self, kind: CommandKind, channels: Connections, retry: RetryPolicy) -> None:
         self._kind = kind
         self._channels = channels
         self._retry = retry
-        self._window = Window()
+        self._window = SequenceWindow()
         self._obstacles = Obstacles()
         self._waiting: deque[Call] = deque()  # without a number yet
         self._again: deque[Batch] = deque()  # numbered, to be sent again
@@ -203,7 +203,7 @@ class Lane:
             raise
 
     def _choose(self) -> str:
-        return self._channels.choose_any() if self._kind is LaneKind.STALE_READS else self._channels.choose()
+        return self._channels.choose_any() if self._kind is CommandKind.STALE_READS else self._channels.choose()
 
     async def _until_wanted(self) -> None:
         while not (self._again or self._waiting):
@@ -214,7 +214,7 @@ class Lane:
         """Serve the lane from this endpoint for as long as it goes. Returns why it ended; None: the stream ended while idle."""
         try:
             stub = KVStub(await self._channels.ready(endpoint))
-            if self._kind is LaneKind.WRITES_ONCE and self._window.client_id == 0:
+            if self._kind is CommandKind.WRITES_ONCE and self._window.client_id == 0:
                 async with asyncio.timeout(self._retry.progress_timeout_s):
                     answer = await stub.RegisterSession(RegisterSessionRequest())
                 self._window.begin(answer.client_id)
@@ -248,7 +248,7 @@ class Lane:
                 while isinstance(response := await stream.read(), SessionResponse):
                     self._take_answer(response)
                     if self._done != done:
-                        self._channels.served(endpoint, leads=self._kind is not LaneKind.STALE_READS)
+                        self._channels.served(endpoint, leads=self._kind is not CommandKind.STALE_READS)
                     if self._sent_away is not None and not self._in_flight:
                         return self._sent_away
                 error = UnreachableError(f"{endpoint} ended the stream")
@@ -290,7 +290,7 @@ class Lane:
             elif runs := self._live_runs(batch):
                 self._again.extendleft(reversed(runs[1:]))
                 return runs[0]
-        once = self._kind is LaneKind.WRITES_ONCE
+        once = self._kind is CommandKind.WRITES_ONCE
         room = min(COMMANDS_MAX, self._window.room) if once else COMMANDS_MAX
         calls: list[Call] = []
         too_late: list[Call] = []
@@ -375,7 +375,7 @@ class Lane:
             again = True  # too large for the company it is in: what was too large by itself comes back alone
         elif error.reason == Reason.SESSION_EXPIRED:
             again = proved
-        elif self._kind is LaneKind.WRITES:
+        elif self._kind is CommandKind.WRITES:
             again = proved and error.reason in RETRYABLE
         else:
             again = error.reason in RETRYABLE
@@ -407,11 +407,11 @@ class Lane:
         proved = isinstance(error, (BlankError, BusyError)) and error is not self._sent_away
         self._in_flight.clear()
         self._bytes_in_flight = 0
-        if self._kind is LaneKind.WRITES_ONCE:
+        if self._kind is CommandKind.WRITES_ONCE:
             for batch in batches:
                 batch.uncertain |= not proved
             self._again.extendleft(reversed(batches))
-        elif self._kind is LaneKind.WRITES and not proved:
+        elif self._kind is CommandKind.WRITES and not proved:
             for batch in batches:
                 for future, *_ in batch.calls:
                     if not future.done():

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ravelctl.client.admin import AdminClient
-from ravelctl.client.cluster import ClusterClient
+from ravelctl.client.connection.tls import TlsOptions
 from ravelctl.client.errors import (
     RETRYABLE,
     DeadlineError,
@@ -22,7 +21,8 @@ from ravelctl.client.errors import (
     RavelError,
     RefusedError,
 )
-from ravelctl.client.tls import TlsOptions
+from ravelctl.client.services.admin import AdminClient
+from ravelctl.client.services.cluster import ClusterClient
 from ravelpb.errors import Reason
 from ravelpb.v1 import cluster_pb2
 from ravelpb.v1.admin_pb2 import DirectoryCluster, MarkLeavingResponse

@@ -1,6 +1,6 @@
 """A channel for each endpoint, and what is known about who leads.
 
-`Channels` is the one place that knows addresses: the lanes, scans and operators' calls of a client share it, so that what one of
+`Connections` is the one place that knows addresses: batches, scans and operators' calls of a client share it, so that what one of
 them learns about the leader serves all. Used on one event loop.
 """
 
@@ -15,6 +15,8 @@ from typing import Final
 import grpc
 from grpc import aio
 
+from ravelctl.client.connection.retry import RetryPolicy
+from ravelctl.client.connection.tls import Explanation, HandshakeError, TlsOptions, explain
 from ravelctl.client.errors import (
     BlankError,
     BusyError,
@@ -28,8 +30,6 @@ from ravelctl.client.errors import (
     UnreachableError,
     WrongServerError,
 )
-from ravelctl.client.retry import RetryPolicy
-from ravelctl.client.tls import Explanation, HandshakeError, TlsOptions, explain
 from ravelpb.errors import Reason
 from ravelpb.v1.cluster_pb2 import StatusRequest
 from ravelpb.v1.cluster_pb2_grpc import ClusterStub
@@ -67,7 +67,7 @@ def plain_channel(endpoint: str) -> aio.Channel:
 
 
 def secure_channels(tls: TlsOptions) -> ChannelFactory:
-    """Channels with TLS. Reads the files, once: raises InvalidArgumentError with everything that is wrong with them."""
+    """Connections with TLS. Reads the files, once: raises InvalidArgumentError with everything that is wrong with them."""
     tls.check()
     ca, cert, key = (path.read_bytes() if path is not None else None for path in (tls.ca, tls.cert, tls.key))
     credentials = grpc.ssl_channel_credentials(ca, key, cert)
@@ -101,7 +101,7 @@ def retry_after_s(error: RavelError) -> float:
     return error.retry_after_s if isinstance(error, BusyError) else 0.0
 
 
-class Channels:
+class Connections:
     """Endpoints, their channels, the leader as last heard, and who is suspected to be dead or to hang."""
 
     def __init__(

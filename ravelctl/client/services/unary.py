@@ -9,7 +9,8 @@ from typing import Any, Final, TypeVar
 
 from grpc import aio
 
-from ravelctl.client.channels import Channels, HangingError, Obstacles, retry_after_s
+from ravelctl.client.connection.connections import Connections, HangingError, Obstacles, retry_after_s
+from ravelctl.client.connection.retry import RetryPolicy
 from ravelctl.client.errors import (
     NOTHING_DONE,
     RETRYABLE,
@@ -20,7 +21,6 @@ from ravelctl.client.errors import (
     WrongServerError,
     from_rpc_error,
 )
-from ravelctl.client.retry import RetryPolicy
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ LAST_SHARE: Final = 0.2
 
 
 async def ask_leader(
-    channels: Channels,
+    channels: Connections,
     retry: RetryPolicy,
     call: Callable[[aio.Channel], Awaitable[T]],
     *,
@@ -88,7 +88,7 @@ async def _attempt(
 
 
 async def ask_one(
-    channels: Channels, endpoint: str, call: Callable[[aio.Channel], Awaitable[T]], *, timeout_s: float, changes: bool = False
+    channels: Connections, endpoint: str, call: Callable[[aio.Channel], Awaitable[T]], *, timeout_s: float, changes: bool = False
 ) -> T:
     """Make a unary call to this endpoint, once. `changes`: a lost answer is OutcomeUnknownError.
 
@@ -112,7 +112,7 @@ async def ask_one(
 
 
 async def stream_from(
-    channels: Channels, endpoint: str, call: Callable[[aio.Channel], Any], *, timeout_s: float, endless: bool = False
+    channels: Connections, endpoint: str, call: Callable[[aio.Channel], Any], *, timeout_s: float, endless: bool = False
 ) -> AsyncGenerator[Any, None]:
     """The messages of a server stream that `call` opens; each may take `timeout_s` to come. Raises what `ask_one` raises.
 

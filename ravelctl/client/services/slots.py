@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from ravelctl.client.connected import Connected
 from ravelctl.client.errors import RavelError
-from ravelctl.client.following import ask_leader, stream_from
+from ravelctl.client.services.service_client import ServiceClient
+from ravelctl.client.services.unary import ask_leader, stream_from
 from ravelpb.v1.slots_pb2 import (
     IMPORT_CHUNK,
     ChangeSlotsRequest,
@@ -20,7 +20,7 @@ from ravelpb.v1.slots_pb2 import (
 from ravelpb.v1.slots_pb2_grpc import SlotsStub
 
 
-class SlotsClient(Connected):
+class SlotsClient(ServiceClient):
     """Asks the leader of one cluster, which it follows from any endpoint.
 
     Every call takes `timeout_s`, or the client's own if it is None. All errors are RavelError: RefusedError with MOVE_REFUSED for

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from ravelctl.client import InvalidArgumentError, UnreachableError
 from ravelctl.client.errors import InternalError
-from ravelctl.client.merged import Page, merge, shares_of
-from ravelctl.client.routing import ALL_SLOTS, SlotRoutes, slots_in
+from ravelctl.client.routing.merged_scan import Page, merge, shares_of
+from ravelctl.client.routing.slot_map import ALL_SLOTS, SlotRoutes, slots_in
 from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1.admin_pb2 import RoutedCluster, SlotMapResponse
 from ravelpb.v1.kv_pb2 import KeyValue

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from ravelctl.client.channels import ChannelFactory, Channels
+from ravelctl.client.connection.connections import ChannelFactory, Connections
+from ravelctl.client.connection.retry import RetryPolicy
+from ravelctl.client.connection.tls import TlsOptions
 from ravelctl.client.errors import WrongClusterError
-from ravelctl.client.lane import Lane, LaneKind
-from ravelctl.client.retry import RetryPolicy
-from ravelctl.client.scan import Scanner
-from ravelctl.client.tls import TlsOptions
-from ravelctl.client.watch import Watch
+from ravelctl.client.session.batcher import CommandBatcher, CommandKind
+from ravelctl.client.session.scan import Scanner
+from ravelctl.client.session.watch import Watch
 from ravelpb.v1 import kv_pb2
 from ravelpb.v1.kv_pb2 import Command, ScanRequest, ScanResponse, WatchRequest
 
@@ -29,9 +29,11 @@ class Dialling:
     channel_factory: ChannelFactory | None = None
     exactly_once: bool = True
 
-    def channels(self, endpoints: Sequence[str], *, cluster_id: str = "", on_lost: Callable[[], None] | None = None) -> Channels:
-        """Raises what `Channels` raises."""
-        return Channels(
+    def channels(
+        self, endpoints: Sequence[str], *, cluster_id: str = "", on_lost: Callable[[], None] | None = None
+    ) -> Connections:
+        """Raises what `Connections` raises."""
+        return Connections(
             endpoints,
             retry=self.retry,
             factory=self.channel_factory,
@@ -84,10 +86,10 @@ class ClusterStore:
         self._retry = dialling.retry
         self.channels = dialling.channels(endpoints, cluster_id=cluster_id, on_lost=on_lost)
         self._watches: WeakSet[Watch] = WeakSet()
-        writes = LaneKind.WRITES_ONCE if dialling.exactly_once else LaneKind.WRITES
+        writes = CommandKind.WRITES_ONCE if dialling.exactly_once else CommandKind.WRITES
         # Reads have streams of their own: a Session answers in the order of its requests, and a read need not wait for a disk.
         self._reads, self._stale_reads, self._writes = (
-            Lane(kind, self.channels, self._retry) for kind in (LaneKind.READS, LaneKind.STALE_READS, writes)
+            CommandBatcher(kind, self.channels, self._retry) for kind in (CommandKind.READS, CommandKind.STALE_READS, writes)
         )
 
     def write(self, keys: Sequence[bytes], command: Command, size_bytes: int, timeout_s: float) -> Awaitable[Any]:
@@ -118,7 +120,7 @@ class ClusterStore:
         self._watches.add(watch)
         return watch
 
-    async def _watched(self, refused: WrongClusterError | None) -> Channels:
+    async def _watched(self, refused: WrongClusterError | None) -> Connections:
         """A watch of one cluster ends where the key goes to another one."""
         if refused is not None:
             raise refused

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from ravelctl.client.admin import AdminClient
 from ravelctl.client.errors import RETRYABLE, ClosedError, DeadlineError, RavelError
-from ravelctl.client.routing import SlotRoutes
-from ravelctl.client.store import Dialling
+from ravelctl.client.routing.slot_map import SlotRoutes
+from ravelctl.client.services.admin import AdminClient
+from ravelctl.client.session.cluster_store import Dialling
 
 LOOK_EVERY_S: Final = 1.0
 """Where members are reached is asked no more often than this when none of a cluster is found."""
 
 
-class MapKeeper:
+class SlotMapCache:
     """Used on one event loop. However many calls want a newer map, one question is under way."""
 
     def __init__(

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ravelctl.client.errors import SlotMovingError
-from ravelctl.client.lane import LAST_MOMENT_S
-from ravelctl.client.store import ClusterStore
+from ravelctl.client.session.batcher import LAST_MOMENT_S
+from ravelctl.client.session.cluster_store import ClusterStore
 from ravelpb.v1.kv_pb2 import Command
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from grpc import aio
 
-from ravelctl.client.channels import no_endpoints
-from ravelctl.client.connected import Connected
+from ravelctl.client.connection.connections import no_endpoints
 from ravelctl.client.errors import RavelError
-from ravelctl.client.following import ask_leader, ask_one, stream_from
+from ravelctl.client.services.service_client import ServiceClient
+from ravelctl.client.services.unary import ask_leader, ask_one, stream_from
 from ravelpb.v1.cluster_pb2 import (
     AddMemberRequest,
     AddMemberResponse,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class ClusterClient(Connected):
+class ClusterClient(ServiceClient):
     """`status`, `bootstrap` and `join` ask the one daemon they name; the changes follow the leader from any endpoint.
 
     Every call takes `timeout_s`, or the client's own if it is None. All errors are RavelError. A change that was refused raises

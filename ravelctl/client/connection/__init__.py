@@ -1,0 +1,1 @@
+"""How daemons are reached: addresses, channels, TLS, and the one way in which calls are repeated."""
