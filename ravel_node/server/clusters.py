@@ -10,7 +10,8 @@ from ravel_node.admin.model import ClusterNumber
 from ravel_node.admin.ports import ClusterAwayError, StepRefusedError
 from ravel_node.server.desk import DirectoryDesk
 from ravelctl.client import RavelError, TlsOptions
-from ravelctl.client.errors import NOTHING_DONE, RETRYABLE, WrongServerError
+from ravelctl.client.connection.rules import NOTHING_DONE, RETRYABLE
+from ravelctl.client.errors import WrongServerError
 from ravelctl.client.services.slots import SlotsClient
 from ravelpb.v1.slots_pb2 import (
     ChangeSlotsRequest,

@@ -1,4 +1,4 @@
-"""When to try again, and how long to wait before. Pure: chance is an argument, time is nobody's business here."""
+"""The waits of a client between attempts. Pure: chance is an argument, and no clock is read."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 class RetryPolicy:
     """The waits of a client. All in seconds.
 
-    The wait of number n in a row is drawn from the upper half of `backoff_min_s` x `backoff_growth`^(n - 1), at most
-    `backoff_max_s`: callers that were refused together do not come back together. With growth g the next wait is about g - 1
-    times all before it: so the end of an outage is noticed after a seventh of its length at most.
+    Wait number n in a row is drawn from the upper half of `backoff_min_s` x `backoff_growth`^(n - 1), at most `backoff_max_s`:
+    callers that were refused together do not come back together. With growth g the next wait is about g - 1 times the sum of all
+    before it, so the client notices the end of an outage after a seventh of its length at most.
     """
 
     backoff_min_s: float = 0.02
     backoff_max_s: float = 0.5
     backoff_growth: float = 1.15
-    redirects_free: int = 2  # so many times in a row a leader that was named is followed without a wait
+    redirects_free: int = 2  # how many times in a row a named leader is followed without a wait
     connect_timeout_s: float = 1.0
-    progress_timeout_s: float = 1.5  # a server that answers nothing for so long, while requests wait, is taken to hang
-    suspicion_s: float = 1.0  # for so long a hanging server is asked only if there is no other
+    progress_timeout_s: float = 1.5  # a server that answers no waiting request for so long is taken to hang
+    suspicion_s: float = 1.0  # how long a hanging server is asked only if there is no other
 
     def __post_init__(self) -> None:
         if found := list(self._problems()):
@@ -41,7 +41,7 @@ class RetryPolicy:
         return found
 
     def delay_s(self, number: int, random: Callable[[], float], *, at_least_s: float = 0.0) -> float:
-        """The wait of this number (1, 2, ...) in a row, with `random()` in [0, 1); `at_least_s`: what was asked for."""
+        """Return wait number 1, 2, ... in a row, for a `random()` in [0, 1); `at_least_s`: the wait that the server asked for."""
         # The exponent is bounded so that a client that waits for days does not compute astronomic powers.
         full_s = min(self.backoff_max_s, self.backoff_min_s * self.backoff_growth ** min(number - 1, 100))
         return max(at_least_s, full_s * (0.5 + 0.5 * random()))

@@ -1,33 +1,34 @@
 """One scan over several clusters: their pages merged in key order, each slot shown by one of them.
 
-Theory of operation. A page shows all keys of some slots in a range, as its cluster had them at one point in time. With one
-page of each cluster at hand, a window is the range from the present position up to where the first of the pages ends. It is shown
-once its pages together have every slot. Then each slot's keys are taken from one page, so that a key which is there all the
-while comes exactly once: a slot that both its source and its destination show (the one before, the other after it moved) is taken
-from the owner by the newer map. A slot that no page shows is on its way: the map is renewed, its owner is asked again from the
-position on, and the window waits, for the time of a page at most.
+Theory of operation. A page shows all keys of some slots in a range, as its cluster had them at one point in time. With one page
+of each cluster, a window is the range from the present position up to the end of the page that ends first. It is complete once
+its pages together show every slot. Then the keys of each slot are taken from one page, so that a key that exists all the time
+is yielded exactly once: a slot that both its source and its destination show (the one before it moved, the other after) is
+taken from its owner by the newer map. A slot that no page shows is moving: the map is renewed, its owner is asked again from
+the position on, and the window waits, for the time of a page at most.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from ravelctl.client.connection.attempts import Backoff
 from ravelctl.client.connection.retry import RetryPolicy
 from ravelctl.client.errors import SlotMovingError, UnreachableError
 from ravelctl.client.routing.slot_map import ALL_SLOTS, SlotRoutes, slots_in
+from ravelctl.client.session.scan import next_key
 from ravelpb.slots import slot_of
 from ravelpb.v1.kv_pb2 import KeyValue, ScanRequest, ScanResponse
 
 PagesOf = Callable[[int, ScanRequest, float], AsyncGenerator[ScanResponse, None]]
-"""The pages of the cluster of this number for a request, each within so many seconds."""
+"""Returns the pages of the cluster with this number for a request, each within so many seconds."""
 
 TO_THE_LAST: Final = b""
-"""As the end of a range: there is none."""
+"""The end of a range without an upper bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,14 @@ class Page:
     items: tuple[KeyValue, ...]
 
     def reaches(self, position: bytes) -> bool:
-        """Whether it shows what comes at this position."""
+        """Return whether it shows the keys at this position."""
         return self.start <= position and (self.end == TO_THE_LAST or position < self.end)
 
 
 def shares_of(pages: Mapping[int, Page], share: Callable[[int], int]) -> tuple[dict[int, int], int]:
-    """Which slots are taken from the page of which cluster, and which slots no page shows. Pure.
+    """Return the slots to take from the page of each cluster, and the slots that no page shows. Pure.
 
-    `share` tells the slots of a cluster by the newest map: it is taken before others that show them too.
+    `share` returns the slots of a cluster by the newest map: its page is preferred to others that show them too.
     """
     chosen = {number: page.slots & share(number) for number, page in pages.items()}
     taken = 0
@@ -60,7 +61,7 @@ def shares_of(pages: Mapping[int, Page], share: Callable[[int], int]) -> tuple[d
 
 
 def merge(pages: Mapping[int, Page], chosen: Mapping[int, int], position: bytes) -> tuple[list[KeyValue], bytes]:
-    """The window that begins at `position`: its keys in order, each from the page of its slot, and where it ends. Pure."""
+    """Return the window that begins at `position`: its keys in order, each from the page of its slot, and its end. Pure."""
     ends = [page.end for page in pages.values() if page.end != TO_THE_LAST]
     end = min(ends) if ends else TO_THE_LAST
     found: list[KeyValue] = []
@@ -73,7 +74,7 @@ def merge(pages: Mapping[int, Page], chosen: Mapping[int, int], position: bytes)
 
 
 class Keeper(Protocol):
-    """The map, as SlotMapCache has it."""
+    """The slot map, as SlotMapCache keeps it."""
 
     routes: SlotRoutes | None
 
@@ -86,7 +87,7 @@ class MergedScan:
     """The windows of one scan. Used by one task."""
 
     def __init__(self, request: ScanRequest, keeper: Keeper, pages_of: PagesOf, retry: RetryPolicy, timeout_s: float) -> None:
-        """`timeout_s` is the time for each page, and for how long a slot may be shown by nobody."""
+        """`timeout_s` is the time for each page, and the longest time in which no page shows a slot."""
         self._request = request
         self._keeper = keeper
         self._pages_of = pages_of
@@ -96,7 +97,7 @@ class MergedScan:
         self._pages: dict[int, Page] = {}
 
     async def windows(self) -> AsyncGenerator[list[KeyValue], None]:
-        """The keys of each window. Raises RavelError when one could not be completed in its time."""
+        """Yield the keys of each window. Raises RavelError if a window cannot be completed in its time."""
         position = self._request.start
         left = self._request.limit
         try:
@@ -114,24 +115,23 @@ class MergedScan:
                 await self._leave(number)
 
     async def _window(self, position: bytes, left: int) -> tuple[list[KeyValue], bytes]:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout_s
-        attempt = 0
+        backoff = Backoff(self._retry, self._timeout_s)
+        attempted = False
         while True:
             routes = await self._keeper.first(self._timeout_s)
             await self._fill(routes, position, left)
             chosen, missing = shares_of(self._pages, routes.share)
             if not missing:
                 return merge(self._pages, chosen, position)
-            attempt += 1
-            await self._wait(missing, attempt, deadline)
+            await self._wait(missing, backoff, at_once=not attempted)
+            attempted = True
             routes = self._keeper.routes or routes
             for number in routes.owning:
                 if routes.share(number) & missing:
                     await self._leave(number)
 
     async def _fill(self, routes: SlotRoutes, position: bytes, left: int) -> None:
-        """Have a page at this position of every cluster that owns slots. Pages that end before it go."""
+        """Fetch a page at this position of every cluster that owns slots, and drop pages that end before it."""
         for number in [number for number, page in self._pages.items() if not page.reaches(position)]:
             del self._pages[number]
         wanted = [number for number in routes.owning if number not in self._pages]
@@ -146,7 +146,7 @@ class MergedScan:
             self._pages[number] = page
 
     async def _next(self, number: int, position: bytes, left: int) -> Page:
-        """The page of this cluster at a position: the next one of its stream, if that goes on there."""
+        """Return the page of this cluster at a position: the next one of its stream, if the stream continues there."""
         stream = self._streams.get(number)
         if stream is None or stream.position != position:
             await self._leave(number)
@@ -162,18 +162,17 @@ class MergedScan:
             self._pages.pop(number, None)
         return page
 
-    async def _wait(self, missing: int, attempt: int, deadline: float) -> None:
-        """Slots are on their way: give them a moment, and see whether the map knows more."""
-        loop = asyncio.get_running_loop()
-        delay_s = self._retry.delay_s(attempt, random.random) if attempt > 1 else 0.0
-        if loop.time() + delay_s >= deadline:
+    async def _wait(self, missing: int, backoff: Backoff, *, at_once: bool) -> None:
+        """Wait a moment for slots that are moving, and ask for a newer map. `at_once`: the map alone may help."""
+        if not at_once:
+            await backoff.wait()
+        if backoff.is_over:
             slot = (missing & -missing).bit_length() - 1
             raise SlotMovingError(
                 f"{missing.bit_count()} slots (the first is {slot}) were shown by no cluster within {self._timeout_s:.3g} s",
                 next_step="see `ravelctl admin slots`: a move may be waiting for a cluster that is away",
             )
-        await asyncio.sleep(delay_s)
-        await self._keeper.renew(deadline - loop.time())
+        await self._keeper.renew(backoff.left_s or 0.0)
 
     async def _leave(self, number: int) -> None:
         self._pages.pop(number, None)
@@ -185,9 +184,9 @@ class MergedScan:
 class _Stream:
     """The pages of one cluster from a position on.
 
-    A page says which slots it shows, but not how far it looked beyond its last key: what it passed over there, since it was not
-    its cluster's own, the next page does not look at again. So a slot that comes to the cluster meanwhile counts as shown only by
-    a new stream; within one, slots only get fewer.
+    A page says which slots it shows, but not how far it looked beyond its last key: keys that it skipped there, because they did
+    not belong to its cluster, are not looked at again by the next page. So a slot that comes to the cluster meanwhile counts as
+    shown only on a new stream; within one stream, slots only get fewer.
     """
 
     def __init__(self, pages: AsyncGenerator[ScanResponse, None], position: bytes, limit: int, end: bytes) -> None:
@@ -200,13 +199,16 @@ class _Stream:
         self._seen = 0
 
     async def next(self) -> Page:
-        """The next page. A page that ends with the limit says nothing of what comes after its last key."""
+        """Return the next page. A page that ends with the limit does not show what comes after its last key."""
         message = await self._read()
         while message.more and not message.items:
             message = await self._read()
         self._seen += len(message.items)
         cut = message.more or (self._limit and self._seen >= self._limit)
-        end = message.items[-1].key + b"\0" if cut and message.items else self._end
+        end = self._end
+        if cut and message.items:
+            above = next_key(message.items[-1].key)
+            end = self._end if above is None or (self._end and above >= self._end) else above
         items = tuple(item for item in message.items if self._slots >> slot_of(item.key) & 1)
         page = Page(self.position, end, self._slots, items)
         self.position = end

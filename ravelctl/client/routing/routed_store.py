@@ -1,27 +1,29 @@
 """The store of all clusters of an admin group: each command goes to the cluster that owns its key.
 
-Theory of operation. Each cluster has one ClusterStore, made when it is first needed, with lanes and a session of its own.
-The map says which one to ask; the asked cluster knows better. Its refusals WRONG_CLUSTER and SLOT_MOVING come after it has looked
-for the answer of an earlier attempt, so they prove that nothing was done, and the command may go elsewhere as a new one. A write
-whose outcome is not known stays where it is: its lane repeats it under its number, in that cluster's session, until the cluster
-answers or the time is up. Whether the map has changed meanwhile plays no part in that.
+Theory of operation. Each cluster has one ClusterStore, made when it is first needed, with batchers and a session of its own. The
+slot map says which cluster to ask; the asked cluster knows better. Its refusals WRONG_CLUSTER and SLOT_MOVING come after it has
+looked for the answer of an earlier attempt, so they prove that nothing was done, and the command may go to another cluster as a
+new one. A write with an unknown outcome stays where it is: its batcher repeats it under its number, in that cluster's session,
+until the cluster answers or the time is up, whatever the map says meanwhile.
 
-While a move is being finished neither cluster may take a key for a moment: the source let go, the destination is not told yet.
-Both refuse, with a version of the map that we have already; then the command waits a little and asks again.
+While a move is being finished, neither cluster may take a key for a moment: the source has given it away, and the destination
+does not know yet. Both refuse, with a version of the map that the client has already; then the command waits and asks again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 from weakref import WeakSet
 
+from ravelctl.client.connection.attempts import Backoff
 from ravelctl.client.connection.connections import Connections
+from ravelctl.client.connection.owner import Owner
 from ravelctl.client.errors import (
     InvalidArgumentError,
+    NotSentError,
     RavelError,
     SlotMovingError,
     UnreachableError,
@@ -29,10 +31,9 @@ from ravelctl.client.errors import (
     WrongServerError,
 )
 from ravelctl.client.routing.merged_scan import MergedScan
-from ravelctl.client.routing.outages import AWAY, Outages
+from ravelctl.client.routing.outages import AWAY, ClusterKey, Outages
 from ravelctl.client.routing.slot_map import NOBODY, ClusterRoute, SlotRoutes
 from ravelctl.client.routing.slot_map_cache import SlotMapCache
-from ravelctl.client.session.batcher import LAST_MOMENT_S
 from ravelctl.client.session.cluster_store import ClusterStore, Dialling
 from ravelctl.client.session.watch import Watch
 from ravelpb.slots import slot_of
@@ -40,14 +41,17 @@ from ravelpb.v1 import kv_pb2
 from ravelpb.v1.kv_pb2 import LINEARIZABLE, STALE, Command, GetRequest, ScanRequest, WatchRequest
 
 RETIRE_S: Final = 30.0
-"""A cluster that is not in the map any more is still heard for so long: writes to it may be under way."""
+"""How long the store of a cluster that has left the map is kept: writes to it may still be unanswered."""
+
+NO_TIME_LEFT_S: Final = 0.001
+"""The time of an attempt for which none is left: it ends with the error of a call whose time ran out."""
 
 ASK_EVERY: Final = 3
-"""Of the refusals in a row that name no newer map, every so many make the client look for one all the same."""
+"""After so many refusals in a row that name no newer map, the client asks for one all the same."""
 
 
 class RoutedStore:
-    """See the module. Used on one event loop."""
+    """Carries commands to the owners of their keys (see the module). Used on one event loop."""
 
     def __init__(
         self,
@@ -58,22 +62,30 @@ class RoutedStore:
         admin_cluster_id: str = "",
         fail_fast: bool = False,
     ) -> None:
-        """`admin` are addresses of some admins; `timeout_s` bounds each question to them. Raises InvalidArgumentError.
+        """`admin` are addresses of some admin servers; `timeout_s` bounds each question to them. Raises InvalidArgumentError.
 
-        `fail_fast`: a cluster that was found away is not waited for until it answers again.
+        `fail_fast`: no call waits for a cluster that was found away, until it answers again.
         """
+        self._owner = Owner()
         self._dialling = dialling
         self._timeout_s = timeout_s
         self._outages = Outages() if fail_fast else None
         self._retry = dialling.retry
-        self._stores: dict[tuple[int, str], ClusterStore] = {}  # by number and cluster id: a number may be founded anew
-        self._retiring: dict[tuple[int, str], asyncio.TimerHandle] = {}
+        self._stores: dict[ClusterKey, ClusterStore] = {}
+        self._retiring: dict[ClusterKey, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._watches: WeakSet[Watch] = WeakSet()
         self._map = SlotMapCache(admin, dialling, timeout_s=timeout_s, cluster_id=admin_cluster_id, changed=self._map_came)
 
     async def write(self, keys: Sequence[bytes], command: Command, size_bytes: int, timeout_s: float) -> Any:
-        return await self._ask(keys, timeout_s, lambda store, left_s: store.write(keys, command, size_bytes, left_s), stale=False)
+        try:
+            return await self._ask(
+                keys, timeout_s, lambda store, left_s: store.write(keys, command, size_bytes, left_s), stale=False
+            )
+        except asyncio.CancelledError as cancelled:
+            if cancelled.__cause__ is not None:
+                raise
+            raise cancelled from NotSentError("the write was cancelled before it was sent: nothing was done")
 
     async def read(self, key: bytes, command: Command, size_bytes: int, timeout_s: float, *, stale: bool) -> Any:
         def ask(store: ClusterStore, left_s: float) -> Awaitable[Any]:
@@ -82,6 +94,7 @@ class RoutedStore:
         return await self._ask((key,), timeout_s, ask, stale=stale)
 
     async def prepare(self, timeout_s: float) -> None:
+        self._owner.check()
         await self._map.first(timeout_s)
 
     def groups(self, keys: Iterable[bytes]) -> list[list[bytes]]:
@@ -101,6 +114,8 @@ class RoutedStore:
 
     async def close(self) -> None:
         """End every call and close the connections."""
+        if not self._owner.is_here:
+            return
         for watch in self._watches:
             watch.close()
         for timer in self._retiring.values():
@@ -115,13 +130,12 @@ class RoutedStore:
     async def _ask(
         self, keys: Sequence[bytes], timeout_s: float, ask: Callable[[ClusterStore, float], Awaitable[Any]], *, stale: bool
     ) -> Any:
-        """What the owner of these keys answers, whoever that is by then."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
+        """Return the answer of the owner of these keys, whichever cluster that is by then."""
+        self._owner.check()
+        backoff = Backoff(self._retry, timeout_s)
         routes = self._map.routes or await self._map.first(timeout_s)
         if len(keys) != 1:
             routes = await self._together(keys, routes, timeout_s)
-        refusals = 0
         while True:
             try:
                 owner = routes.owner_of(keys[0]) if len(keys) == 1 else routes.owner_of_all(keys)
@@ -131,53 +145,44 @@ class RoutedStore:
                 if self._outages is not None:
                     self._outages.check((owner.number, owner.cluster_id), stale=stale)
                 try:
-                    return await ask(self._store_of(owner), deadline - loop.time())
+                    return await ask(self._store_of(owner), max(backoff.left_s or 0.0, NO_TIME_LEFT_S))
                 except (WrongClusterError, SlotMovingError) as refused:
                     refusal = refused
                 except (*AWAY, WrongServerError) as error:
                     self._lost(owner, error, keys[0])
                     raise
-            refusals += 1
-            routes = await self._after(refusal, routes, refusals, deadline, timeout_s)
+            routes = await self._after(refusal, routes, backoff)
 
     async def _together(self, keys: Sequence[bytes], routes: SlotRoutes, timeout_s: float) -> SlotRoutes:
-        """A map by which these keys live in one cluster, if ours or a newer one says so: an old one must not refuse a write."""
+        """Return a map by which one cluster holds all these keys, if ours or a newer one says so: an old map must not refuse."""
         try:
             routes.owner_of_all(keys)
         except InvalidArgumentError:
             await self._map.renew(timeout_s)
         except UnreachableError:
-            pass  # the slots have no owner yet: that is waited for
+            pass  # the slots have no owner yet, and the command waits for one
         return self._map.routes or routes
 
-    async def _after(
-        self, refusal: RavelError, routes: SlotRoutes, refusals: int, deadline: float, timeout_s: float
-    ) -> SlotRoutes:
-        """The map to try next, after a wait unless there is a new one. Raises the refusal when there is no time left."""
-        loop = asyncio.get_running_loop()
-        told = refusal.map_version if isinstance(refusal, WrongClusterError) else 0
+    async def _after(self, refusal: RavelError, routes: SlotRoutes, backoff: Backoff) -> SlotRoutes:
+        """Return the map to try next, after a wait unless it is a new one. Raises the refusal when the time is over."""
         if _newer(self._map.routes, routes):
-            return self._map.routes or routes  # somebody else has asked meanwhile
-        if told > routes.version or (refusals % ASK_EVERY == 0 and not isinstance(refusal, SlotMovingError)):
-            await self._map.renew(deadline - loop.time())
+            return self._map.routes or routes  # another call has asked meanwhile
+        told = refusal.map_version if isinstance(refusal, WrongClusterError) else 0
+        often = (backoff.waits + 1) % ASK_EVERY == 0 and not isinstance(refusal, SlotMovingError)
+        if told > routes.version or often:
+            await self._map.renew(backoff.left_s or 0.0)
+        if backoff.is_over:
+            raise backoff.gave_up(refusal)
         if not _newer(self._map.routes, routes):
-            delay_s = self._retry.delay_s(refusals, random.random)
-            if loop.time() + delay_s >= deadline - min(LAST_MOMENT_S, timeout_s / 4):
-                raise type(refusal)(
-                    f"gave up within {timeout_s:.3g} s: {refusal.message}",
-                    reason=refusal.reason,
-                    metadata=refusal.metadata,
-                    next_step=refusal.next_step,
-                )
-            await asyncio.sleep(delay_s)
-        elif loop.time() >= deadline:
-            raise refusal
+            await backoff.wait()
+            if backoff.is_over:
+                raise backoff.gave_up(refusal)
         return self._map.routes or routes
 
     # --- clusters
 
     def _lost(self, cluster: ClusterRoute, error: RavelError, key: bytes) -> None:
-        """Its members were not found, or none that leads; `key` is one of those it is asked for."""
+        """Look for a cluster whose members, or whose leader, were not found; `key` is one of its keys."""
         self._map.look()
         if self._outages is None or not isinstance(error, AWAY):
             return
@@ -189,11 +194,10 @@ class RoutedStore:
         )
 
     def _store_of(self, cluster: ClusterRoute) -> ClusterStore:
-        seat = (cluster.number, cluster.cluster_id)
-        store = self._stores.get(seat)
+        key = (cluster.number, cluster.cluster_id)
+        store = self._stores.get(key)
         if store is None:
-            # With its id nothing of a cluster is asked of a daemon that has its address by now, but belongs to another one.
-            store = self._stores[seat] = ClusterStore(
+            store = self._stores[key] = ClusterStore(
                 cluster.addresses, self._dialling, cluster_id=cluster.cluster_id, on_lost=self._map.look
             )
         return store
@@ -206,7 +210,7 @@ class RoutedStore:
                 if (timer := self._retiring.pop(seat, None)) is not None:
                     timer.cancel()
                 for address in seats[seat].addresses:
-                    store.channels.learn(address)
+                    store.connections.learn(address)
             elif seat not in self._retiring:
                 self._retiring[seat] = asyncio.get_running_loop().call_later(RETIRE_S, self._retire, seat)
 
@@ -217,13 +221,13 @@ class RoutedStore:
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
-    async def _close(self, seat: tuple[int, str], store: ClusterStore) -> None:
+    async def _close(self, key: ClusterKey, store: ClusterStore) -> None:
         if self._outages is not None:
-            await self._outages.forget(seat)
+            await self._outages.forget(key)
         await store.close()
 
     async def _pages(self, number: int, request: ScanRequest, timeout_s: float) -> AsyncGenerator[kv_pb2.ScanResponse, None]:
-        """The pages of one cluster. Raises UnreachableError for one that the map does not have any more."""
+        """Yield the pages of one cluster. Raises UnreachableError for one that is no longer in the map."""
         routes = self._map.routes
         cluster = routes.clusters.get(number) if routes is not None else None
         if cluster is None or not cluster.addresses:
@@ -234,18 +238,19 @@ class RoutedStore:
             async with aclosing(self._store_of(cluster).pages(request, timeout_s)) as pages:
                 async for page in pages:
                     yield page
-        except AWAY as error:
+        except (*AWAY, WrongServerError) as error:
             self._lost(cluster, error, request.start or b"\0")
             raise
 
     async def _watched(self, request: WatchRequest, refused: WrongClusterError | None, timeout_s: float) -> Connections:
-        """Where to watch: at the owner of the key, or of all slots."""
+        """Return where to watch: at the owner of the key, or of all slots."""
+        self._owner.check()
         routes = await self._map.first(timeout_s)
         if refused is not None and refused.map_version >= routes.version:
             await self._map.renew(timeout_s)
             routes = self._map.routes or routes
         if request.key:
-            return self._store_of(routes.owner_of(request.key)).channels
+            return self._store_of(routes.owner_of(request.key)).connections
         if len(routes.owning) != 1:
             await self._map.renew(timeout_s)  # an old map must not refuse a watch
             routes = self._map.routes or routes
@@ -256,7 +261,7 @@ class RoutedStore:
                 f"keys can be watched together only while one cluster owns all of them, and now it is {len(owning)} ({names})",
                 next_step="watch single keys, or each cluster through its own endpoints",
             )
-        return self._store_of(routes.clusters[owning[0]]).channels
+        return self._store_of(routes.clusters[owning[0]]).connections
 
 
 def _newer(now: SlotRoutes | None, than: SlotRoutes) -> bool:

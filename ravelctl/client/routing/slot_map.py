@@ -1,7 +1,8 @@
-"""Which cluster a key belongs to: the client's copy of the map of slots. Pure.
+"""The client's copy of the slot map, which names the cluster of each key. Pure.
 
-The admin group owns the map and versions it. A client needs it to know whom to ask, not who is right: each cluster knows
-in its own log which slots it owns, and refuses the keys of others. So an old map costs a refusal and a look at the newer one.
+The admin group owns the map and versions it. A client needs it to know which cluster to ask, not to decide ownership: each
+cluster knows from its own log which slots it owns, and refuses the keys of others. So an old map costs a refusal and a newer
+map.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
     from ravelpb.v1.admin_pb2 import SlotMapResponse
 
 ALL_SLOTS: Final = (1 << SLOT_COUNT) - 1
-"""Every slot, as a set of bits: bit 0 is slot 0."""
+"""Every slot, as a bit set: bit 0 is slot 0."""
 
 NOBODY: Final = 0
-"""The number that stands for no cluster."""
+"""The cluster number of a slot without an owner."""
 
 _OWNERS: Final = Struct(f">{SLOT_COUNT}H")
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterRoute:
-    """A cluster of the directory, and where its members are reached, the leader first as far as the admin knew."""
+    """A cluster of the registry with the addresses of its members, the leader first as far as the admin group knows."""
 
     number: int
     name: str
@@ -43,18 +44,18 @@ class SlotRoutes:
     version: int
     owners: tuple[int, ...]
     clusters: Mapping[int, ClusterRoute]
-    shares: Mapping[int, int] = field(default_factory=dict)  # number -> its slots, as a set of bits
+    shares: Mapping[int, int] = field(default_factory=dict)  # number -> its slots, as a bit set
 
     @classmethod
     def first(cls, answer: SlotMapResponse) -> Self:
-        """The map of an answer to a client that had none. Raises InternalError for one that is no map."""
+        """Return the map in an answer to a client that had none. Raises InternalError for an answer that holds no map."""
         if len(answer.owners) != _OWNERS.size:
             raise InternalError(f"the admin sent a map of {len(answer.owners)} bytes, and it has {_OWNERS.size}")
         owners = _OWNERS.unpack(answer.owners)
         return cls(answer.version, owners, _clusters(answer), _shares(owners))
 
     def updated(self, answer: SlotMapResponse) -> SlotRoutes:
-        """The map after this answer. One older than ours changes nothing: a late answer must not lead back."""
+        """Return the map after this answer. An older one changes nothing: a late answer must not lead back."""
         if answer.version < self.version:
             return self
         if answer.version == self.version or not answer.owners:
@@ -62,7 +63,7 @@ class SlotRoutes:
         return SlotRoutes.first(answer)
 
     def share(self, number: int) -> int:
-        """The slots of a cluster, as a set of bits."""
+        """Return the slots of a cluster, as a bit set."""
         return self.shares.get(number, 0)
 
     @property
@@ -71,7 +72,7 @@ class SlotRoutes:
         return sorted(number for number in self.shares if number in self.clusters)
 
     def owner_of(self, key: bytes) -> ClusterRoute:
-        """The cluster of this key. Raises UnreachableError if there is none."""
+        """Return the cluster of this key. Raises UnreachableError if there is none."""
         number = self.owners[slot_of(key)]
         cluster = self.clusters.get(number)
         if cluster is None or not cluster.addresses:
@@ -79,7 +80,7 @@ class SlotRoutes:
         return cluster
 
     def owner_of_all(self, keys: Iterable[bytes]) -> ClusterRoute:
-        """The one cluster of all these keys, at least one. Raises InvalidArgumentError if they live in several."""
+        """Return the one cluster of all these keys, at least one. Raises InvalidArgumentError if several clusters hold them."""
         first: bytes | None = None
         owner: ClusterRoute | None = None
         for key in keys:
@@ -98,7 +99,7 @@ class SlotRoutes:
 
 
 def slots_in(bitmap: bytes) -> int:
-    """Slots as the wire has them (slot 0 is the lowest bit of the first byte; empty: all), as a set of bits."""
+    """Return slots as a bit set. On the wire slot 0 is the lowest bit of the first byte; empty: all slots."""
     return int.from_bytes(bitmap, "little") & ALL_SLOTS if bitmap else ALL_SLOTS
 
 

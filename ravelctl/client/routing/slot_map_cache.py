@@ -1,4 +1,4 @@
-"""The client's copy of the map of slots, and the one place that asks the admin for a newer one."""
+"""The client's copy of the slot map, and the one place that asks the admin group for a newer one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from ravelctl.client.errors import RETRYABLE, ClosedError, DeadlineError, RavelError
+from ravelctl.client.connection.rules import RETRYABLE
+from ravelctl.client.errors import ClosedError, DeadlineError, RavelError
 from ravelctl.client.routing.slot_map import SlotRoutes
 from ravelctl.client.services.admin import AdminClient
 from ravelctl.client.session.cluster_store import Dialling
 
 LOOK_EVERY_S: Final = 1.0
-"""Where members are reached is asked no more often than this when none of a cluster is found."""
+"""The least time between two questions for the addresses of a cluster of which no member is found."""
 
 
 class SlotMapCache:
-    """Used on one event loop. However many calls want a newer map, one question is under way."""
+    """Keeps the newest slot map. Any number of calls that want a newer one share one question. Used on one event loop."""
 
     def __init__(
         self,
@@ -28,7 +29,7 @@ class SlotMapCache:
         cluster_id: str,
         changed: Callable[[SlotRoutes], None],
     ) -> None:
-        """`changed` is told of every answer. Nothing is dialled yet. Raises InvalidArgumentError."""
+        """`changed` is called with the map of every answer. Nothing is dialled yet. Raises InvalidArgumentError."""
         self.routes: SlotRoutes | None = None
         self._changed = changed
         self._admin = AdminClient(
@@ -45,7 +46,8 @@ class SlotMapCache:
         self._closed = False
 
     async def first(self, timeout_s: float) -> SlotRoutes:
-        """The map as it is here; asked for if there is none. Raises what the admin's calls raise."""
+        """Return the map, and ask for it if there is none. Raises what the calls of AdminClient raise."""
+        self._admin.check_owner()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while self.routes is None:
@@ -58,27 +60,23 @@ class SlotMapCache:
         return self._error is None or self._error.reason in RETRYABLE
 
     def _why(self, timeout_s: float) -> RavelError:
-        """The error of a call that does not know where its key is."""
+        """Return the error of a call that cannot find out which cluster owns its key."""
         if self._error is None:
             return DeadlineError(
-                f"the admin did not tell within {timeout_s:.3g} s which cluster owns the key",
+                f"the admin group did not say within {timeout_s:.3g} s which cluster owns the key",
                 next_step="see `ravelctl status` of the admin group, or allow more time",
             )
-        return type(self._error)(
-            f"the map of slots is not known: {self._error.message}",
-            reason=self._error.reason,
-            metadata=self._error.metadata,
-            next_step=self._error.next_step,
-        )
+        return self._error.reworded(f"the map of slots is not known: {self._error.message}")
 
     async def renew(self, timeout_s: float) -> None:
-        """Ask for the map, and wait for the answer for so long. Without one, the map stays as it is."""
+        """Ask for the map, and wait at most so long for the answer. Without an answer the map stays as it is."""
+        self._admin.check_owner()
         if self._closed:
             raise ClosedError("this client is closed")
         await asyncio.wait({self._ask()}, timeout=max(0.0, timeout_s))
 
     def look(self) -> None:
-        """Some members were not found: learn where they are now, now and then, while calls go on."""
+        """Ask for the present addresses of members, now and then, while calls go on: some members were not found."""
         now = asyncio.get_running_loop().time()
         if not self._closed and now - self._looked >= LOOK_EVERY_S:
             self._looked = now
@@ -101,6 +99,7 @@ class SlotMapCache:
         self._changed(self.routes)
 
     async def close(self) -> None:
+        """End the question that is open, and close the connections."""
         self._closed = True
         if self._asking is not None:
             self._asking.cancel()

@@ -1,4 +1,4 @@
-"""AdminClient: what daemons and operators ask of an admin group. Answers are the protobuf messages of admin.proto."""
+"""AdminClient: the calls of daemons and operators to an admin group. Answers are the protobuf messages of admin.proto."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 REBALANCE_SILENCE_S: Final = 15.0
-"""So long may nothing be told of a rebalance that is under way: the admin tells how it gets on every second."""
+"""How long a running rebalance may report nothing: the admin server reports its progress every second."""
 
 
 class AdminClient(ServiceClient):
-    """One method for each call of the Admin service. Each follows the leader of the admin group from any endpoint.
+    """The calls of the Admin service. Each follows the leader of the admin group from any endpoint.
 
-    Every call takes `timeout_s`, or the client's own if it is None. All errors are RavelError: RefusedError where the admin
-    refuses (`reason` tells why, and nothing changed), NotAdminError where a daemon answers that is none. Every command to the
-    directory can be repeated, so a call is repeated until it is answered or the time is up.
+    Every call takes `timeout_s`, or the client's own if it is None. All errors are RavelError: RefusedError if the admin group
+    refuses (`reason` says why, and nothing changed), NotAdminError if only daemons answer that are no admin servers. Every
+    command to the registry can be repeated, so a call is repeated until it is answered or the time is up.
     """
 
-    # --- what daemons say
+    # --- for daemons
 
     async def register(
         self,
@@ -71,9 +71,9 @@ class AdminClient(ServiceClient):
         again: bool = False,
         timeout_s: float | None = None,
     ) -> RegisterResponse:
-        """Say who this daemon is, and be told its cluster. `cluster_id` and `replica_id` are those of one that has an identity;
-        a blank one may name the cluster to be in with `new_cluster`, which is made if there is none, and says with `again`
-        that it was given a place before: NotFoundError where it is not in the list any more.
+        """Register this daemon and return its cluster. `cluster_id` and `replica_id` are those of a daemon with an identity. An
+        uninitialized daemon may name its cluster with `new_cluster`, which is made if it does not exist, and says with `again`
+        that it was registered before: NotFoundError if it is no longer in the registry.
 
         RefusedError: NAME_TAKEN, ADDRESS_TAKEN, CLUSTER_IN_USE, SUPERSEDED. WrongServerError: another identity or cluster.
         """
@@ -91,18 +91,18 @@ class AdminClient(ServiceClient):
         leader: LeaderReport | None = None,
         timeout_s: float | None = None,
     ) -> ReportResponse:
-        """Say that this daemon lives, and with `leader` how its cluster stands. Answered once what is news is in the log.
+        """Report that this daemon is alive, and with `leader` the state of its cluster. Answered once all news is in the log.
 
-        Raises RefusedError with STALE_REPORT where the admin knows a later term or membership, NotFoundError for a server that is
-        not in the list (any more).
+        Raises RefusedError with STALE_REPORT if the admin group knows a later term or membership, NotFoundError for a server
+        that is not in the registry (any more).
         """
         request = ReportRequest(server=server, cluster_id=cluster_id, replica_id=replica_id, leader=leader)
         return await self._ask(lambda stub: stub.Report(request), timeout_s)
 
-    # --- what operators ask
+    # --- for operators
 
     async def mark_leaving(self, server: str, *, dry_run: bool = False, timeout_s: float | None = None) -> MarkLeavingResponse:
-        """Mark the server of this id or name as leaving, and be told where its cluster is reached.
+        """Mark the server of this id or name as leaving, and return the addresses of its cluster.
 
         RefusedError with LAST_REPLICA for the last one of a cluster that owns slots; NotFoundError.
         """
@@ -110,18 +110,18 @@ class AdminClient(ServiceClient):
         return await self._ask(lambda stub: stub.MarkLeaving(request), timeout_s)
 
     async def forget(self, server: str, *, timeout_s: float | None = None) -> ForgetResponse:
-        """Strike the server of this id or name, gone for good, from the list. RefusedError where it still is a member."""
+        """Remove the server of this id or name, gone for good, from the registry. RefusedError if it still is a member."""
         return await self._ask(lambda stub: stub.Forget(ForgetRequest(server=server)), timeout_s)
 
     async def set_cluster(
         self, name: str, *, replicas_wanted: int = 0, emptying: bool | None = None, timeout_s: float | None = None
     ) -> SetClusterResponse:
-        """Make a cluster in the list, or change what is wanted of it; `replicas_wanted` 0, `emptying` None: as it is."""
+        """Add a cluster to the registry, or change its settings; `replicas_wanted` 0, `emptying` None: unchanged."""
         request = SetClusterRequest(name=name, replicas_wanted=replicas_wanted, emptying=emptying)
         return await self._ask(lambda stub: stub.SetCluster(request), timeout_s)
 
     async def remove_cluster(self, name: str, *, timeout_s: float | None = None) -> RemoveClusterResponse:
-        """Strike a cluster without servers and slots from the list. RefusedError with CLUSTER_IN_USE."""
+        """Remove a cluster without servers and slots from the registry. RefusedError with CLUSTER_IN_USE."""
         return await self._ask(lambda stub: stub.RemoveCluster(RemoveClusterRequest(name=name)), timeout_s)
 
     async def adopt(
@@ -134,28 +134,29 @@ class AdminClient(ServiceClient):
         dry_run: bool = False,
         timeout_s: float = 30.0,
     ) -> AdoptResponse:
-        """Give the cluster that answers at these addresses the place of the one of this name; the answer tells what was found
-        before. With `cluster_id`, no other is meant. With `claim` it then owns, empty, what the map gives it and nobody owns.
+        """Put the cluster that answers at these addresses in the place of the cluster of this name; the answer says what was
+        found before. With `cluster_id` only that cluster is adopted. With `claim` it then owns, empty, the slots that the map
+        gives it and no cluster owns.
 
-        Raises RefusedError with UNSAFE_CHANGE while members of the old one answer, UNREACHABLE_MEMBER where nobody does at the
-        addresses, STALE_VIEW, INVALID_ARGUMENT; NotFoundError for a name that is not in the list.
+        Raises RefusedError with UNSAFE_CHANGE while members of the old cluster answer, UNREACHABLE_MEMBER if no daemon answers at
+        the addresses, STALE_VIEW, INVALID_ARGUMENT; NotFoundError for a name that is not in the registry.
         """
         request = AdoptRequest(cluster=cluster, addresses=addresses, cluster_id=cluster_id, dry_run=dry_run, claim=claim)
         return await self._ask(lambda stub: stub.Adopt(request), timeout_s)
 
     async def directory(self, *, timeout_s: float | None = None) -> DirectoryResponse:
-        """All clusters, servers and moves."""
+        """Return all clusters, servers and moves of the registry."""
         return await self._ask(lambda stub: stub.Directory(DirectoryRequest()), timeout_s)
 
     async def slot_map(self, known_version: int = 0, *, timeout_s: float | None = None) -> SlotMapResponse:
-        """Which cluster owns which slot, and where clusters are reached. `owners` is empty where `known_version` is the map's."""
+        """Return the owner of each slot and the addresses of the clusters. `owners` is empty if `known_version` is the map's."""
         request = SlotMapRequest(known_version=known_version)
         return await self._ask(lambda stub: stub.SlotMap(request), timeout_s)
 
     async def plan_rebalance(
         self, empty_clusters: Iterable[str] = (), *, timeout_s: float | None = None
     ) -> PlanRebalanceResponse:
-        """What would move so that every cluster bears its share, those named none. Changes nothing."""
+        """Return the moves after which every cluster owns its share, and the named ones nothing. Changes nothing."""
         request = PlanRebalanceRequest(empty_clusters=empty_clusters)
         return await self._ask(lambda stub: stub.PlanRebalance(request), timeout_s)
 
@@ -167,35 +168,37 @@ class AdminClient(ServiceClient):
         watch_only: bool = False,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[RebalanceResponse, None]:
-        """Begin the moves of a plan, and tell how they get on until all have ended. With `watch_only` nothing is begun.
+        """Begin the moves of a plan, and yield their progress until all have ended. With `watch_only` nothing is begun.
 
-        Whoever stops listening stops nothing: after an error, which may come at any time (another admin leads now, say), go on
-        with `watch_only`. `timeout_s` is for finding the leader.
+        The moves continue when the caller stops reading: after an error, which may come at any time (for example when another
+        admin server becomes leader), continue with `watch_only`. `timeout_s` is for finding the leader.
         """
         request = RebalanceRequest(empty_clusters=empty_clusters, map_version=map_version, watch_only=watch_only)
-        await self.slot_map(timeout_s=timeout_s)  # whoever answers this one leads
+        await self.slot_map(timeout_s=timeout_s)  # the leader answers it, and is known afterwards
         messages = stream_from(
-            self._channels,
-            self._channels.choose(),
+            self._connections,
+            self._retry,
+            self._connections.choose(),
             lambda channel: AdminStub(channel).Rebalance(request),
             timeout_s=REBALANCE_SILENCE_S,
+            named=False,
         )
         async with aclosing(messages):
             async for message in messages:
                 yield message
 
     async def stop_rebalance(self, *, timeout_s: float | None = None) -> StopRebalanceResponse:
-        """Call off the move that is not committed yet, and all that wait."""
+        """Call off the move that is not committed yet, and all waiting ones."""
         return await self._ask(lambda stub: stub.StopRebalance(StopRebalanceRequest()), timeout_s)
 
     async def _ask(self, call: Callable[[AdminAsyncStub], Awaitable[T]], timeout_s: float | None) -> T:
         return await ask_leader(
-            self._channels, self._retry, _with_stub(call), timeout_s=self._limit_s(timeout_s), repeatable=True
+            self._connections, self._retry, _with_stub(call), timeout_s=self._limit_s(timeout_s), repeatable=True
         )
 
 
 def _with_stub(call: Callable[[AdminAsyncStub], Awaitable[T]]) -> Callable[[aio.Channel], Awaitable[T]]:
-    """The call, with a word of its own for a daemon that does not offer it."""
+    """Return the call, with NotAdminError for a daemon that does not offer it."""
 
     async def called(channel: aio.Channel) -> T:
         try:

@@ -1,4 +1,4 @@
-"""ClusterClient: what operators, and daemons that join, ask of a cluster. Answers are the protobuf messages of cluster.proto."""
+"""ClusterClient: the calls of operators, and of daemons that join. Answers are the protobuf messages of cluster.proto."""
 
 from __future__ import annotations
 
@@ -48,25 +48,26 @@ T = TypeVar("T")
 
 
 class ClusterClient(ServiceClient):
-    """`status`, `bootstrap` and `join` ask the one daemon they name; the changes follow the leader from any endpoint.
+    """The calls of the Cluster service: some ask one named daemon, and the changes follow the leader from any endpoint.
 
-    Every call takes `timeout_s`, or the client's own if it is None. All errors are RavelError. A change that was refused raises
+    Every call takes `timeout_s`, or the client's own if it is None. All errors are RavelError. A refused change raises
     RefusedError and nothing changed; with `dry_run` the verdict is in the answer instead and nothing is changed either way. A
-    change whose answer was lost raises OutcomeUnknownError. `expect` is what the operator saw when deciding (`Verdict.seen`,
-    say): the change is refused when the cluster has moved on since.
+    change whose answer was lost raises OutcomeUnknownError. `expect` is the view on which the operator decided (`Verdict.seen`,
+    for example): the change is refused if the cluster has changed since.
     """
 
     async def status(self, endpoint: str, *, timeout_s: float | None = None) -> StatusResponse:
-        """How this daemon sees itself and, if it leads, the others. Raises UnreachableError, or DeadlineError if it hangs."""
+        """Return the status of this daemon and, if it leads, of its peers. Raises UnreachableError; DeadlineError if it hangs."""
         return await self._ask_one(endpoint, lambda stub: stub.Status(StatusRequest()), timeout_s)
 
     async def statuses(self, *, timeout_s: float | None = None) -> dict[str, StatusResponse | RavelError]:
-        """The status of every endpoint and of every further member they tell of, asked at once, by address.
+        """Return the status of every endpoint and of every further member that an answer names, by address.
 
-        A member that was reached under one address is not asked again under another. `timeout_s` is for each.
+        All are asked at the same time. A member that was reached at one address is not asked again at another. `timeout_s` is for
+        each.
         """
         found: dict[str, StatusResponse | RavelError] = {}
-        asked = list(self._channels.endpoints)
+        asked = list(self._connections.endpoints)
         if not asked:
             raise no_endpoints()
         while asked:
@@ -85,16 +86,15 @@ class ClusterClient(ServiceClient):
     async def watch_status(
         self, endpoint: str, interval_s: float = 1.0, after: EventPosition | None = None, *, timeout_s: float | None = None
     ) -> AsyncGenerator[WatchStatusResponse, None]:
-        """The status of this daemon at once and then every `interval_s` (0.1 to 60), and its events as they happen.
+        """Yield the status of this daemon at once and then every `interval_s` (0.1 to 60), and its events as they happen.
 
-        `after` is the last event that was seen before, such as that of a stream that broke; None: only those from now on. Goes on
-        until it is closed; raises UnreachableError when the daemon goes, DeadlineError when nothing comes for `timeout_s` longer
-        than it should.
+        `after` is the last event that was seen before, for example on a stream that broke; None: only events from now on. The
+        stream has no end; it raises UnreachableError if the daemon goes away, DeadlineError if a frame is `timeout_s` late.
         """
         request = WatchStatusRequest(interval_ms=round(interval_s * 1000), after=after)
         limit_s = interval_s + self._limit_s(timeout_s)
         frames = stream_from(
-            self._channels, endpoint, lambda channel: ClusterStub(channel).WatchStatus(request), timeout_s=limit_s
+            self._connections, self._retry, endpoint, lambda channel: ClusterStub(channel).WatchStatus(request), timeout_s=limit_s
         )
         async with aclosing(frames):
             async for frame in frames:
@@ -111,14 +111,14 @@ class ClusterClient(ServiceClient):
         follow: bool = False,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Event, None]:
-        """What this daemon keeps of what has happened to it, oldest first, and with `follow` what happens from then on.
+        """Yield the kept events of this daemon, oldest first, and with `follow` those that happen from then on.
 
-        `since_ms` is wall clock; `limit`: only the newest so many of those that are kept (0: all).
-        Raises what `watch_status` does.
+        `since_ms` is wall clock time; `limit`: the number of newest kept events (0: all). Raises what `watch_status` raises.
         """
         request = EventsRequest(after=after, since_ms=since_ms, limit=limit, follow=follow, kinds=kinds)
         pages = stream_from(
-            self._channels,
+            self._connections,
+            self._retry,
             endpoint,
             lambda channel: ClusterStub(channel).Events(request),
             timeout_s=self._limit_s(timeout_s),
@@ -132,7 +132,8 @@ class ClusterClient(ServiceClient):
     async def bootstrap(
         self, endpoint: str, cluster_id: str, cluster_name: str, *, timeout_s: float | None = None
     ) -> BootstrapResponse:
-        """Make this blank daemon the first voter of a new cluster; repeated with the same `cluster_id` it is the same answer.
+        """Make this uninitialized daemon the first voter of a new cluster; repeated with the same `cluster_id`, the answer is the
+        same.
 
         `cluster_id` is 32 lower-case hex digits that the caller draws. Raises AlreadyMemberError.
         """
@@ -142,9 +143,9 @@ class ClusterClient(ServiceClient):
     async def join(
         self, endpoint: str, via: Sequence[str], *, promote: bool = True, dry_run: bool = False, timeout_s: float = 60.0
     ) -> JoinResponse:
-        """Tell this blank daemon to join the cluster behind the addresses `via`; repeated it is the same answer.
+        """Have this uninitialized daemon join the cluster at the addresses `via`; repeated, the answer is the same.
 
-        It comes in as a learner; with `promote` the leader makes it a voter once it has caught up, which is not waited for.
+        It joins as a learner; with `promote` the leader makes it a voter once it has caught up. The call does not wait for that.
         """
         request = JoinRequest(via=via, no_promote=not promote, dry_run=dry_run)
         return await self._ask_one(endpoint, lambda stub: stub.Join(request), timeout_s, changes=not dry_run)
@@ -159,7 +160,8 @@ class ClusterClient(ServiceClient):
         expect: Expectation | None = None,
         timeout_s: float | None = None,
     ) -> AddMemberResponse:
-        """Ask the leader to take this server in as a learner: what a joining daemon calls. `machine` is "directory" for an admin.
+        """Add this server to the cluster as a learner: the call of a joining daemon. `machine` is "directory" for an admin
+        server.
 
         For one server id the answer is always the same, so the call is repeated until it is answered.
         """
@@ -186,7 +188,7 @@ class ClusterClient(ServiceClient):
         expect: Expectation | None = None,
         timeout_s: float | None = None,
     ) -> ChangeResponse:
-        """Take these replicas out for good, all in one change."""
+        """Remove these replicas for good, all in one change."""
         request = LeaveRequest(replica_ids=replica_ids, dry_run=dry_run, expect=expect)
         return await self._ask_leader(lambda stub: stub.Leave(request), timeout_s, repeatable=dry_run)
 
@@ -200,7 +202,7 @@ class ClusterClient(ServiceClient):
         expect: Expectation | None = None,
         timeout_s: float | None = None,
     ) -> ChangeResponse:
-        """Make learners voters and voters learners, and take replicas out for good, all in one change."""
+        """Make learners voters and voters learners, and remove replicas for good, all in one change."""
         request = ChangeRequest(promote=promote, demote=demote, remove=remove, dry_run=dry_run, expect=expect)
         return await self._ask_leader(lambda stub: stub.Change(request), timeout_s, repeatable=dry_run)
 
@@ -232,7 +234,7 @@ class ClusterClient(ServiceClient):
     async def step_down(
         self, *, dry_run: bool = False, expect: Expectation | None = None, timeout_s: float | None = None
     ) -> TransferLeaderResponse:
-        """Have the leader stop leading and the voters elect, be it the same again; for when a transfer does not succeed."""
+        """Have the leader step down and the voters elect a leader, perhaps the same one: for use when a transfer fails."""
         request = TransferLeaderRequest(step_down=True, dry_run=dry_run, expect=expect)
         return await self._ask_leader(lambda stub: stub.TransferLeader(request), timeout_s, repeatable=dry_run)
 
@@ -245,13 +247,15 @@ class ClusterClient(ServiceClient):
     async def _ask_one(
         self, endpoint: str, call: Callable[[ClusterAsyncStub], Awaitable[T]], timeout_s: float | None, *, changes: bool = False
     ) -> T:
-        return await ask_one(self._channels, endpoint, _with_stub(call), timeout_s=self._limit_s(timeout_s), changes=changes)
+        return await ask_one(
+            self._connections, self._retry, endpoint, _with_stub(call), timeout_s=self._limit_s(timeout_s), changes=changes
+        )
 
     async def _ask_leader(
         self, call: Callable[[ClusterAsyncStub], Awaitable[T]], timeout_s: float | None, *, repeatable: bool
     ) -> T:
         return await ask_leader(
-            self._channels, self._retry, _with_stub(call), timeout_s=self._limit_s(timeout_s), repeatable=repeatable
+            self._connections, self._retry, _with_stub(call), timeout_s=self._limit_s(timeout_s), repeatable=repeatable
         )
 
 

@@ -1,7 +1,7 @@
-"""How a server of an admin's list leaves its cluster: marked in the list, out of the membership, off the list.
+"""The steps by which a registered server leaves its cluster: marked in the registry, removed from the membership, deregistered.
 
-Every step can be repeated, so whoever is interrupted anywhere begins again and ends in the same place. What would be refused is
-found out before anything is changed.
+Every step can be repeated, so a caller that was interrupted begins again and gets the same result. A refusal is found before
+anything is changed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ravelctl.client.connection.rules import RETRYABLE
 from ravelctl.client.connection.tls import TlsOptions
 from ravelctl.client.errors import (
-    RETRYABLE,
     DeadlineError,
     NoLeaderError,
     NotFoundError,
@@ -28,34 +28,34 @@ from ravelpb.v1 import cluster_pb2
 from ravelpb.v1.admin_pb2 import DirectoryCluster, MarkLeavingResponse
 
 LOOK_S: Final = 0.2
-"""Between two looks whether the record is gone: it goes with the next report of the cluster's leader."""
+"""The pause between two looks at the registry: the record goes with the next report of the cluster's leader."""
 
 
 NO_QUORUM_S: Final = 5.0
-"""So long may a quorum of the cluster not answer, as while one of two is started again, before it is given up."""
+"""How long the cluster may lack a quorum, for example while one of two servers restarts, before the caller gives up."""
 
 
 class NoQuorumError(NoLeaderError):
-    """Too few of the cluster's voters answer to elect a leader: nothing can leave it. Nothing was done."""
+    """Too few of the cluster's voters answer to elect a leader, so no server can leave it. Nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What became of it."""
+    """The server that has left."""
 
     server_id: str
     name: str
     cluster: str
-    replica_id: int  # 0: it had not become a member yet
-    last: bool  # it was the cluster's only replica, which owned no slots: the cluster is struck too
+    replica_id: int  # 0: it was not a member yet
+    last: bool  # it was the only replica of a cluster without slots, which is gone from the registry too
 
 
 async def leave_through_admin(admin: AdminClient, server: str, *, tls: TlsOptions | None = None, timeout_s: float = 60.0) -> Left:
-    """Take the server of this id, name or cluster/name out of its cluster, and wait until it is off the list.
+    """Remove the server of this id, name or cluster/name from its cluster, and wait until it is deregistered.
 
-    Raises RefusedError where the admin (LAST_REPLICA) or the cluster's leader (UNSAFE_CHANGE, say) refuses; then nothing was
-    changed, unless the cluster changed meanwhile. NotFoundError: it is not in the list (any more). DeadlineError: it is not
-    done yet; repeat it.
+    Raises RefusedError if the admin group (LAST_REPLICA) or the cluster's leader (UNSAFE_CHANGE, for example) refuses; then
+    nothing was changed, unless the cluster changed meanwhile. NotFoundError: it is not in the registry (any more). DeadlineError:
+    it is not done yet; repeat the call.
     """
     deadline = asyncio.get_running_loop().time() + timeout_s
     found = await admin.mark_leaving(server, dry_run=True)
@@ -70,7 +70,7 @@ async def leave_through_admin(admin: AdminClient, server: str, *, tls: TlsOption
             _check_time(deadline, found, None)
             await asyncio.sleep(LOOK_S)
     except NotFoundError:
-        marked = found  # somebody else has completed it meanwhile
+        marked = found  # another caller has completed it meanwhile
     return Left(server_id, found.server.server.name, found.cluster.name, replica_id, marked.last)
 
 
@@ -79,7 +79,7 @@ async def _listed(admin: AdminClient, server_id: str) -> bool:
 
 
 async def _until(deadline: float, marked: MarkLeavingResponse, *, dry_run: bool, tls: TlsOptions | None) -> None:
-    """Have the leader take it out, once there is one; with `dry_run` only ask whether it would. Raises NoQuorumError."""
+    """Have the leader remove the server, once there is a leader; `dry_run`: only ask whether it would. Raises NoQuorumError."""
     loop = asyncio.get_running_loop()
     without_quorum: float | None = None  # since when
     while True:
@@ -87,7 +87,7 @@ async def _until(deadline: float, marked: MarkLeavingResponse, *, dry_run: bool,
             await _take_out(marked.server.server.server_id, marked.cluster, marked.addresses, dry_run=dry_run, tls=tls)
             return
         except OutcomeUnknownError:
-            pass  # the next look tells
+            pass  # the next look at the registry shows it
         except NoQuorumError as error:
             without_quorum = loop.time() if without_quorum is None else without_quorum
             if loop.time() - without_quorum >= NO_QUORUM_S:
@@ -106,7 +106,7 @@ async def _take_out(
     server_id: str, cluster: DirectoryCluster, addresses: Sequence[str], *, dry_run: bool, tls: TlsOptions | None
 ) -> None:
     if not addresses:
-        return  # nobody of it was ever reported: there is no membership to be in
+        return  # no member was ever reported: there is no membership to leave
     async with ClusterClient(addresses, tls=tls, cluster_id=cluster.cluster_id) as client:
         replica_id = await _replica_id(client, server_id)
         if not replica_id:
@@ -117,7 +117,7 @@ async def _take_out(
 
 
 async def _replica_id(client: ClusterClient, server_id: str) -> int:
-    """Of this server in the membership, as the leader has it; 0: it is no member. Raises NoLeaderError, NoQuorumError."""
+    """Return the replica id of this server; 0: the leader does not list it. Raises NoLeaderError, NoQuorumError."""
     statuses = [status for status in (await client.statuses()).values() if isinstance(status, cluster_pb2.StatusResponse)]
     leaders = [status for status in statuses if status.role == cluster_pb2.LEADER]
     if not leaders:
@@ -128,7 +128,7 @@ async def _replica_id(client: ClusterClient, server_id: str) -> int:
 
 
 def _check_quorum(statuses: Sequence[cluster_pb2.StatusResponse]) -> None:
-    """Raises NoQuorumError where fewer voters answer than elect a leader, by the newest membership that any of them knows."""
+    """Raise NoQuorumError if fewer voters answer than elect a leader, by the newest membership that any of them knows."""
     members = max(statuses, key=lambda status: status.config_index).members if statuses else ()
     voters = {member.server.server_id: member.server.name for member in members if member.role == cluster_pb2.VOTER}
     up = {status.server.server_id for status in statuses} & voters.keys()
@@ -137,7 +137,7 @@ def _check_quorum(statuses: Sequence[cluster_pb2.StatusResponse]) -> None:
     names = ", ".join(sorted(voters.values()))
     told = f"of the voters {names} only {len(up)} of {len(voters)} answer" if voters else "none of its servers answers"
     raise NoQuorumError(
-        f"the cluster of the server that is to leave has no quorum: {told}, so nobody can be taken out of it",
+        f"the cluster of the server that is to leave has no quorum: {told}, so no server can leave it",
         next_step="start its servers again, then repeat the command; if they are gone for good, see `ravelctl recover`",
     )
 
@@ -148,5 +148,5 @@ def _check_time(deadline: float, marked: MarkLeavingResponse, error: RavelError 
     why = f": {error.message}" if error is not None else ", though its cluster may have let it go already"
     raise DeadlineError(
         f"server {marked.server.server.name} of cluster {marked.cluster.name} has not left yet{why}",
-        next_step="repeat the command: it goes on where it is",
+        next_step="repeat the command: it continues where it stopped",
     )

@@ -1,4 +1,4 @@
-"""What carries the commands of a RavelClient: the store of one cluster, and what it has in common with that of many."""
+"""The store of one cluster, and the interface that it shares with the store of many clusters."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from ravelctl.client.connection.connections import ChannelFactory, Connections
+from ravelctl.client.connection.attempts import Backoff
+from ravelctl.client.connection.channels import ChannelFactory
+from ravelctl.client.connection.connections import Connections
 from ravelctl.client.connection.retry import RetryPolicy
 from ravelctl.client.connection.tls import TlsOptions
-from ravelctl.client.errors import WrongClusterError
-from ravelctl.client.session.batcher import CommandBatcher, CommandKind
+from ravelctl.client.errors import NotSentError, OutcomeUnknownError, RavelError, SlotMovingError, WrongClusterError
+from ravelctl.client.session.batcher import Answer, CommandBatcher, CommandKind
 from ravelctl.client.session.scan import Scanner
 from ravelctl.client.session.watch import Watch
 from ravelpb.v1 import kv_pb2
@@ -29,10 +31,10 @@ class Dialling:
     channel_factory: ChannelFactory | None = None
     exactly_once: bool = True
 
-    def channels(
+    def connections(
         self, endpoints: Sequence[str], *, cluster_id: str = "", on_lost: Callable[[], None] | None = None
     ) -> Connections:
-        """Raises what `Connections` raises."""
+        """Return the connections of one cluster. Raises what `Connections` raises."""
         return Connections(
             endpoints,
             retry=self.retry,
@@ -44,26 +46,29 @@ class Dialling:
 
 
 class Store(Protocol):
-    """Carries commands to where their keys live. All errors are RavelError, as RavelClient tells them."""
+    """Carries commands to the clusters of their keys. All errors are RavelError, as RavelClient raises them."""
 
     def write(self, keys: Sequence[bytes], command: Command, size_bytes: int, timeout_s: float) -> Awaitable[Any]:
-        """The answer message of a command that writes these keys."""
+        """Return the answer message of a command that writes these keys.
+
+        A CancelledError has OutcomeUnknownError as its cause if the command was sent, else NotSentError.
+        """
         ...
 
     def read(self, key: bytes, command: Command, size_bytes: int, timeout_s: float, *, stale: bool) -> Awaitable[Any]:
-        """The answer message of a command that reads this key."""
+        """Return the answer message of a command that reads this key."""
         ...
 
     def groups(self, keys: Iterable[bytes]) -> list[list[bytes]]:
-        """These keys, those together that live in one cluster as far as is known."""
+        """Return these keys, grouped by the cluster that holds them as far as is known."""
         ...
 
     async def prepare(self, timeout_s: float) -> None:
-        """Have what the first command would wait for."""
+        """Fetch what the first command would wait for."""
         ...
 
     def scan(self, request: ScanRequest, timeout_s: float) -> AsyncGenerator[Iterable[kv_pb2.KeyValue], None]:
-        """The keys of the request in order, some at a time; `timeout_s` is for each part."""
+        """Yield the keys of the request in order, some at a time; `timeout_s` is for each part."""
         ...
 
     def watch(self, request: WatchRequest, timeout_s: float, outage_max_s: float | None) -> Watch: ...
@@ -72,7 +77,7 @@ class Store(Protocol):
 
 
 class ClusterStore:
-    """The store of one cluster: three lanes over shared channels. Nothing is dialled before the first call."""
+    """The store of one cluster: three batchers over shared connections. Nothing is dialled before the first call."""
 
     def __init__(
         self,
@@ -81,21 +86,57 @@ class ClusterStore:
         *,
         cluster_id: str = "",
         on_lost: Callable[[], None] | None = None,
+        is_alone: bool = False,
     ) -> None:
-        """`on_lost` is called when no known member can be reached, now and then. Raises InvalidArgumentError."""
+        """`on_lost` is called when no known member can be reached, now and then. `is_alone`: the caller knows no other cluster,
+        so a write waits here while its slot is moving. Raises InvalidArgumentError.
+        """
         self._retry = dialling.retry
-        self.channels = dialling.channels(endpoints, cluster_id=cluster_id, on_lost=on_lost)
+        self._is_alone = is_alone
+        self.connections = dialling.connections(endpoints, cluster_id=cluster_id, on_lost=on_lost)
         self._watches: WeakSet[Watch] = WeakSet()
         writes = CommandKind.WRITES_ONCE if dialling.exactly_once else CommandKind.WRITES
         # Reads have streams of their own: a Session answers in the order of its requests, and a read need not wait for a disk.
         self._reads, self._stale_reads, self._writes = (
-            CommandBatcher(kind, self.channels, self._retry) for kind in (CommandKind.READS, CommandKind.STALE_READS, writes)
+            CommandBatcher(kind, self.connections, self._retry) for kind in (CommandKind.READS, CommandKind.STALE_READS, writes)
         )
 
-    def write(self, keys: Sequence[bytes], command: Command, size_bytes: int, timeout_s: float) -> Awaitable[Any]:
-        return self._writes.submit(command, size_bytes, timeout_s)
+    async def write(self, keys: Sequence[bytes], command: Command, size_bytes: int, timeout_s: float) -> Any:
+        began = asyncio.get_running_loop().time()
+        answer = self._writes.submit(command, size_bytes, timeout_s)
+        try:
+            return await answer
+        except asyncio.CancelledError as cancelled:
+            raise cancelled from outcome_of_cancelled(answer)
+        except SlotMovingError as moving:
+            if not self._is_alone:
+                raise
+            left_s = timeout_s - (asyncio.get_running_loop().time() - began)
+            return await self._write_after(moving, command, size_bytes, left_s)
 
-    def read(self, key: bytes, command: Command, size_bytes: int, timeout_s: float, *, stale: bool) -> asyncio.Future[Any]:
+    async def _write_after(self, moving: SlotMovingError, command: Command, size_bytes: int, timeout_s: float) -> Any:
+        """Send a write again that was refused because its slot is moving, as a new one: nothing was done.
+
+        If the move is called off, the cluster takes the write; if not, the next refusal is WRONG_CLUSTER.
+        """
+        if not timeout_s > 0:
+            raise moving
+        backoff = Backoff(self._retry, timeout_s)
+        answer: Answer | None = None
+        try:
+            while True:
+                await backoff.wait()
+                if backoff.is_over:
+                    raise backoff.gave_up(moving)
+                try:
+                    answer = self._writes.submit(command, size_bytes, backoff.left_s or 0.0)
+                    return await answer
+                except SlotMovingError as still:
+                    moving = still
+        except asyncio.CancelledError as cancelled:
+            raise cancelled from outcome_of_cancelled(answer)
+
+    def read(self, key: bytes, command: Command, size_bytes: int, timeout_s: float, *, stale: bool) -> Answer:
         return (self._stale_reads if stale else self._reads).submit(command, size_bytes, timeout_s)
 
     def groups(self, keys: Iterable[bytes]) -> list[list[bytes]]:
@@ -103,7 +144,7 @@ class ClusterStore:
         return [together] if together else []
 
     async def prepare(self, timeout_s: float) -> None:
-        """There is nothing to know beforehand: members are found while a command waits."""
+        """Return at once: members are found while a command waits."""
 
     async def scan(self, request: ScanRequest, timeout_s: float) -> AsyncGenerator[Iterable[kv_pb2.KeyValue], None]:
         pages = self.pages(request, timeout_s)
@@ -112,8 +153,8 @@ class ClusterStore:
                 yield page.items
 
     def pages(self, request: ScanRequest, timeout_s: float) -> AsyncGenerator[ScanResponse, None]:
-        """The pages of a scan as this cluster sends them. `request` is changed as they come."""
-        return Scanner(request, self.channels, self._retry, timeout_s).pages()
+        """Return the pages of a scan as this cluster sends them. `request` is changed as they come."""
+        return Scanner(request, self.connections, self._retry, timeout_s).pages()
 
     def watch(self, request: WatchRequest, timeout_s: float, outage_max_s: float | None) -> Watch:
         watch = Watch(request, self._watched, self._retry, timeout_s, outage_max_s)
@@ -121,14 +162,28 @@ class ClusterStore:
         return watch
 
     async def _watched(self, refused: WrongClusterError | None) -> Connections:
-        """A watch of one cluster ends where the key goes to another one."""
+        """Return where to watch. A watch of one cluster ends where its key moves to another one."""
         if refused is not None:
             raise refused
-        return self.channels
+        return self.connections
 
     async def close(self) -> None:
         """End every call and close the connections."""
+        if not self.connections.owner.is_here:
+            return
         for watch in self._watches:
             watch.close()
         await asyncio.gather(self._reads.close(), self._stale_reads.close(), self._writes.close())
-        await self.channels.close()
+        await self.connections.close()
+
+
+def outcome_of_cancelled(answer: Answer | None) -> RavelError:
+    """Return what is known of a write whose caller stopped waiting; None: no attempt was made."""
+    if answer is not None and answer.done() and not answer.cancelled() and isinstance(error := answer.exception(), RavelError):
+        return error
+    if answer is not None and answer.sent:
+        return OutcomeUnknownError(
+            "the write was sent and may or may not have happened: its caller did not wait for the answer",
+            next_step="read before writing again",
+        )
+    return NotSentError("the write was cancelled before it was sent: nothing was done")

@@ -1,20 +1,20 @@
-"""The sequences of one registered session: which are out, and which the cluster may forget. Pure."""
+"""The sequences of one registered session: those without an answer, and those that the cluster may forget. Pure."""
 
 from __future__ import annotations
 
 from typing import Final
 
 WINDOW_MAX: Final = 1024
-"""Sequences from the lowest unanswered one to the newest. The cluster keeps so many results of a session, and no more."""
+"""Sequences from the lowest unanswered one to the newest: the number of results that the cluster keeps of a session."""
 
 
 class SequenceWindow:
-    """Counts sequences 1, 2, 3, ... of a session and knows the lowest one whose answer has not arrived.
+    """Counts the sequences 1, 2, 3, ... of a session and knows the lowest one whose answer has not arrived.
 
-    A run is a group of consecutive sequences, known by its session and its first sequence, which is settled as a whole or
-    replaced by what is left of it. Runs of an earlier session are ignored: its numbers mean nothing to the present one.
+    A run is a group of consecutive sequences, identified by its session and its first sequence. It is settled as a whole, or
+    replaced by the runs that are left of it. Runs of an earlier session are ignored: its numbers mean nothing in the present one.
 
-    invariant: next - acked_below <= WINDOW_MAX, so that no result which may still be asked for again is ever forgotten.
+    invariant: next - acked_below <= WINDOW_MAX, so that the cluster never forgets a result that may still be asked for again.
     """
 
     def __init__(self) -> None:
@@ -23,38 +23,39 @@ class SequenceWindow:
         self._out: set[int] = set()
 
     def begin(self, client_id: int) -> None:
-        """A new session. Its sequences start over."""
+        """Begin a new session. Its sequences start at 1."""
         self.client_id = client_id
         self._next = 1
         self._out.clear()
 
     def end(self, client_id: int) -> None:
-        """This session is no more; a newer one is left alone."""
+        """End this session; a newer one stays."""
         if self.client_id == client_id:
             self.begin(0)
 
     @property
     def acked_below(self) -> int:
+        """The client holds the answers of all sequences below this one, or will never ask for them."""
         return min(self._out, default=self._next)
 
     @property
     def room(self) -> int:
-        """How many sequences may be taken now; 0 without a session."""
+        """The number of sequences that may be taken now; 0 without a session."""
         return WINDOW_MAX - (self._next - self.acked_below) if self.client_id else 0
 
     def take(self, count: int) -> int:
-        """The first of `count` new sequences, 1 <= count <= room."""
+        """Take `count` new sequences and return the first one. 1 <= count <= room."""
         first = self._next
         self._next += count
         self._out.add(first)
         return first
 
     def settle(self, client_id: int, first: int) -> None:
-        """Every command of this run has its answer, or will never be asked for again."""
+        """Mark a run as done: every command has its answer, or will never be sent again."""
         if client_id == self.client_id:
             self._out.discard(first)
 
     def keep(self, client_id: int, first: int) -> None:
-        """This is the first sequence of what is left of a settled run."""
+        """Keep a part of a settled run: `first` is the first sequence of that part."""
         if client_id == self.client_id:
             self._out.add(first)

@@ -1,17 +1,17 @@
 """A watch that survives its server: the changes of a range in the order of revisions, none twice, none left out.
 
-A server's messages hold whole revisions and say up to which one they are complete. So when a stream ends, however it ends,
-the next one is asked for from that revision plus one, at whatever replica answers. Any of them may have compacted that
-revision away or have lost touch with the cluster: then the others are tried.
+A server's messages hold whole revisions and say up to which revision they are complete. When a stream ends, however it ends, the
+next one is asked for from that revision plus one, at any replica that answers. A replica may have compacted that revision away,
+or have lost touch with the cluster: then the others are tried.
 
-A key whose slot moves is refused by its old cluster, after it has told everything up to the revision at which it let the slot go.
-The watch goes on at the new one from the revision after that: the revisions of a key only ever grow, also over a move.
+A key whose slot moves is refused by its old cluster, after that cluster has sent everything up to the revision at which it gave
+the slot away. The watch continues at the new cluster from the revision after that: the revisions of a key only ever grow, also
+over a move.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -20,20 +20,12 @@ from typing import Final, Self
 
 from grpc import aio
 
-from ravelctl.client.connection.connections import Connections, HangingError, Obstacles, retry_after_s
+from ravelctl.client.connection.attempts import Attempts, Backoff, no_time
+from ravelctl.client.connection.connections import Connections
+from ravelctl.client.connection.failures import ConnectionLostError, channel_closed, timed_out
 from ravelctl.client.connection.retry import RetryPolicy
-from ravelctl.client.errors import (
-    RETRYABLE,
-    ClosedError,
-    CompactedError,
-    InvalidArgumentError,
-    RavelError,
-    UnreachableError,
-    WrongClusterError,
-    WrongServerError,
-    from_rpc_error,
-)
-from ravelctl.client.services.unary import channel_closed
+from ravelctl.client.connection.rules import Next, Rule
+from ravelctl.client.errors import ClosedError, CompactedError, InvalidArgumentError, RavelError, WrongClusterError
 from ravelctl.client.session.scan import range_of_prefix
 from ravelctl.client.types import WatchEvent
 from ravelpb.errors import Field, Reason
@@ -43,22 +35,28 @@ from ravelpb.v1.kv_pb2 import KeyEvent, WatchRequest, WatchResponse
 from ravelpb.v1.kv_pb2_grpc import KVStub
 
 PROGRESS_MS: Final = 1_000
-"""How often a server is asked to say how far it is."""
+"""How often a server is asked to report how far its stream is complete."""
 
 SILENCE_S: Final = 5.0
-"""A server that says nothing for so long hangs."""
+"""A server that sends nothing for so long hangs."""
 
 MEMBERS_TIMEOUT_S: Final = 1.0
-"""How long the other members may take to become known, once: they are where a watch goes on when its server is lost."""
+"""How long the question for the other members may take, which is asked once: a watch continues there when its server is lost."""
+
+TRY_THE_OTHERS: Final = Rule(Next.ELSEWHERE, nothing_done=True)
+"""What a watch does about COMPACTED: another replica's log may reach further back."""
 
 Find = Callable[[WrongClusterError | None], Awaitable[Connections]]
-"""Where to watch: at first, or after this refusal, which is raised again where there is no other cluster."""
+"""Returns where to watch: at first, or after this refusal, which is raised again if there is no other cluster."""
 
 
 def watch_request(
     *, key: bytes | None, prefix: bytes | None, start: bytes, end: bytes | None, from_revision: int | None
 ) -> WatchRequest:
-    """Raises InvalidArgumentError for a key, a prefix and a range that exclude each other, and for a revision below 1."""
+    """Return the request of a watch.
+
+    Raises InvalidArgumentError for a key, a prefix and a range that exclude each other, and for a revision below 1.
+    """
     if (key is not None) + (prefix is not None) + (bool(start) or end is not None) > 1:
         raise InvalidArgumentError("a watch is for a key, for a prefix or for a range", next_step="give one of them")
     if from_revision is not None and from_revision < 1:
@@ -71,7 +69,7 @@ def watch_request(
 
 
 class Watch:
-    """Changes as they come: an async iterator of `WatchEvent` without end, and a context that ends the watch.
+    """Changes as they happen: an async iterator of `WatchEvent` without end, and a context that ends the watch.
 
     `RavelClient.watch` makes one. Used by one task.
     """
@@ -81,37 +79,35 @@ class Watch:
     ) -> None:
         self._request = request
         self._find = find
-        self._found: Connections | None = None  # None: not looked for yet
         self._retry = retry
         self._timeout_s = timeout_s
         self._outage_max_s = outage_max_s
+        self._backoff = Backoff(retry)  # its deadline is that of the first answer, later that of an outage
+        self._attempts: Attempts | None = None  # None: where to watch is not known yet
         self._stream: aio.UnaryStreamCall[WatchRequest, WatchResponse] | None = None
         self._endpoint = ""
         self._fresh = True  # the stream has not sent a message yet
         self._begun = False  # some server has answered
-        self._cluster_id = ""  # empty: no server of the present cluster has answered yet
         self._knows_members = False
         self._events: deque[WatchEvent] = deque()
         self._received = 0  # every revision up to this one is in _events, or was handed out
-        self._handed = 0  # of the newest event that was handed out
+        self._handed = 0  # the newest event that was handed out
         self._done = 0
         self._closed = False
-        self._obstacles = Obstacles()
-        self._behind: dict[str, CompactedError] = {}  # who has compacted what comes next
-        self._tried: set[str] = set()  # since the last progress
-        self._attempt = 0
-        self._outage_since: float | None = None
+        self._behind: dict[str, CompactedError] = {}  # the replicas that have compacted what comes next
+        self._trouble_since: float | None = None  # the first attempt, or the first failure since the last progress
 
     @property
     def revision(self) -> int:
-        """All changes up to this revision were handed out, and the next one was asked for: another watch goes on at it + 1.
+        """All changes up to this revision were handed out, and the next one was asked for: another watch continues at it + 1.
 
-        It moves on while nothing happens in the range, too. 0 before the watch has begun.
+        It grows while nothing happens in the range, too. 0 before the watch has begun.
         """
         return self._done
 
     async def started(self) -> int:
-        """Begin, unless it has begun; the revision after which every change will be told. Raises what iterating raises."""
+        """Begin, unless it has begun, and return the revision after which every change will be sent. Raises what iterating
+        does."""
         while not self._begun:
             await self._fetch()
         return self._done
@@ -120,9 +116,9 @@ class Watch:
         return self
 
     async def __anext__(self) -> WatchEvent:
-        """The next change.
+        """Return the next change.
 
-        Raises CompactedError when no replica has it any more, and other RavelErrors when no replica could be asked in time.
+        Raises CompactedError if no replica has it any more, and other RavelErrors if no replica could be asked in time.
         """
         while not self._events:
             self._done = max(self._done, self._received)
@@ -140,69 +136,73 @@ class Watch:
         self.close()
 
     def close(self) -> None:
-        """End the watch. Who waits for the next change gets ClosedError."""
+        """End the watch. A task that waits for the next change gets ClosedError."""
         self._closed = True
         self._leave()
-
-    @property
-    def _channels(self) -> Connections:
-        """To be used once they were found."""
-        if self._found is None:
-            raise ClosedError("the watch has not begun")
-        return self._found
 
     # --- messages
 
     async def _fetch(self) -> None:
-        """Take one more message, from wherever it can be had."""
+        """Take one more message, from any replica that has it."""
+        if not self._begun:
+            self._begin_trouble(self._timeout_s)
+        try:
+            await self._fetch_somewhere()
+        except RavelError:
+            self._trouble_since = None  # a caller that tries again gets all of the time again
+            raise
+
+    async def _fetch_somewhere(self) -> None:
         while True:
             if self._closed:
                 raise ClosedError("the watch was closed")
-            if self._found is None:
-                self._found = await self._find(None)
-            answer = await self._try_message()
+            if self._attempts is None:
+                self._attempts = self._attempts_at(await self._find(None))
+            answer = await self._try_message(self._attempts)
             if isinstance(answer, WatchResponse):
-                await self._take(answer)
+                await self._take(self._attempts, answer)
                 return
             self._leave()
             if isinstance(answer, WrongClusterError):
                 await self._follow(answer)
             elif not self._closed:
-                await self._recover(answer)
+                await self._recover(self._attempts, answer)
 
-    async def _try_message(self) -> WatchResponse | RavelError:
-        """The next message of the present stream, or of a new one if there is none."""
+    def _attempts_at(self, connections: Connections) -> Attempts:
+        return Attempts(connections, self._retry, backoff=self._backoff, any_replica=True)
+
+    async def _try_message(self, attempts: Attempts) -> WatchResponse | RavelError:
+        """Return the next message of the present stream, or of a new one if there is none; else why there is no message."""
+        connections = attempts.connections
+        connections.owner.check()
+        if self._stream is None:
+            self._endpoint, self._fresh = attempts.choose(), True
+        limit_s = 2 * self._retry.progress_timeout_s if self._fresh else SILENCE_S
+        if (left_s := self._backoff.left_s) is not None:
+            limit_s = min(limit_s, left_s)
         try:
-            if self._stream is None:
-                self._endpoint = self._choose()
-                channel = await self._channels.ready(self._endpoint)
-                self._stream, self._fresh = KVStub(channel).Watch(self._request), True
-            async with asyncio.timeout(2 * self._retry.progress_timeout_s if self._fresh else SILENCE_S):
+            async with asyncio.timeout(limit_s):
+                if self._stream is None:
+                    self._stream = KVStub(await connections.ready(self._endpoint, limit_s)).Watch(self._request)
                 message = await self._stream.read()
+            if isinstance(message, WatchResponse):
+                connections.meet(self._endpoint, message.header.cluster_id)
+                return message
         except TimeoutError:
-            return HangingError(self._endpoint)
+            return timed_out(self._endpoint, limit_s, self._retry.progress_timeout_s)
         except aio.AioRpcError as error:
-            return from_rpc_error(error, self._endpoint)
+            return connections.error_of(self._endpoint, error)
         except RavelError as error:
             return error
         except (aio.UsageError, asyncio.CancelledError):
             return channel_closed(self._endpoint)
-        return message if isinstance(message, WatchResponse) else UnreachableError(f"{self._endpoint} ended the watch")
+        return ConnectionLostError(f"{self._endpoint} ended the watch")
 
-    async def _take(self, message: WatchResponse) -> None:
-        cluster_id = message.header.cluster_id
-        if self._cluster_id and cluster_id != self._cluster_id:
-            self.close()
-            raise WrongServerError(
-                f"{self._endpoint} belongs to cluster {cluster_id}, and the watch began in cluster {self._cluster_id}",
-                reason=Reason.WRONG_CLUSTER_ID,
-                next_step="begin again: revisions of one cluster mean nothing in another",
-            )
-        first = not self._begun
-        self._begun = True
-        self._cluster_id = cluster_id
-        if first:
+    async def _take(self, attempts: Attempts, message: WatchResponse) -> None:
+        if not self._begun:
             self._done = self._received = message.revision
+            self._end_trouble(attempts)
+        self._begun = True
         events = [event for event in message.events if event.revision > self._received]
         follow = [*(event.revision for event in events[1:]), 0]
         self._events += [
@@ -214,88 +214,73 @@ class Watch:
         self._received = max(self._received, message.revision)
         self._request.from_revision = self._received + 1
         if message.events or not self._fresh:
-            self._progressed()
+            self._end_trouble(attempts)
         self._fresh = False
         if not self._knows_members:
-            await self._learn_members()
+            await self._learn_members(attempts.connections)
 
-    def _progressed(self) -> None:
-        """This server does what it should: past failures count no more."""
-        self._channels.served(self._endpoint, leads=False)
-        self._obstacles.clear()
-        self._behind.clear()
-        self._tried.clear()
-        self._attempt = 0
-        self._outage_since = None
-
-    async def _learn_members(self) -> None:
+    async def _learn_members(self, connections: Connections) -> None:
         with suppress(RavelError, aio.AioRpcError, TimeoutError):
             async with asyncio.timeout(MEMBERS_TIMEOUT_S):
-                channel = await self._channels.ready(self._endpoint)
+                channel = await connections.ready(self._endpoint)
                 status = await ClusterStub(channel).Status(StatusRequest())
             self._knows_members = True
             for member in status.members:
                 if address := member.server.addresses.listen:
-                    self._channels.learn(address)
+                    connections.learn(address)
 
-    # --- obstacles
+    # --- troubles
 
-    def _choose(self) -> str:
-        """One that was not tried since the last progress, else the next in turn."""
-        endpoint = self._channels.choose_any()
-        for _ in self._channels.endpoints:
-            if endpoint not in self._tried:
-                break
-            endpoint = self._channels.choose_any()
-        return endpoint
+    def _begin_trouble(self, limit_s: float | None) -> None:
+        """Start the time in which the next message must come, unless it runs already."""
+        if self._trouble_since is not None:
+            return
+        if limit_s is not None and not limit_s > 0:
+            raise no_time(limit_s)
+        self._trouble_since = asyncio.get_running_loop().time()
+        self._backoff.restart(limit_s)
 
-    async def _recover(self, error: RavelError) -> None:
-        """Take in why a stream ended, and wait a moment. Raises if the watch cannot go on."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        if self._outage_since is None:
-            self._outage_since = now
+    def _end_trouble(self, attempts: Attempts) -> None:
+        """Forget past failures: this server does what it should."""
+        self._trouble_since = None
+        self._backoff.restart(None)
+        self._behind.clear()
+        attempts.served(self._endpoint)
+
+    async def _recover(self, attempts: Attempts, error: RavelError) -> None:
+        """Take in why a stream ended, and wait for the next attempt. Raises if the watch cannot continue."""
+        if self._outage_max_s is not None and self._outage_max_s <= 0 and self._begun:
+            raise error
+        self._begin_trouble(self._outage_max_s)
+        rule: Rule | None = None
         if isinstance(error, CompactedError):
+            rule = TRY_THE_OTHERS
             self._behind[self._endpoint] = error
             if not self._knows_members:
-                await self._learn_members()
-        elif error.reason not in RETRYABLE:
-            raise error
-        self._tried.add(self._endpoint)
-        self._obstacles.note(self._endpoint, error)
-        lasted_s = now - self._outage_since
-        if self._behind and self._all_behind(lasted_s):
+                await self._learn_members(attempts.connections)
+        if self._behind and self._all_behind(attempts):
             raise self._compacted()
-        limit_s = self._outage_max_s if self._begun else self._timeout_s
-        if limit_s is not None and lasted_s >= limit_s:
-            raise self._obstacles.deadline_error(limit_s)
-        self._attempt += 1
-        await self._channels.failed(self._endpoint, error, attempt=self._attempt)
-        untried = len(self._tried) < len(self._channels.endpoints)
-        if not untried or self._attempt > len(self._channels.endpoints):
-            await asyncio.sleep(self._retry.delay_s(self._attempt, random.random, at_least_s=retry_after_s(error)))
+        await attempts.failed(self._endpoint, error, rule=rule)
 
     async def _follow(self, refused: WrongClusterError) -> None:
-        """The slot is elsewhere, or on its way there: go on where it is, a moment later."""
-        now = asyncio.get_running_loop().time()
-        if self._outage_since is None:
-            self._outage_since = now
-        limit_s = self._outage_max_s if self._begun else self._timeout_s
-        if limit_s is not None and now - self._outage_since >= limit_s:
+        """Continue at the new cluster of a slot that has moved or is moving, after a wait."""
+        if self._outage_max_s is not None and self._outage_max_s <= 0 and self._begun:
             raise refused
-        self._found = await self._find(refused)
-        self._cluster_id = ""
+        self._begin_trouble(self._outage_max_s)
+        if self._backoff.is_over:
+            raise refused
+        self._attempts = self._attempts_at(await self._find(refused))
         self._knows_members = False
-        self._obstacles.clear()
         self._behind.clear()
-        self._tried.clear()
-        self._attempt += 1
-        await asyncio.sleep(self._retry.delay_s(self._attempt, random.random))
+        await self._backoff.wait()
 
-    def _all_behind(self, lasted_s: float) -> bool:
-        """No replica can go on, as far as can be known: those that do not answer had their time."""
-        endpoints = set(self._channels.endpoints)
-        return endpoints <= self._behind.keys() or (lasted_s >= self._timeout_s and endpoints <= self._tried)
+    def _all_behind(self, attempts: Attempts) -> bool:
+        """Return whether no replica can continue, as far as can be known: those that do not answer had their time."""
+        endpoints = attempts.connections.usable
+        lasted_s = asyncio.get_running_loop().time() - (self._trouble_since or 0.0)
+        return endpoints <= self._behind.keys() or (
+            lasted_s >= self._timeout_s and endpoints <= attempts.tried | {self._endpoint}
+        )
 
     def _compacted(self) -> CompactedError:
         wanted = self._request.from_revision
@@ -304,7 +289,7 @@ class Watch:
             f"the change of revision {wanted} was compacted away on every replica that answers: "
             f"the first that is left is that of revision {first}",
             metadata={Field.FIRST_REVISION: str(first)},
-            next_step="read the keys anew, and watch from the revision after what was read",
+            next_step="read the keys again, and watch from the revision after what was read",
         )
 
     def _leave(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 from grpc import aio
 
 from ravelctl.client import RetryPolicy
-from ravelctl.client.connection import connections
+from ravelctl.client.connection import channels, connections
 
 
 async def test_a_name_that_stands_for_no_address_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,7 @@ async def test_addresses_that_nothing_is_connected_to_make_room_for_new_ones() -
 
     def dial(endpoint: str) -> aio.Channel:
         opened.append(endpoint)
-        return connections.plain_channel(endpoint)
+        return channels.plain_channel(endpoint)
 
     known = connections.Connections(["a:1", "b:1"], retry=RetryPolicy(connect_timeout_s=5.0), factory=dial)
     server = aio.server()

@@ -213,10 +213,10 @@ async def test_members_that_all_went_elsewhere_are_found_again(world: FakeWorld,
 async def test_a_daemon_of_another_cluster_at_the_address_is_not_written_to(world: FakeWorld) -> None:
     (key,) = key_of_slot(EVEN)
     first, second = world.clusters
-    first.replicas[0].answers["Status"] = second.replicas[0].answers["Status"]
+    first.replicas[0].cluster_id = second.replicas[0].cluster_id
     first.owned = (1 << SLOT_COUNT) - 1
     async with world.client(timeout_s=0.5) as client:
-        with pytest.raises(WrongServerError, match="is of cluster c2"):
+        with pytest.raises(WrongServerError, match=rf"belongs to cluster {2:032x}, and this client is for cluster {1:032x}"):
             await client.put(key, b"v")
     assert not first.data
 
