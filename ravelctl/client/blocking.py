@@ -29,10 +29,10 @@ from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
 from ravelctl.client.client import RavelClient
-from ravelctl.client.connection.owner import NEW_PROCESS, check_process
+from ravelctl.client.connection.owner import check_process, forked
 from ravelctl.client.connection.retry import RetryPolicy
 from ravelctl.client.connection.tls import TlsOptions
-from ravelctl.client.errors import ClientMisusedError, ClosedError, NotSentError, OutcomeUnknownError, RavelError
+from ravelctl.client.errors import ClosedError, NotSentError, OutcomeUnknownError, RavelError
 from ravelctl.client.session.watch import Watch
 from ravelctl.client.types import (
     Condition,
@@ -137,10 +137,7 @@ class BlockingClient:
     def _call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run `work` on the loop and wait for its answer."""
         if self._pid != os.getpid():
-            raise ClientMisusedError(
-                f"this client belongs to process {self._pid}, and was called in process {os.getpid()}, which was forked from it",
-                next_step=NEW_PROCESS,
-            )
+            raise forked(self._pid)
         self._refuse_loop()
         if self._closing:
             raise _closed()

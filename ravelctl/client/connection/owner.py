@@ -19,47 +19,65 @@ from ravelctl.client.errors import ClientMisusedError
 _opened: Final[WeakKeyDictionary[aio.Channel, int]] = WeakKeyDictionary()
 """The channels that are alive, with the process that opened each."""
 
+_forks = 0
+"""How many forks lie between the first process and this one: cheaper to compare than process ids."""
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
 
 class Owner:
     """Binds a client to the process and event loop of its first call."""
 
-    __slots__ = ("_loop", "_pid")
+    __slots__ = ("_forks", "_loop", "_pid")
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._forks = 0
         self._pid = 0
 
-    def check(self) -> None:
-        """Return if this is the process and loop of the first call; else raise ClientMisusedError."""
+    def check(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop, in the process and on the loop of the first call; else raise ClientMisusedError."""
         loop = asyncio.get_running_loop()
-        if loop is self._loop and os.getpid() == self._pid:
-            return
+        if loop is self._loop and self._forks == _forks:
+            return loop
         if self._loop is None:
-            self._loop, self._pid = loop, os.getpid()
-            return
+            self._loop, self._forks, self._pid = loop, _forks, os.getpid()
+            return loop
         raise self.misuse()
 
     @property
     def is_here(self) -> bool:
         """Whether this is the process and loop of the first call, or there was none yet."""
-        return self._loop is None or (self._pid == os.getpid() and asyncio.get_running_loop() is self._loop)
+        return self._loop is None or (self._forks == _forks and asyncio.get_running_loop() is self._loop)
 
     def misuse(self) -> ClientMisusedError:
         """Return the error of a call that comes from somewhere else."""
-        if self._pid != os.getpid():
-            return ClientMisusedError(
-                f"this client belongs to process {self._pid}, and was called in process {os.getpid()}, which was forked from it",
-                next_step=NEW_PROCESS,
-            )
+        if self._forks != _forks:
+            return forked(self._pid)
         return ClientMisusedError(
             "this client belongs to the event loop of its first call, and was called on another one",
             next_step="make the client inside the event loop that uses it: one client for each asyncio.run()",
         )
 
 
+def forked(owner_pid: int) -> ClientMisusedError:
+    """Return the error of a call in a process that was forked from the client's own."""
+    return ClientMisusedError(
+        f"this client belongs to process {owner_pid}, and was called in process {os.getpid()}, which was forked from it",
+        next_step=NEW_PROCESS,
+    )
+
+
 NEW_PROCESS: Final = (
-    "make the client in the process that uses it, and fork before the first client is used or start processes with the method "
-    "'spawn': gRPC does not survive a fork"
+    "make the client in the process that uses it, and fork before the first client is used, or start processes with the method "
+    "'spawn'"
 )
 
 
@@ -75,5 +93,6 @@ def check_process() -> None:
     for parent in _opened.values():
         if parent != pid:
             raise ClientMisusedError(
-                f"process {pid} was forked from process {parent} while clients were in use there", next_step=NEW_PROCESS
+                f"process {pid} was forked from process {parent} while clients were in use there, and gRPC does not survive that",
+                next_step=NEW_PROCESS,
             )

@@ -81,14 +81,23 @@ REFUSED_FOR_SLOT: Final = frozenset({Reason.WRONG_CLUSTER, Reason.SLOT_MOVING})
 """Refusals that prove of a numbered command that no attempt has done anything."""
 
 
-class Answer(asyncio.Future[Any]):
-    """The future answer of one command: the answer message of its kind, or a RavelError.
+Answer = asyncio.Future[Any]
+"""The future answer of one command: the answer message of its kind, or a RavelError."""
 
-    `sent`: an attempt may have reached a server, and it is not proved that it did nothing. It tells what became of a write whose
-    caller stops waiting.
-    """
 
-    sent = False
+class WriteAnswer(Answer):
+    """The future answer of a write."""
+
+    __slots__ = ("deadline", "sent")
+
+    deadline: float
+    sent: bool
+    """An attempt may have reached a server, and it is not proved that it did nothing. Unset before the first attempt."""
+
+    @property
+    def may_have_happened(self) -> bool:
+        """Whether the write may take effect although its caller has stopped waiting."""
+        return getattr(self, "sent", False)
 
 
 Call = tuple[Answer, Command, int, float, float]
@@ -127,6 +136,7 @@ class CommandBatcher:
 
     def __init__(self, kind: CommandKind, connections: Connections, retry: RetryPolicy) -> None:
         self._kind = kind
+        self._writes = kind.writes
         self._connections = connections
         self._check_owner = connections.owner.check
         self._retry = retry
@@ -150,9 +160,12 @@ class CommandBatcher:
 
     # --- for callers
 
-    def submit(self, command: Command, size_bytes: int, timeout_s: float) -> Answer:
-        """Queue a command. Raises BusyError, InvalidArgumentError, ClientMisusedError, ClosedError, DeadlineError."""
-        self._check_owner()
+    def submit(self, command: Command, size_bytes: int, timeout_s: float) -> Any:
+        """Queue a command and return its Answer; of a write, its WriteAnswer.
+
+        Raises BusyError, InvalidArgumentError, ClientMisusedError, ClosedError, and DeadlineError for a call without time.
+        """
+        loop = self._check_owner()
         if self._closed:
             raise ClosedError("this client is closed")
         if size_bytes > COMMAND_BYTES_MAX:
@@ -166,9 +179,13 @@ class CommandBatcher:
             raise no_time(timeout_s)
         if len(self._waiting) >= WAITING_MAX and not self._drop_settled():
             raise BusyError(f"{WAITING_MAX} calls of this client wait already", next_step="await some before making more")
-        loop = asyncio.get_running_loop()
-        answer = Answer(loop=loop)
         deadline = loop.time() + timeout_s
+        answer: Answer
+        if self._writes:
+            answer = WriteAnswer(loop=loop)
+            answer.deadline = deadline
+        else:
+            answer = loop.create_future()
         self._waiting.append((answer, command, size_bytes, deadline, deadline - min(LAST_MOMENT_S, timeout_s / 4)))
         if deadline < self._alarm_at:
             self._set_alarm(deadline)
@@ -359,8 +376,8 @@ class CommandBatcher:
             request.once.CopyFrom(Once(client_id=batch.client_id, sequence=batch.first, acked_below=acked_below))
         if batch.size_bytes > BATCH_BYTES_MAX:
             batch.message_bytes = request.ByteSize()
-        for call in batch.calls:
-            call[0].sent = True
+        if self._writes:
+            _mark_sent(batch, True)
         self._in_flight[self._request_id] = batch
         self._bytes_in_flight += batch.size_bytes
         if len(self._in_flight) == 1:
@@ -416,7 +433,7 @@ class CommandBatcher:
         else:
             again = rule.next in (Next.ELSEWHERE, Next.LATER) and (proved or self._kind is not CommandKind.WRITES)
         if not again and not answer.done():
-            answer.set_exception(error if proved or not self._kind.writes else _unknown(error))
+            answer.set_exception(error if proved or not self._writes else _unknown(error))
         return (error,) if again or rule.next is Next.NEW_SESSION else ()
 
     def _sort_again(self, batch: Batch, refusals: list[RavelError]) -> None:
@@ -466,13 +483,14 @@ class CommandBatcher:
             return False
         for answer, *_ in batch.calls:
             if not answer.done():
-                answer.set_exception(_unknown(error) if batch.uncertain and self._kind.writes else error)
+                answer.set_exception(_unknown(error) if batch.uncertain and self._writes else error)
         self._window.settle(batch.client_id, batch.first)
         return True
 
     def _wait_again(self, batch: Batch) -> None:
         """Make the commands that are still wanted new ones, ahead of those that wait: no attempt did anything."""
-        _mark_sent(batch, False)
+        if self._writes:
+            _mark_sent(batch, False)
         self._waiting.extendleft(call for call in reversed(batch.calls) if not call[0].done())
 
     def _live_runs(self, batch: Batch) -> list[Batch]:
@@ -518,7 +536,7 @@ class CommandBatcher:
         for batch in self._again:
             yield from ((call, batch.uncertain) for call in batch.calls if not call[0].done())
         for batch in self._in_flight.values():
-            yield from ((call, self._kind.writes) for call in batch.calls if not call[0].done())
+            yield from ((call, self._writes) for call in batch.calls if not call[0].done())
 
     def _fail(self, error: RavelError) -> None:
         """End every call with this error, or as unknown if it may have happened."""
@@ -531,8 +549,9 @@ class CommandBatcher:
 
 
 def _mark_sent(batch: Batch, sent: bool) -> None:
+    """Note of a batch of writes whether it may have reached a server."""
     for call in batch.calls:
-        call[0].sent = sent
+        call[0].sent = sent  # type: ignore[attr-defined]
 
 
 def _unknown(cause: RavelError | None = None) -> OutcomeUnknownError:

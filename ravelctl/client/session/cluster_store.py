@@ -15,7 +15,7 @@ from ravelctl.client.connection.connections import Connections
 from ravelctl.client.connection.retry import RetryPolicy
 from ravelctl.client.connection.tls import TlsOptions
 from ravelctl.client.errors import NotSentError, OutcomeUnknownError, RavelError, SlotMovingError, WrongClusterError
-from ravelctl.client.session.batcher import Answer, CommandBatcher, CommandKind
+from ravelctl.client.session.batcher import Answer, CommandBatcher, CommandKind, WriteAnswer
 from ravelctl.client.session.scan import Scanner
 from ravelctl.client.session.watch import Watch
 from ravelpb.v1 import kv_pb2
@@ -102,8 +102,7 @@ class ClusterStore:
         )
 
     async def write(self, keys: Sequence[bytes], command: Command, size_bytes: int, timeout_s: float) -> Any:
-        began = asyncio.get_running_loop().time()
-        answer = self._writes.submit(command, size_bytes, timeout_s)
+        answer: WriteAnswer = self._writes.submit(command, size_bytes, timeout_s)
         try:
             return await answer
         except asyncio.CancelledError as cancelled:
@@ -111,7 +110,7 @@ class ClusterStore:
         except SlotMovingError as moving:
             if not self._is_alone:
                 raise
-            left_s = timeout_s - (asyncio.get_running_loop().time() - began)
+            left_s = answer.deadline - asyncio.get_running_loop().time()
             return await self._write_after(moving, command, size_bytes, left_s)
 
     async def _write_after(self, moving: SlotMovingError, command: Command, size_bytes: int, timeout_s: float) -> Any:
@@ -122,7 +121,7 @@ class ClusterStore:
         if not timeout_s > 0:
             raise moving
         backoff = Backoff(self._retry, timeout_s)
-        answer: Answer | None = None
+        answer: WriteAnswer | None = None
         try:
             while True:
                 await backoff.wait()
@@ -137,7 +136,8 @@ class ClusterStore:
             raise cancelled from outcome_of_cancelled(answer)
 
     def read(self, key: bytes, command: Command, size_bytes: int, timeout_s: float, *, stale: bool) -> Answer:
-        return (self._stale_reads if stale else self._reads).submit(command, size_bytes, timeout_s)
+        answer: Answer = (self._stale_reads if stale else self._reads).submit(command, size_bytes, timeout_s)
+        return answer
 
     def groups(self, keys: Iterable[bytes]) -> list[list[bytes]]:
         together = list(keys)
@@ -177,11 +177,11 @@ class ClusterStore:
         await self.connections.close()
 
 
-def outcome_of_cancelled(answer: Answer | None) -> RavelError:
+def outcome_of_cancelled(answer: WriteAnswer | None) -> RavelError:
     """Return what is known of a write whose caller stopped waiting; None: no attempt was made."""
     if answer is not None and answer.done() and not answer.cancelled() and isinstance(error := answer.exception(), RavelError):
         return error
-    if answer is not None and answer.sent:
+    if answer is not None and answer.may_have_happened:
         return OutcomeUnknownError(
             "the write was sent and may or may not have happened: its caller did not wait for the answer",
             next_step="read before writing again",
