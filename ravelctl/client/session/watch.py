@@ -260,7 +260,12 @@ class Watch:
                 await self._learn_members(attempts.connections)
         if self._behind and self._all_behind(attempts):
             raise self._compacted()
-        await attempts.failed(self._endpoint, error, rule=rule)
+        try:
+            await attempts.failed(self._endpoint, error, rule=rule)
+        except RavelError:
+            if self._behind and attempts.connections.usable <= attempts.tried:
+                raise self._compacted() from None  # the others had their time, and did not answer
+            raise
 
     async def _follow(self, refused: WrongClusterError) -> None:
         """Continue at the new cluster of a slot that has moved or is moving, after a wait."""
@@ -275,7 +280,7 @@ class Watch:
         await self._backoff.wait()
 
     def _all_behind(self, attempts: Attempts) -> bool:
-        """Return whether no replica can continue, as far as can be known: those that do not answer had their time."""
+        """Return whether no replica can continue: all have compacted the revision, or the others did not answer in their time."""
         endpoints = attempts.connections.usable
         lasted_s = asyncio.get_running_loop().time() - (self._trouble_since or 0.0)
         return endpoints <= self._behind.keys() or (

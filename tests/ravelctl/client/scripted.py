@@ -79,11 +79,11 @@ class Network:
         self._channels: list[Channel] = []
 
     def __getitem__(self, address: str) -> Daemon:
-        return self.daemons[address]
+        return self.daemons.setdefault(address, Daemon(address))
 
     def __call__(self, endpoint: str) -> Any:
         self.opened[endpoint] += 1
-        channel = Channel(self.daemons.setdefault(endpoint, Daemon(endpoint)))
+        channel = Channel(self[endpoint])
         self._channels.append(channel)
         return channel
 
