@@ -8,11 +8,12 @@ Programs without an event loop use the same calls without `await`:
     with connect("127.0.0.1:7400,127.0.0.1:7410") as store:
         store.put(b"k", b"v")
 
-Names load when they are first used, so that a program which only catches errors never loads grpc.
+Names load when they are first used, so that a program that only catches errors never loads grpc.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -61,6 +62,9 @@ from ravelctl.client.types import (
     WriteResult,
 )
 from ravelpb.errors import Reason
+
+# Read when grpc loads. With its own handlers for fork() a child crashes, where the client raises ClientMisusedError without them.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 if TYPE_CHECKING:
     from ravelctl.client.blocking import BlockingClient, BlockingWatch, connect

@@ -17,6 +17,7 @@ from ravelctl.client.connection.rules import Next, Rule, rule_of
 from ravelctl.client.connection.tls import HandshakeError
 from ravelctl.client.errors import (
     BusyError,
+    ClientMisusedError,
     DeadlineError,
     NoLeaderError,
     NotLeaderError,
@@ -211,7 +212,7 @@ class Attempts:
         `rule` takes the place of the table's for what only this operation knows.
         """
         rule = rule or rule_of(error)
-        if rule.next is Next.RAISE and not self._carries_many:
+        if rule.next is Next.RAISE and (not self._carries_many or isinstance(error, ClientMisusedError)):
             raise error
         self._failures += 1
         self._tried.add(endpoint)
