@@ -109,7 +109,8 @@ async def _keys_at(app: App) -> KeysAt:
             f"name those of one {'group' if admin else 'cluster, or servers of an admin group'}",
         )
     cluster_id = next(iter(clusters), settings.cluster_id)
-    return KeysAt(() if admin else settings.endpoints, tuple(admin), cluster_id)
+    silent = tuple(address for address in settings.endpoints if address not in found)  # asked only if the others do not help
+    return KeysAt(() if admin else (*daemons, *silent), tuple(admin), cluster_id)
 
 
 def cluster(app: App, endpoints: tuple[str, ...] | None = None, *, cluster_id: str | None = None) -> ClusterClient:
