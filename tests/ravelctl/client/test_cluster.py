@@ -18,7 +18,6 @@ from ravelctl.client import (
     DeadlineError,
     InspectClient,
     InvalidArgumentError,
-    NoLeaderError,
     NotFoundError,
     OutcomeUnknownError,
     RavelError,
@@ -195,12 +194,6 @@ async def test_what_changes_nothing_or_is_always_the_same_is_repeated(cluster: F
     }
     cluster.replicas[0].hangs = False
     await asyncio.gather(*calls)
-
-
-async def test_no_leader_is_told_when_the_time_is_up(cluster: FakeCluster, client: ClusterClient) -> None:
-    cluster.leader = None
-    with pytest.raises(NoLeaderError, match=r"within 1\.5 s"):
-        await client.leave([1], timeout_s=1.5)
 
 
 async def test_one_that_was_taken_out_or_cut_off_still_leads_to_the_others(cluster: FakeCluster, client: ClusterClient) -> None:
