@@ -1,1 +1,1 @@
-"""How daemons are reached: addresses, channels, TLS, and the one way in which calls are repeated."""
+"""The way to the daemons: addresses, channels, TLS, and the repetition of calls."""

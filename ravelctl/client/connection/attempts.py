@@ -98,7 +98,7 @@ class Backoff:
 
 
 class Obstacles:
-    """Why each endpoint failed: the source of the error of a call whose time has run out."""
+    """The last error of each endpoint: the source of the error of a call whose time has run out."""
 
     def __init__(self) -> None:
         self._by_endpoint: dict[str, RavelError] = {}

@@ -1,8 +1,9 @@
-"""What is wrong with certificates, keys and authorities, in words; told from the files alone, or from what a far end shows.
+"""Faults of certificates, keys and authorities, in words: found in the files alone, or in the certificate that a far end shows.
 
-Used before anything is dialled or served (a daemon checks its configuration with it, a client its options), and by `tls.explain`
-to say why a connection failed. Only the standard library's `ssl`: it knows all but the dates of a certificate that it does not
-accept, and those are read here. `ssl` is loaded when first needed, so that commands without TLS do not pay for it.
+Used before anything is dialled or served (a daemon checks its configuration with it, a client its options), and by
+`tls.explain` to say why a connection failed. It uses only the standard library's `ssl`, which knows everything but the dates of
+a certificate that it does not accept; those are read here. `ssl` is loaded when it is first needed, so that commands without
+TLS do not pay for it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     import ssl
 
 PEM_FILE_BYTES_MAX: Final = 1 << 20
-"""Certificates and keys are a few kilobytes, a bundle of authorities some hundred."""
+"""Certificates and keys have a few kilobytes, a bundle of authorities some hundred."""
 
 _CERTIFICATE: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
-# What OpenSSL calls the faults of a certificate (X509_V_ERR_*), as far as they are told apart here.
+# OpenSSL's numbers for the faults of a certificate (X509_V_ERR_*) that are distinguished here.
 _NOT_YET_VALID: Final = 9
 _EXPIRED: Final = 10
 _UNKNOWN_AUTHORITY: Final = (2, 7, 18, 19, 20, 21)
@@ -32,14 +33,14 @@ _WRONG_NAME: Final = (62, 63, 64)
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong. `at` is the file, or files, that it is about."""
+    """One fault. `at` is the file, or files, that have it."""
 
     at: tuple[Path, ...]
     why: str
 
 
 def findings(*, cert: Path | None, key: Path | None, authorities: tuple[Path, ...]) -> Iterator[Finding]:
-    """Everything that is wrong with these files by themselves. No file's content appears in a sentence."""
+    """Yield every fault of these files by themselves. No sentence contains the content of a file."""
     readable = []
     for path in (cert, key, *authorities):
         if path is not None:
@@ -67,7 +68,8 @@ def _unreadable(path: Path) -> str:
 
 
 def _exposed(key: Path) -> str:
-    """A private key is for its owner. A group may read one that root put there for a daemon that is not root."""
+    """Return why a private key is exposed; empty: it is not. A group may read a key that root keeps for a daemon that is not
+    root."""
     found = key.stat()
     mode = stat.S_IMODE(found.st_mode)
     shared_by_root = found.st_uid == 0 and os.geteuid() != 0
@@ -125,7 +127,7 @@ def _plain(error: ssl.SSLError) -> str:
 
 
 def server_context(cert: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
-    """As a server that shows `cert` and, with `client_ca`, asks its callers for theirs."""
+    """Return the context of a server that shows `cert` and, with `client_ca`, asks its callers for their certificate."""
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -137,7 +139,7 @@ def server_context(cert: Path, key: Path, client_ca: Path | None) -> ssl.SSLCont
 
 
 def client_context(ca: Path | None, cert: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
-    """As a client that trusts `ca`; with None it accepts whatever is there, only to look at it."""
+    """Return the context of a client that trusts `ca`; with None it accepts every certificate, only to look at it."""
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -153,7 +155,7 @@ def client_context(ca: Path | None, cert: Path | None = None, key: Path | None =
 
 
 class RehearsalError(Exception):
-    """A handshake would fail. `by_server`: it is the server that refuses the client's certificate."""
+    """A handshake would fail. `by_server`: because the server refuses the client's certificate."""
 
     def __init__(self, why: str, *, by_server: bool) -> None:
         super().__init__(why)
@@ -161,9 +163,9 @@ class RehearsalError(Exception):
 
 
 def rehearse(server: ssl.SSLContext, client: ssl.SSLContext, ca: Path, host: str) -> None:
-    """Let a server and a client that trusts `ca` and dials it as `host` shake hands in memory.
+    """Make the handshake of a server and of a client that trusts `ca` and dials it as `host`, in memory.
 
-    Raises RehearsalError with what is wrong with a certificate: "expired on ...", "is valid for a and not for b", ...
+    Raises RehearsalError with the fault of a certificate: "expired on ...", "is valid for a and not for b", ...
     """
     import ssl
 
@@ -179,8 +181,10 @@ def rehearse(server: ssl.SSLContext, client: ssl.SSLContext, ca: Path, host: str
 
 
 def _in_memory(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> tuple[ssl.SSLObject, ssl.SSLError | None]:
-    """The client's end of a handshake, and why the server refused it if it did: a client is done before the server has judged
-    its certificate. Raises the ssl.SSLError of the client's end."""
+    """Return the client's end of a handshake, and why the server refused it if it did.
+
+    The client's end is done before the server has checked its certificate. Raises the ssl.SSLError of the client's end.
+    """
     import ssl
 
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -214,7 +218,7 @@ def _refusal(error: ssl.SSLError) -> str:
 
 
 class Shown(NamedTuple):
-    """The certificate that a far end showed: in DER, and what it is valid for (empty unless it was verified)."""
+    """The certificate of a far end: in DER, and the names that it is valid for (empty unless it was verified)."""
 
     der: bytes
     names: tuple[str, ...]
@@ -225,9 +229,9 @@ def _shown(end: ssl.SSLObject) -> Shown:
 
 
 def fault(error: ssl.SSLCertVerificationError, look: Callable[[ssl.SSLContext], Shown | None], ca: Path, host: str) -> str:
-    """What `error` finds wrong with a certificate, as what follows "the certificate ...".
+    """Return the fault that `error` names, as the words that follow "the certificate ...".
 
-    `look` shakes hands once more, with a context that accepts more: that is how dates and names are found out.
+    `look` makes the handshake once more, with a context that accepts more, to learn dates and names.
     """
     code = error.verify_code
     if code in (_EXPIRED, _NOT_YET_VALID):
@@ -250,7 +254,7 @@ def fault(error: ssl.SSLCertVerificationError, look: Callable[[ssl.SSLContext], 
 
 
 def names_of(shown: object) -> tuple[str, ...]:
-    """Names and addresses that a certificate, as `getpeercert` gives it, is valid for."""
+    """Return the names and addresses that a certificate, as `getpeercert` returns it, is valid for."""
     pairs = shown.get("subjectAltName", ()) if isinstance(shown, dict) else ()
     return tuple(value for kind, value in pairs if kind in ("DNS", "IP Address"))
 
@@ -263,7 +267,7 @@ def moment(when: datetime) -> str:
 
 
 def leaf(path: Path) -> bytes:
-    """The first certificate of a PEM file, in DER: the one that is shown. Raises ValueError if there is none."""
+    """Return the first certificate of a PEM file, in DER: the one that is shown. Raises ValueError if there is none."""
     import ssl
 
     found = _CERTIFICATE.search(path.read_text(errors="replace"))
@@ -273,7 +277,7 @@ def leaf(path: Path) -> bytes:
 
 
 def validity(der: bytes) -> tuple[datetime, datetime]:
-    """From when and until when a certificate is valid (RFC 5280, section 4.1). Raises ValueError for bytes that are none."""
+    """Return the times from which and until which a certificate is valid (RFC 5280, section 4.1). Raises ValueError."""
     try:
         at = _Part(der, _Part(der, 0).begin).begin  # into Certificate, into TBSCertificate
         if _Part(der, at).tag == _VERSION_TAG:

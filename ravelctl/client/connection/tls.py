@@ -1,7 +1,7 @@
-"""TLS as a client sees it: which files it uses, and why a connection did not come about.
+"""TLS of a client: the files that it uses, and the reason why a connection failed.
 
-gRPC says little of a handshake that failed, and nothing at all of some ("Socket closed"). So when a connection fails the endpoint
-is asked once more, by hand, and what happens then is put into words.
+gRPC says little about a handshake that failed, and about some nothing but "Socket closed". So when a connection fails, the client
+dials the endpoint once more, without gRPC, and reports the failure that it finds.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 EXPLAIN_TIMEOUT_S: Final = 1.0
-"""How long one look at an endpoint may wait for an answer."""
+"""How long one examination of an endpoint may wait for an answer."""
 
 HTTP2_OPENING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
-"""What an HTTP/2 client says first: with TLS 1.3 only the answer to it tells whether the server took our certificate."""
+"""The first bytes of an HTTP/2 client: with TLS 1.3 only the answer to them shows whether the server accepted our certificate."""
 
 SETTINGS_FRAME_TYPE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
-    """Files in PEM form: the authority that signed the servers' certificates, and what this client shows where it is asked."""
+    """Files in PEM form: the authority that signed the servers' certificates, and the certificate that this client shows."""
 
     ca: Path
     cert: Path | None = None
     key: Path | None = None
 
     def check(self) -> None:
-        """Raises InvalidArgumentError with everything that is wrong with the files."""
+        """Raise InvalidArgumentError with every fault of the files, if there is one."""
         if (self.cert is None) != (self.key is None):
             raise InvalidArgumentError("a client's certificate and its key are given together, or neither of them")
         if found := [finding.why for finding in findings(cert=self.cert, key=self.key, authorities=(self.ca,))]:
@@ -44,7 +44,7 @@ class TlsOptions:
 
 
 class HandshakeError(UnreachableError):
-    """The endpoint is there, but TLS does not come about with it. Only an operator changes that."""
+    """The endpoint is there, but the TLS handshake fails. Only an operator can change that."""
 
 
 class Explanation(NamedTuple):
@@ -53,12 +53,14 @@ class Explanation(NamedTuple):
 
 
 def explain(endpoint: str, tls: TlsOptions | None) -> Explanation | None:
-    """Why no connection to `endpoint` comes about, if TLS is the cause; None: it is not, or nobody knows. Blocks, at most for
-    EXPLAIN_TIMEOUT_S a step: call it on a thread."""
+    """Return why a connection to `endpoint` fails, if TLS is the cause; None: it is not, or the cause is unknown.
+
+    Blocks, at most for EXPLAIN_TIMEOUT_S a step: call it on a thread.
+    """
     try:
         return _why_plain_fails(endpoint) if tls is None else _why_tls_fails(endpoint, tls)
     except OSError:
-        return None  # not reached at all, or no answer in time
+        return None  # it cannot be reached, or does not answer in time
 
 
 def _why_plain_fails(endpoint: str) -> Explanation | None:
@@ -95,7 +97,7 @@ def _why_tls_fails(endpoint: str, tls: TlsOptions) -> Explanation | None:
 
 
 def _why_not_taken(endpoint: str, tls: TlsOptions, connection: ssl.SSLSocket) -> Explanation | None:
-    """The handshake is done on this side. None: on the other side too, so TLS was not the cause."""
+    """Return why the server refuses a handshake that is done on this side; None: it does not, so TLS is not the cause."""
     connection.sendall(HTTP2_OPENING)
     head = connection.recv(9)
     if not head:
@@ -106,7 +108,7 @@ def _why_not_taken(endpoint: str, tls: TlsOptions, connection: ssl.SSLSocket) ->
 
 
 def _refused(endpoint: str, tls: TlsOptions) -> Explanation:
-    """The server ended the handshake: it did not like what this client showed, or that it showed nothing."""
+    """Explain a handshake that the server ended: it refuses this client's certificate, or misses one."""
     if tls.cert is None:
         return Explanation(f"{endpoint} asks for a client certificate and was shown none", "give one with --cert and --key")
     _, ends = validity(leaf(tls.cert))
@@ -117,7 +119,7 @@ def _refused(endpoint: str, tls: TlsOptions) -> Explanation:
 
 
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_MESSAGE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
-"""What OpenSSL calls an answer that is no TLS."""
+"""OpenSSL's names for an answer that is no TLS."""
 
 
 def _next_step(why: str) -> str:
@@ -129,7 +131,7 @@ def _next_step(why: str) -> str:
 
 
 def _is_alert(error: ssl.SSLError) -> bool:
-    """Whether the far end said, in TLS, that it will not go on."""
+    """Return whether the far end refused with a TLS alert."""
     return "ALERT" in (error.reason or "")
 
 
@@ -138,7 +140,7 @@ def _host(endpoint: str) -> str:
 
 
 def _shaken(endpoint: str, context: ssl.SSLContext) -> ssl.SSLSocket:
-    """A connection after the handshake, as far as this side is concerned. Raises OSError, of which ssl.SSLError is one."""
+    """Return a connection whose handshake is done on this side. Raises OSError, of which ssl.SSLError is one."""
     connection = socket.create_connection((_host(endpoint), int(endpoint.rpartition(":")[2])), timeout=EXPLAIN_TIMEOUT_S)
     try:
         return context.wrap_socket(connection, server_hostname=_host(endpoint))
@@ -148,14 +150,16 @@ def _shaken(endpoint: str, context: ssl.SSLContext) -> ssl.SSLSocket:
 
 
 def shown_until(endpoint: str, tls: TlsOptions) -> datetime:
-    """Until when the certificate that this endpoint shows is valid. Blocks like `explain`; raises OSError, or ValueError where it
-    shows none."""
+    """Return the end of validity of the certificate that this endpoint shows. Blocks like `explain`.
+
+    Raises OSError, or ValueError if it shows none.
+    """
     with _shaken(endpoint, client_context(None, tls.cert, tls.key)) as connection:
         return validity(connection.getpeercert(binary_form=True) or b"")[1]
 
 
 def _glimpse(endpoint: str, context: ssl.SSLContext) -> Shown | None:
-    """A look at the certificate alone; None where even that fails."""
+    """Return the certificate of an endpoint without verifying it; None if even that fails."""
     try:
         with _shaken(endpoint, context) as connection:
             return Shown(connection.getpeercert(binary_form=True) or b"", names_of(connection.getpeercert()))

@@ -24,7 +24,7 @@ from ravelpb.v1.kv_pb2 import Command, ScanRequest, ScanResponse, WatchRequest
 
 @dataclass(frozen=True, slots=True)
 class Dialling:
-    """How servers are reached, and how often: the same for every cluster of a client."""
+    """The settings by which servers are reached: the same for every cluster of a client."""
 
     retry: RetryPolicy
     tls: TlsOptions | None = None

@@ -44,7 +44,7 @@ MEMBERS_TIMEOUT_S: Final = 1.0
 """How long the question for the other members may take, which is asked once: a watch continues there when its server is lost."""
 
 TRY_THE_OTHERS: Final = Rule(Next.ELSEWHERE, nothing_done=True)
-"""What a watch does about COMPACTED: another replica's log may reach further back."""
+"""The rule of a watch for COMPACTED: another replica's log may reach further back."""
 
 Find = Callable[[WrongClusterError | None], Awaitable[Connections]]
 """Returns where to watch: at first, or after this refusal, which is raised again if there is no other cluster."""
