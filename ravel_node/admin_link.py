@@ -75,7 +75,8 @@ class AdminLink:
         self._host = host
         self._seat = seat
         self._new_cluster = new_cluster
-        self._client = AdminClient(admins, timeout_s=CALL_S, tls=client_tls)
+        # An admin group that was restored has another cluster id at the same addresses, and its reports are wanted all the same.
+        self._client = AdminClient(admins, timeout_s=CALL_S, tls=client_tls, pins_cluster=False)
         self._turned_out = turned_out
         self._placed = False  # since this start, while blank
         self._told: set[str] = set()  # what is in the way and was logged; once, until it is over

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ravel_node.config import PeerTlsConfig, Problem, TlsConfig
-from ravelctl.client.certificates import RehearsalError, client_context, findings, rehearse, server_context
+from ravelctl.client.connection.certificates import RehearsalError, client_context, findings, rehearse, server_context
 
 
 def client_problems(tls: TlsConfig, host: str | None) -> Iterator[Problem]:

@@ -18,7 +18,7 @@ from ravel_node.storage.base import Identity, StoreError
 from ravel_node.storage.directory import ADMINS
 from ravel_node.storage.survey import DirectoryReader
 from ravelctl.client import AdminClient, NotFoundError, RavelError
-from ravelctl.client.leaving import leave_through_admin
+from ravelctl.client.services.leaving import leave_through_admin
 
 LEAVE_S: Final = 60.0
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from ravelctl.config import Settings, settings
 from ravelctl.errors import usage_error
@@ -26,6 +26,14 @@ PROGRESS_EVERY_S: Final = 10.0
 """Between lines of progress where stderr is not a terminal."""
 
 
+class KeysAt(NamedTuple):
+    """The cluster of a run's keys, or the admin group that knows the cluster of each key."""
+
+    endpoints: tuple[str, ...]
+    admin: tuple[str, ...]
+    cluster_id: str  # of the cluster, or of the admin group
+
+
 @dataclass(slots=True)
 class App:
     """One run of the program. Options are gathered in `given` while the command line is read; `settings` resolves them."""
@@ -35,7 +43,8 @@ class App:
     apart: bool = False  # the command names its daemons itself: a context does not apply unless this run names one
     local: bool = False  # the command has nothing to do with any context
     runner: Runner | None = None  # of the event loop, once a command has dialled
-    routed: bool | None = None  # whether the daemons are an admin group, which routes keys to their clusters; None: not asked yet
+    keys_at: KeysAt | None = None  # where keys are read and written, once the daemons were asked
+    unsent: bool = False  # the command makes one write, which has not been sent
 
     _read: dict[str, Context | None] = field(default_factory=dict)  # by the name that was asked for; "": the current one
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 from ravelctl import dial
 from ravelctl.app import App, Progress
-from ravelctl.client.errors import LocalReason, RavelError, UnreachableError, from_rpc_error, from_status
+from ravelctl.client.connection.failures import from_rpc_error
+from ravelctl.client.errors import LocalReason, RavelError, UnreachableError, from_status
 from ravelctl.membership import cluster_status
 from ravelpb.errors import Reason
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from grpc.aio import Channel
 
     from ravelctl.client import RavelClient
+    from ravelpb.v1 import cluster_pb2 as pb
     from ravelpb.v1 import kv_pb2 as kv
 
 STREAMS_MAX: Final = 8
@@ -121,11 +123,11 @@ class Figures:
 async def measure(app: App, load: Load) -> Figures:
     """Put the load on. Raises CommandError: 3 nobody answers, 4 no leader at the start; what fails later is counted."""
     async with dial.cluster(app) as client:
-        leader = (await cluster_status(app, client, need_leader=True)).server.addresses.listen
+        leader = await cluster_status(app, client, need_leader=True)
     tally = Tally()
     with app.progress("bench:") as progress:
         if load.mix is not Mix.PUT:
-            await _preload(app, load, progress)
+            await _preload(app, load, progress, leader.header.cluster_id)
         started = time.monotonic()
         ticker = asyncio.create_task(_tell(tally, load, progress, started))
         try:
@@ -152,11 +154,11 @@ def _value(load: Load) -> bytes:
     return Random(load.value_bytes).randbytes(load.value_bytes)
 
 
-async def _preload(app: App, load: Load, progress: Progress) -> None:
+async def _preload(app: App, load: Load, progress: Progress, cluster_id: str) -> None:
     """Reads shall find something: every key is written once, before the clock starts."""
     numbers = iter(range(load.keys))
     value = _value(load)
-    async with _library(app) as client:
+    async with _library(app, cluster_id) as client:
 
         async def writer() -> None:
             for number in numbers:
@@ -167,19 +169,20 @@ async def _preload(app: App, load: Load, progress: Progress) -> None:
         await asyncio.gather(*(writer() for _ in range(_PRELOAD_TASKS)))
 
 
-def _library(app: App) -> RavelClient:
-    """The client as programs use it, with a session: one for the whole run."""
+def _library(app: App, cluster_id: str) -> RavelClient:
+    """Return the client as programs use it, with a session: one for the whole run."""
     from ravelctl.client import RavelClient
 
-    return RavelClient(app.settings.endpoints, timeout_s=app.settings.call_timeout_s, tls=dial.tls(app))
+    settings = app.settings
+    return RavelClient(settings.endpoints, timeout_s=settings.call_timeout_s, tls=dial.tls(app), cluster_id=cluster_id)
 
 
 # --- callers that share one client
 
 
-async def _call(app: App, load: Load, leader: str, tally: Tally, deadline: float) -> None:
+async def _call(app: App, load: Load, leader: pb.StatusResponse, tally: Tally, deadline: float) -> None:
     value = _value(load)
-    async with _library(app) as client:
+    async with _library(app, leader.header.cluster_id) as client:
 
         async def caller(seed: int) -> None:
             chance = Random(seed)
@@ -203,16 +206,19 @@ async def _call(app: App, load: Load, leader: str, tally: Tally, deadline: float
 # --- raw streams of batched commands
 
 
-async def _stream(app: App, load: Load, leader: str, tally: Tally, deadline: float) -> None:
+async def _stream(app: App, load: Load, leader: pb.StatusResponse, tally: Tally, deadline: float) -> None:
     import grpc.aio
 
+    from ravelctl.client.connection.channels import ClusterChannel
+
+    cluster_id = leader.header.cluster_id
     streams = min(load.clients, STREAMS_MAX)
     windows = [load.clients // streams + (number < load.clients % streams) for number in range(streams)]
 
     async def keep_going(number: int, address: str) -> None:
         while time.monotonic() < deadline:
             try:
-                async with grpc.aio.insecure_channel(address) as channel:
+                async with ClusterChannel(grpc.aio.insecure_channel(address), lambda: cluster_id) as channel:
                     await _lane(channel, load, windows[number], number, tally, deadline)
             except RavelError as error:
                 tally.errors[str(error.reason)] += 1
@@ -220,7 +226,7 @@ async def _stream(app: App, load: Load, leader: str, tally: Tally, deadline: flo
                 await asyncio.sleep(_PAUSE_AFTER_ERROR_S)
                 address = await _leader_again(app) or address
 
-    await asyncio.gather(*(keep_going(number, leader) for number in range(streams)))
+    await asyncio.gather(*(keep_going(number, leader.server.addresses.listen) for number in range(streams)))
 
 
 async def _leader_again(app: App) -> str:

@@ -96,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _end_at_the_next_interrupt()
         if sys.stderr.isatty():
             print(file=sys.stderr)  # the terminal has put ^C where the line would begin
-        return tell_error(CommandError("interrupted", code=ExitCode.INTERRUPTED), app, as_json=_wants_json(app, words))
+        what = "interrupted: nothing was done" if app.unsent else "interrupted"
+        return tell_error(CommandError(what, code=ExitCode.INTERRUPTED), app, as_json=_wants_json(app, words))
     except BrokenPipeError:
         # Whoever read the output has seen enough, as `| head` does.
         from ravelctl.streams import leave_stdout

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ravelctl.app import App, Progress
-from ravelctl.client.errors import LocalReason, NotAdminError, RavelError, UnreachableError, WrongServerError
-from ravelctl.client.tls import TlsOptions
+from ravelctl.app import App, KeysAt, Progress
+from ravelctl.client.connection.tls import TlsOptions
+from ravelctl.client.errors import LocalReason, OutcomeUnknownError, RavelError, WrongServerError
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
 from ravelctl.reasons import EXIT_OF
@@ -24,16 +24,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-KIND_TIMEOUT_S: Final = 1.0
-"""How long a daemon may take to say whether it is an admin server."""
-
 POLL_EVERY_S: Final = 0.1
 """Between two looks at a cluster that is waited for."""
 
 _ABOUT_WHERE: Final = frozenset({Reason.TIMEOUT, Reason.NOT_ADMIN})
 """What an operator can judge only who sees which daemons were asked."""
 
-_LOCAL_EXIT: Final = {LocalReason.UNREACHABLE: ExitCode.UNREACHABLE, LocalReason.CLOSED: ExitCode.FAILED}
+_LOCAL_EXIT: Final = {
+    LocalReason.UNREACHABLE: ExitCode.UNREACHABLE,
+    LocalReason.CLOSED: ExitCode.FAILED,
+    LocalReason.NOT_SENT: ExitCode.INTERRUPTED,
+    LocalReason.MISUSED: ExitCode.FAILED,
+}
 
 
 def tls(app: App) -> TlsOptions | None:
@@ -51,37 +53,64 @@ def tls(app: App) -> TlsOptions | None:
 
 @asynccontextmanager
 async def keys(app: App) -> AsyncIterator[RavelClient]:
-    """The key-value client, of one cluster, or of all that the admin group lists whose daemons the settings name.
+    """Yield the key-value client of the cluster, or of all clusters of the admin group, at the addresses of the settings.
 
-    Without a session: a script of ten thousand commands would push those of long-lived programs out. So a write whose fate is
-    unknown is not repeated, but told (exit 6).
+    The client has no session: a script of ten thousand commands would push the sessions of long-lived programs out. So a write
+    with an unknown outcome is not repeated, but reported (exit 6), also if Ctrl-C ends the wait for its answer. Raises
+    CommandError (2) for addresses of several clusters.
     """
     from ravelctl.client import RavelClient
 
-    settings = app.settings
-    if app.routed is None:
-        app.routed = await _is_admin_group(app)
-    async with RavelClient(
-        () if app.routed else settings.endpoints,
-        admin=settings.endpoints if app.routed else (),
-        timeout_s=settings.call_timeout_s,
-        exactly_once=False,
-        tls=tls(app),
-        cluster_id=settings.cluster_id,
-    ) as client:
-        yield client
-
-
-async def _is_admin_group(app: App) -> bool:
-    """Whether the settings name admin servers. Where nobody answers, what is asked next will tell why."""
+    if app.keys_at is None:
+        app.keys_at = await _keys_at(app)
+    answered = False
     try:
-        async with admin(app) as client:
-            await client.slot_map(timeout_s=min(KIND_TIMEOUT_S, app.settings.call_timeout_s))
-    except (NotAdminError, UnreachableError, WrongServerError):
-        return False
-    except RavelError:
-        pass  # others do not even know the question: a key must not end up among the admin group's own because an admin is busy
-    return True
+        async with RavelClient(
+            app.keys_at.endpoints,
+            admin=app.keys_at.admin,
+            timeout_s=app.settings.call_timeout_s,
+            exactly_once=False,
+            tls=tls(app),
+            cluster_id=app.keys_at.cluster_id,
+        ) as client:
+            yield client
+            answered = True
+            app.unsent = False
+    except asyncio.CancelledError as interrupt:
+        if answered:
+            return  # Ctrl-C came too late: the command has its answer, and only the connections were open
+        if isinstance(interrupt.__cause__, OutcomeUnknownError):
+            raise CommandError(
+                "interrupted: the write was sent, and it may or may not have happened",
+                code=ExitCode.OUTCOME_UNKNOWN,
+                next_step="read the key before you write it again",
+                reason=str(interrupt.__cause__.reason),
+            ) from interrupt
+        raise
+
+
+async def _keys_at(app: App) -> KeysAt:
+    """Ask the daemons of the settings for their cluster. Raises CommandError (2) if they belong to several."""
+    from ravelctl.client.services.identify import Identity, identify
+
+    settings = app.settings
+    found = await identify(settings.endpoints, timeout_s=settings.call_timeout_s, tls=tls(app), cluster_id=settings.cluster_id)
+    for answer in found.values():
+        if isinstance(answer, WrongServerError):
+            app.say(f"warning: {answer.message}")
+    daemons = {address: answer for address, answer in found.items() if isinstance(answer, Identity)}
+    admin = {address: answer for address, answer in daemons.items() if answer.is_admin}
+    asked = {address: answer for address, answer in (admin or daemons).items() if answer.cluster_id}
+    clusters = {answer.cluster_id for answer in asked.values()}
+    if len(clusters) > 1:
+        where = "; ".join(f"{address} is in {answer.cluster_name} ({answer.cluster_id})" for address, answer in asked.items())
+        raise usage_error(
+            f"the endpoints belong to {len(clusters)} {'admin groups' if admin else 'clusters'}: {where}",
+            f"name those of one {'group' if admin else 'cluster, or servers of an admin group'}",
+        )
+    cluster_id = next(iter(clusters), settings.cluster_id)
+    silent = tuple(address for address in settings.endpoints if address not in found)  # asked only if the others do not help
+    return KeysAt(() if admin else (*daemons, *silent), tuple(admin), cluster_id)
 
 
 def cluster(app: App, endpoints: tuple[str, ...] | None = None, *, cluster_id: str | None = None) -> ClusterClient:

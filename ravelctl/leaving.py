@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from ravelctl import dial
 from ravelctl.app import App
-from ravelctl.client.leaving import leave_through_admin
+from ravelctl.client.services.leaving import leave_through_admin
 from ravelctl.directory import find_server, names_of
 from ravelctl.membership import cluster_status
 from ravelctl.names import remember_servers

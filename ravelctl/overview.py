@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from ravelctl.client.connection.tls import HandshakeError
 from ravelctl.client.errors import RavelError, UnsupportedVersionError, WrongServerError
-from ravelctl.client.tls import HandshakeError
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
 from ravelctl.output import ABSENT, U64, age_text, size_text

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 from ravelctl import dial
 from ravelctl.admin_views import plan_table, plan_view
 from ravelctl.app import App, Progress
-from ravelctl.client.errors import RETRYABLE, DeadlineError, RavelError
+from ravelctl.client.connection.rules import RETRYABLE
+from ravelctl.client.errors import DeadlineError, RavelError
 from ravelctl.config import Output
 from ravelctl.directory import find_cluster, move_rows, names_of
 from ravelctl.errors import CommandError

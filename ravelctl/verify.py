@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ravelctl import dial
 from ravelctl.client.errors import RavelError
-from ravelctl.client.reader import ReplicaReader
+from ravelctl.client.services.replica_reader import ReplicaReader
 from ravelctl.client.types import Consistency, DeleteResult, KeyValue, PutResult, SwapResult
 from ravelctl.deletion import count_prefix, delete_prefix
 from ravelctl.errors import CommandError

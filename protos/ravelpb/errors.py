@@ -20,7 +20,9 @@ class Reason(StrEnum):
     NO_LEADER = "NO_LEADER"  # there is none, or none is known here
     BLANK = "BLANK"  # the daemon belongs to no cluster yet
     ALREADY_MEMBER = "ALREADY_MEMBER"  # the daemon has an identity: CLUSTER_ID, REPLICA_ID
-    WRONG_CLUSTER_ID = "WRONG_CLUSTER_ID"  # a peer of another cluster
+    WRONG_CLUSTER_ID = (
+        "WRONG_CLUSTER_ID"  # the call is meant for another cluster than this daemon's: CLUSTER_ID; nothing was done
+    )
     WRONG_IDENTITY = "WRONG_IDENTITY"  # the server at this address is not the one that was meant
     REMOVED = "REMOVED"  # this replica was taken out of the cluster for good
     DIRECTORY_OUTDATED = "DIRECTORY_OUTDATED"  # the data directory of this replica is older than what it has acknowledged

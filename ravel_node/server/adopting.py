@@ -21,7 +21,7 @@ from ravel_node.replica.replica import Replica
 from ravel_node.server.desk import DirectoryDesk
 from ravel_node.server.limits import InputError
 from ravelctl.client import ClusterClient, RavelError, TlsOptions
-from ravelctl.client.slots import SlotsClient
+from ravelctl.client.services.slots import SlotsClient
 from ravelpb.errors import Reason
 from ravelpb.v1.cluster_pb2 import StatusResponse
 from ravelpb.v1.common_pb2 import ServerRef

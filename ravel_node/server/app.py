@@ -18,8 +18,9 @@ from ravel_node.admin.liveness import Liveness
 from ravel_node.machine.limits import REQUEST_BYTES_CEILING
 from ravel_node.server.admin import AdminHandlers
 from ravel_node.server.adopting import Adopting
-from ravel_node.server.binding import BoundServer, OnFatal, Service
+from ravel_node.server.binding import BoundServer, ClusterIdentity, OnFatal, Service
 from ravel_node.server.cluster import ClusterHandlers
+from ravel_node.server.cluster_check import ClusterCheck
 from ravel_node.server.desk import DirectoryDesk
 from ravel_node.server.health import HealthHandlers, is_ready
 from ravel_node.server.host import Host
@@ -85,11 +86,12 @@ class RpcServer:
         on_fatal: OnFatal,
         message_bytes_max: int,
         more_arguments: Sequence[tuple[str, int]] = (),
+        identity: ClusterIdentity | None = None,
     ) -> None:
         self._services = services
         self._options = options
         arguments = [*_channel_arguments(options, message_bytes_max), *more_arguments]
-        self._bound = BoundServer(services, on_fatal=on_fatal, options=arguments, calls_max=options.calls_max)
+        self._bound = BoundServer(services, on_fatal=on_fatal, options=arguments, calls_max=options.calls_max, identity=identity)
         self.port = 0
         """The port it listens on, once started."""
 
@@ -120,7 +122,13 @@ def build_client_server(host: Host, options: ServerOptions, on_fatal: OnFatal, *
     reflection_descriptor = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
     names += [health.name, reflection_descriptor.full_name]
     reflection = Service(reflection_descriptor, _ReflectionHandlers(names))
-    return RpcServer([*services, health, reflection], options, on_fatal, options.limits.request_bytes_max + REQUEST_SLACK_BYTES)
+    return RpcServer(
+        [*services, health, reflection],
+        options,
+        on_fatal,
+        options.limits.request_bytes_max + REQUEST_SLACK_BYTES,
+        identity=ClusterCheck(host),
+    )
 
 
 def admin_service(

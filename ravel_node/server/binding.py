@@ -10,8 +10,9 @@ A method that also wants to know who calls takes a second argument, a `CallInfo`
 stop, reaches a handler as `asyncio.CancelledError` at its next await. Handlers raise our typed exceptions; `errors.py` says what
 they become.
 
-grpc.aio costs about 200 microseconds a call, so everything is done in one coroutine a call: no interceptors, no context object
-for handlers, and messages are parsed here so that bytes which are no message get the same kind of error as everything else.
+grpc.aio costs about 200 microseconds a call, so everything is done in the coroutine of the call: no interceptors, no context
+object for handlers, and messages are parsed here so that bytes which are no message get the same kind of error as everything
+else. `_admitted` is the one way in: it refuses a call that names another cluster, and turns every exception into a status.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import inspect
 import re
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol, TypeAlias
 
@@ -34,6 +35,7 @@ from google.protobuf.message_factory import GetMessageClass
 from ravel_node.raft.errors import invariant
 from ravel_node.server.errors import FATAL, fault_id, is_refusal, to_rpc_status
 from ravel_node.server.limits import InputError
+from ravelpb.metadata import CLUSTER_ID
 
 PORT_MAX: Final = 65_535
 STATUS_DETAILS: Final = "grpc-status-details-bin"
@@ -68,6 +70,19 @@ def _info(context: Context) -> CallInfo:
     return CallInfo(context.peer(), tuple(names))
 
 
+class ClusterIdentity(Protocol):
+    """The cluster of the daemon, and the rule for calls that name one."""
+
+    @property
+    def cluster_id(self) -> str:
+        """Empty while the daemon belongs to no cluster."""
+        ...
+
+    def check(self, meant: str, /) -> None:
+        """Raise the refusal of a call that is meant for another cluster."""
+        ...
+
+
 class OnFatal(Protocol):
     """Told of an InvariantError or StoreFailedError that came out of a handler. Called on the loop; must not raise."""
 
@@ -96,10 +111,12 @@ class BoundServer:
         on_fatal: OnFatal,
         options: Sequence[tuple[str, int]] = (),
         calls_max: int | None = None,
+        identity: ClusterIdentity | None = None,
     ) -> None:
+        """With `identity` a call that names another cluster in its metadata is refused before its handler runs."""
         # Sharing a port would let two daemons both believe that they own it, each getting half of the calls.
         self._server = grpc.aio.server(options=[*options, ("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=calls_max)
-        self._server.add_generic_rpc_handlers([_generic_handler(service, on_fatal) for service in services])
+        self._server.add_generic_rpc_handlers([_generic_handler(service, on_fatal, identity) for service in services])
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
         """Bind `address` ("host:port"; port 0 lets the system choose) and return the port. Raises ListenError."""
@@ -170,12 +187,14 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
-def _generic_handler(service: Service, on_fatal: OnFatal) -> grpc.GenericRpcHandler:
-    methods = {method.name: _method_handler(service, method, on_fatal) for method in service.descriptor.methods}
+def _generic_handler(service: Service, on_fatal: OnFatal, identity: ClusterIdentity | None) -> grpc.GenericRpcHandler:
+    methods = {method.name: _method_handler(service, method, on_fatal, identity) for method in service.descriptor.methods}
     return grpc.method_handlers_generic_handler(service.name, methods)
 
 
-def _method_handler(service: Service, method: MethodDescriptor, on_fatal: OnFatal) -> grpc.RpcMethodHandler[bytes, bytes]:
+def _method_handler(
+    service: Service, method: MethodDescriptor, on_fatal: OnFatal, identity: ClusterIdentity | None
+) -> grpc.RpcMethodHandler[bytes, bytes]:
     name = snake_case(method.name)
     invariant(
         hasattr(service.handler, name), f"{type(service.handler).__name__} has no method {name} for {service.name}/{method.name}"
@@ -186,10 +205,42 @@ def _method_handler(service: Service, method: MethodDescriptor, on_fatal: OnFata
     wants_info = len(inspect.signature(function).parameters) > 1
     if method.client_streaming:
         invariant(method.server_streaming, f"{service.name}/{method.name}: calls that stream only requests are not bound")
-        return grpc.stream_stream_rpc_method_handler(_both_streams(function, parse, refuse, wants_info))
+        return grpc.stream_stream_rpc_method_handler(
+            _admitted(_both_streams(function, parse, wants_info), refuse, identity, True)
+        )
     if method.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(_server_stream(function, parse, refuse, wants_info))
-    return grpc.unary_unary_rpc_method_handler(_unary(function, parse, refuse, wants_info))
+        return grpc.unary_stream_rpc_method_handler(
+            _admitted(_server_stream(function, parse, wants_info), refuse, identity, True)
+        )
+    return grpc.unary_unary_rpc_method_handler(_admitted(_unary(function, parse, wants_info), refuse, identity, False))
+
+
+def _admitted(
+    serve: Callable[[Any, Context], Awaitable[Any]], refuse: _Refusals, identity: ClusterIdentity | None, streams: bool
+) -> Callable[..., Any]:
+    """Return the handler that every call goes through: the check of the cluster, the work, and what becomes of a refusal."""
+
+    async def call(raw: Any, context: Context) -> Any:
+        try:
+            if identity is not None:
+                if meant := _meant_cluster(context):
+                    identity.check(meant)
+                elif streams and (own := identity.cluster_id):
+                    with suppress(grpc.aio.InternalError, grpc.aio.UsageError):  # the caller has left already
+                        await context.send_initial_metadata(((CLUSTER_ID, own),))
+            return await serve(raw, context)
+        except Exception as error:
+            await refuse(context, error)
+
+    return call
+
+
+def _meant_cluster(context: Context) -> str:
+    """Return the id of the cluster that the caller means; empty if it names none."""
+    for key, value in context.invocation_metadata() or ():
+        if key == CLUSTER_ID:
+            return value if isinstance(value, str) else value.decode("ascii", "replace")
+    return ""
 
 
 class _Refusals:
@@ -233,48 +284,29 @@ class _Requests:
         return self._parse(raw)
 
 
-def _unary(function: Callable[..., Any], parse: Parse, refuse: _Refusals, wants_info: bool) -> Callable[..., Any]:
-    if wants_info:
+def _unary(function: Callable[..., Any], parse: Parse, wants_info: bool) -> Callable[[Any, Context], Awaitable[bytes]]:
+    async def serve(raw: bytes, context: Context) -> bytes:
+        request = parse(raw)
+        response: Message = await (function(request, _info(context)) if wants_info else function(request))
+        return response.SerializeToString()
 
-        async def call_with_info(raw: bytes, context: Context) -> bytes:
-            try:
-                response: Message = await function(parse(raw), _info(context))
-                return response.SerializeToString()
-            except Exception as error:
-                await refuse(context, error)
-
-        return call_with_info
-
-    async def call(raw: bytes, context: Context) -> bytes:
-        try:
-            response: Message = await function(parse(raw))
-            return response.SerializeToString()
-        except Exception as error:
-            await refuse(context, error)
-
-    return call
+    return serve
 
 
-def _server_stream(function: Callable[..., Any], parse: Parse, refuse: _Refusals, wants_info: bool) -> Callable[..., Any]:
-    async def call(raw: bytes, context: Context) -> None:
-        try:
-            request = parse(raw)
-            await _write_all(function(request, _info(context)) if wants_info else function(request), context)
-        except Exception as error:
-            await refuse(context, error)
+def _server_stream(function: Callable[..., Any], parse: Parse, wants_info: bool) -> Callable[[Any, Context], Awaitable[None]]:
+    async def serve(raw: bytes, context: Context) -> None:
+        request = parse(raw)
+        await _write_all(function(request, _info(context)) if wants_info else function(request), context)
 
-    return call
+    return serve
 
 
-def _both_streams(function: Callable[..., Any], parse: Parse, refuse: _Refusals, wants_info: bool) -> Callable[..., Any]:
-    async def call(_: object, context: Context) -> None:
+def _both_streams(function: Callable[..., Any], parse: Parse, wants_info: bool) -> Callable[[Any, Context], Awaitable[None]]:
+    async def serve(_: object, context: Context) -> None:
         requests = _Requests(context, parse)
-        try:
-            await _write_all(function(requests, _info(context)) if wants_info else function(requests), context)
-        except Exception as error:
-            await refuse(context, error)
+        await _write_all(function(requests, _info(context)) if wants_info else function(requests), context)
 
-    return call
+    return serve
 
 
 class _Encodes(Protocol):

@@ -10,8 +10,9 @@ from ravel_node.admin.model import ClusterNumber
 from ravel_node.admin.ports import ClusterAwayError, StepImpossibleError, StepRefusedError
 from ravel_node.server.desk import DirectoryDesk
 from ravelctl.client import RavelError, TlsOptions
-from ravelctl.client.errors import NOTHING_DONE, RETRYABLE, WrongServerError
-from ravelctl.client.slots import SlotsClient
+from ravelctl.client.connection.rules import NOTHING_DONE, RETRYABLE
+from ravelctl.client.errors import WrongServerError
+from ravelctl.client.services.slots import SlotsClient
 from ravelpb.errors import Reason
 from ravelpb.v1.slots_pb2 import (
     ChangeSlotsRequest,

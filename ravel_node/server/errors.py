@@ -56,6 +56,14 @@ class ResultForgottenError(Exception):
         self.sequence = sequence
 
 
+class OtherClusterError(Exception):
+    """The call names another cluster than this daemon's; nothing was done. `cluster_id` is this daemon's."""
+
+    def __init__(self, cluster_id: str, meant: str) -> None:
+        super().__init__(f"this daemon belongs to cluster {cluster_id}, and the call is meant for cluster {meant[:64]}")
+        self.cluster_id = cluster_id
+
+
 class ForwardedError(Exception):
     """What another server answered when this one asked it on a caller's behalf; the caller gets the same reason."""
 
@@ -147,6 +155,7 @@ STATUS_OF: Final[dict[type[Exception], tuple[int, Reason]]] = {
     members.MemberRecordError: (code_pb2.INVALID_ARGUMENT, Reason.INVALID_ARGUMENT),
     SessionExpiredError: (code_pb2.FAILED_PRECONDITION, Reason.SESSION_EXPIRED),
     ResultForgottenError: (code_pb2.ABORTED, Reason.OUTCOME_UNKNOWN),
+    OtherClusterError: (code_pb2.FAILED_PRECONDITION, Reason.WRONG_CLUSTER_ID),
     ForwardedError: (code_pb2.FAILED_PRECONDITION, Reason.INVALID_ARGUMENT),
     RefusedError: (code_pb2.FAILED_PRECONDITION, Reason.INVALID_ARGUMENT),  # with the directory's own reason
     NoSuchThingError: (code_pb2.NOT_FOUND, Reason.NOT_FOUND),
@@ -198,6 +207,8 @@ def fields_of(error: Exception) -> dict[Field, str]:
             return {Field.LEADER_ID: str(error.leader_id), Field.LEADER_ADDRESS: error.leader_address}
         case ForwardedError():
             return error.fields
+        case OtherClusterError():
+            return {Field.CLUSTER_ID: error.cluster_id}
         case replica.AlreadyMemberError():
             return {Field.CLUSTER_ID: error.cluster_id, Field.REPLICA_ID: str(error.replica_id)}
         case replica.MembershipError() if error.next_step:

@@ -151,6 +151,9 @@ class KVHandlers:
                 yield response
 
     async def session(self, requests: AsyncIterator[kv_pb2.SessionRequest]) -> AsyncIterator[kv_pb2.SessionResponse]:
+        _ = (
+            self._host.replica
+        )  # a daemon without one refuses the stream before it reads: its refusal proves that nothing was done
         stream = SessionStream(self._host, self._limits, requests, self._streams, self._header)
         async with aclosing(stream.answers()) as answers:
             async for answer in answers:

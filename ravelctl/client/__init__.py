@@ -8,18 +8,22 @@ Programs without an event loop use the same calls without `await`:
     with connect("127.0.0.1:7400,127.0.0.1:7410") as store:
         store.put(b"k", b"v")
 
-Names load when they are first used, so that a program which only catches errors never loads grpc.
+Names load when they are first used, so that a program that only catches errors never loads grpc.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from ravelctl.client.connection.retry import RetryPolicy
+from ravelctl.client.connection.tls import HandshakeError, TlsOptions
 from ravelctl.client.errors import (
     AlreadyMemberError,
     BlankError,
     BusyError,
+    ClientMisusedError,
     ClosedError,
     CompactedError,
     DeadlineError,
@@ -30,6 +34,7 @@ from ravelctl.client.errors import (
     NotAdminError,
     NotFoundError,
     NotLeaderError,
+    NotSentError,
     OutcomeUnknownError,
     QuotaExceededError,
     RavelError,
@@ -43,8 +48,6 @@ from ravelctl.client.errors import (
     WrongClusterError,
     WrongServerError,
 )
-from ravelctl.client.retry import RetryPolicy
-from ravelctl.client.tls import HandshakeError, TlsOptions
 from ravelctl.client.types import (
     Condition,
     Consistency,
@@ -60,14 +63,17 @@ from ravelctl.client.types import (
 )
 from ravelpb.errors import Reason
 
+# Read when grpc loads. With its own handlers for fork() a child crashes, where the client raises ClientMisusedError without them.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 if TYPE_CHECKING:
-    from ravelctl.client.admin import AdminClient
     from ravelctl.client.blocking import BlockingClient, BlockingWatch, connect
     from ravelctl.client.client import RavelClient
-    from ravelctl.client.cluster import ClusterClient
-    from ravelctl.client.inspect import InspectClient
-    from ravelctl.client.slots import SlotsClient
-    from ravelctl.client.watch import Watch
+    from ravelctl.client.services.admin import AdminClient
+    from ravelctl.client.services.cluster import ClusterClient
+    from ravelctl.client.services.inspect import InspectClient
+    from ravelctl.client.services.slots import SlotsClient
+    from ravelctl.client.session.watch import Watch
 
 __all__ = [
     "AdminClient",
@@ -76,6 +82,7 @@ __all__ = [
     "BlockingClient",
     "BlockingWatch",
     "BusyError",
+    "ClientMisusedError",
     "ClosedError",
     "ClusterClient",
     "CompactedError",
@@ -94,6 +101,7 @@ __all__ = [
     "NotAdminError",
     "NotFoundError",
     "NotLeaderError",
+    "NotSentError",
     "Operation",
     "OutcomeUnknownError",
     "Put",
@@ -122,15 +130,15 @@ __all__ = [
 ]
 
 _LOADED_ON_USE: Final = {
-    "AdminClient": "ravelctl.client.admin",
+    "AdminClient": "ravelctl.client.services.admin",
     "RavelClient": "ravelctl.client.client",
     "BlockingClient": "ravelctl.client.blocking",
     "BlockingWatch": "ravelctl.client.blocking",
     "connect": "ravelctl.client.blocking",
-    "ClusterClient": "ravelctl.client.cluster",
-    "InspectClient": "ravelctl.client.inspect",
-    "SlotsClient": "ravelctl.client.slots",
-    "Watch": "ravelctl.client.watch",
+    "ClusterClient": "ravelctl.client.services.cluster",
+    "InspectClient": "ravelctl.client.services.inspect",
+    "SlotsClient": "ravelctl.client.services.slots",
+    "Watch": "ravelctl.client.session.watch",
 }
 
 

@@ -1,14 +1,14 @@
-"""What a call of the client may raise: one tree, and the way from the wire into it.
+"""The errors that a call of the client may raise: one tree, and the conversion from the wire.
 
-This is the mirror of the server's own map: every `Reason` of ravelpb.errors leads to one class here (a test walks them). A
-program matches classes, or `reason` where a class stands for several; it never parses `message`.
+The map mirrors the server's: every `Reason` of ravelpb.errors leads to one class (a test walks them). Programs match classes, or
+`reason` where a class stands for several; they never parse `message`. `connection/rules.py` says what the client itself does
+about each reason.
 
 The module loads neither grpc nor protobuf, so that catching an error costs a program no start-up time.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -17,27 +17,21 @@ from ravelpb.errors import DOMAIN, Field, Reason
 
 if TYPE_CHECKING:
     from google.rpc.status_pb2 import Status
-    from grpc.aio import AioRpcError
-
-STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
-"""The trailing metadata that carries google.rpc.Status."""
-
-
-_TOO_LARGE: Final = re.compile(r"(Received|Sent) message larger than max \((\d+) vs\. (\d+)\)")
-"""What gRPC says of a message that it does not read to its end, so that the server gets to say nothing."""
 
 
 class LocalReason(StrEnum):
-    """Reasons that only the client itself can have: no server says them."""
+    """Reasons that the client finds itself: no server sends them."""
 
     UNREACHABLE = "UNREACHABLE"
     CLOSED = "CLOSED"
+    NOT_SENT = "NOT_SENT"
+    MISUSED = "MISUSED"
 
 
 class RavelError(Exception):
-    """A call that was refused or failed. `str()` is the message, with the next step after it if there is one.
+    """A call that was refused or failed. `str()` is the message, followed by the next step if there is one.
 
-    `message` is one lower-case sentence with the values that matter; `next_step` tells what to do instead, or is empty;
+    `message` is one lower-case sentence with the values that matter; `next_step` says what to do instead, or is empty;
     `metadata` holds the values by the names of `ravelpb.errors.Field`.
     """
 
@@ -57,6 +51,10 @@ class RavelError(Exception):
         self.next_step = next_step or self.metadata.get(Field.NEXT_STEP, "")
         super().__init__(f"{message}: {self.next_step}" if self.next_step else message)
 
+    def reworded(self, message: str) -> RavelError:
+        """Return the same error with another message."""
+        return type(self)(message, reason=self.reason, metadata=self.metadata, next_step=self.next_step)
+
 
 class NotLeaderError(RavelError):
     """The asked replica does not lead. Clients follow the leader by themselves: only calls to one endpoint raise it."""
@@ -65,12 +63,12 @@ class NotLeaderError(RavelError):
 
     @property
     def leader_id(self) -> int:
-        """0: not known there."""
+        """0: the replica does not know the leader."""
         return _number(self.metadata.get(Field.LEADER_ID))
 
     @property
     def leader_address(self) -> str:
-        """Empty: not known there."""
+        """Empty: the replica does not know the leader."""
         return self.metadata.get(Field.LEADER_ADDRESS, "")
 
 
@@ -81,8 +79,8 @@ class NoLeaderError(RavelError):
 
 
 class UnreachableError(RavelError):
-    """A daemon, or all of them, cannot be reached or does not answer. Nothing was done; where that is not sure the error is
-    OutcomeUnknownError instead."""
+    """No daemon could be reached, or none answered. Nothing was done; a write that may have been done raises OutcomeUnknownError
+    instead."""
 
     default_reason = LocalReason.UNREACHABLE
 
@@ -90,7 +88,7 @@ class UnreachableError(RavelError):
 class OutcomeUnknownError(RavelError):
     """The write may or may not have happened, or may still happen a little later: neither failure nor success.
 
-    Read before writing again.
+    Read before you write again.
     """
 
     default_reason = Reason.OUTCOME_UNKNOWN
@@ -99,7 +97,7 @@ class OutcomeUnknownError(RavelError):
 class SessionExpiredError(RavelError):
     """The cluster no longer knows the client's session; nothing was done.
 
-    RavelClient registers anew, and raises OutcomeUnknownError with this as its cause for a write that was sent before.
+    RavelClient registers a new one, and raises OutcomeUnknownError with this error as its cause for a write that was sent before.
     """
 
     default_reason = Reason.SESSION_EXPIRED
@@ -112,24 +110,24 @@ class BusyError(RavelError):
 
     @property
     def retry_after_s(self) -> float:
-        """How long the server asks to wait; 0: it did not say."""
+        """How long the server asks to wait; 0: the server did not say."""
         return _number(self.metadata.get(Field.RETRY_AFTER_MS)) / 1000
 
 
 class QuotaExceededError(RavelError):
-    """The store is as large as --db-size-max allows. Nothing was written; reads and deletes go on."""
+    """The store is as large as --db-size-max allows. Nothing was written; reads and deletes still work."""
 
     default_reason = Reason.QUOTA_EXCEEDED
 
 
 class InvalidArgumentError(RavelError):
-    """An argument that can never succeed: `reason` tells which bound, `metadata` the value and the limit."""
+    """An argument that can never succeed: `reason` names the bound, `metadata` the value and the limit."""
 
     default_reason = Reason.INVALID_ARGUMENT
 
 
 class NotFoundError(RavelError):
-    """The named thing (a snapshot file, ...) is not there. A key that is not there is no error."""
+    """The named thing (a snapshot file, ...) does not exist. A key that does not exist is no error."""
 
     default_reason = Reason.NOT_FOUND
 
@@ -141,7 +139,7 @@ class CompactedError(RavelError):
 
     @property
     def first_index(self) -> int:
-        """The first log index there is; 0: the server did not say."""
+        """The first index of the log; 0: the server did not say."""
         return _number(self.metadata.get(Field.FIRST_INDEX))
 
     @property
@@ -151,8 +149,7 @@ class CompactedError(RavelError):
 
 
 class RefusedError(RavelError):
-    """A change of membership, leadership, slots or the admin's list that a check refused; nothing changed. `reason` tells
-    which check."""
+    """A check refused a change of membership, leadership, slots or the registry; nothing changed. `reason` names the check."""
 
     default_reason = Reason.UNSAFE_CHANGE
 
@@ -164,7 +161,7 @@ class BlankError(RavelError):
 
 
 class AlreadyMemberError(RavelError):
-    """A daemon takes an identity once, and this one has its own."""
+    """The daemon has an identity already, and a daemon takes only one."""
 
     default_reason = Reason.ALREADY_MEMBER
 
@@ -178,9 +175,17 @@ class AlreadyMemberError(RavelError):
 
 
 class WrongServerError(RavelError):
-    """The server at this address is of another cluster, or not the one that was meant."""
+    """The server at this address belongs to another cluster, or is not the one that was meant. Nothing was done.
+
+    With the reason WRONG_CLUSTER_ID the message names the address, the cluster found there and the cluster that was meant.
+    """
 
     default_reason = Reason.WRONG_IDENTITY
+
+    @property
+    def cluster_id(self) -> str:
+        """The cluster found at the address; empty: the server did not say."""
+        return self.metadata.get(Field.CLUSTER_ID, "")
 
 
 class RemovedError(RavelError):
@@ -196,7 +201,7 @@ class UnsupportedVersionError(RavelError):
 
 
 class DeadlineError(RavelError):
-    """The time of a call ran out with nothing done: a read, or a write that was never sent."""
+    """The time of a call ran out and nothing was done: a read, or a write that was never sent."""
 
     default_reason = Reason.TIMEOUT
 
@@ -213,6 +218,21 @@ class ClosedError(RavelError):
     default_reason = LocalReason.CLOSED
 
 
+class NotSentError(RavelError):
+    """The write was cancelled before it was sent. Nothing was done.
+
+    It is the `__cause__` of the CancelledError or KeyboardInterrupt; a write that was sent has OutcomeUnknownError there.
+    """
+
+    default_reason = LocalReason.NOT_SENT
+
+
+class ClientMisusedError(RavelError):
+    """The client was used in another process or event loop than its own, where a call would never end. Nothing was done."""
+
+    default_reason = LocalReason.MISUSED
+
+
 class WrongClusterError(RavelError):
     """The key's slot belongs to another cluster. Nothing was done."""
 
@@ -220,12 +240,12 @@ class WrongClusterError(RavelError):
 
     @property
     def map_version(self) -> int:
-        """The version of the map of slots that says so, or a later one; 0: the server did not say."""
+        """The version of the slot map that says so, or a later one; 0: the server did not say."""
         return _number(self.metadata.get(Field.MAP_VERSION))
 
 
 class SlotMovingError(RavelError):
-    """The key's slot is about to change its cluster. Nothing was done; in a moment a cluster takes it."""
+    """The key's slot is moving to another cluster. Nothing was done; a cluster accepts the key in a moment."""
 
     default_reason = Reason.SLOT_MOVING
 
@@ -287,51 +307,19 @@ CLASS_OF: Final[Mapping[Reason, type[RavelError]]] = {
     Reason.INTERNAL: InternalError,
 }
 
-NOTHING_DONE: Final = frozenset(
-    {
-        Reason.NOT_LEADER,
-        Reason.NO_LEADER,
-        Reason.BLANK,
-        Reason.ALREADY_MEMBER,
-        Reason.NOT_FOUND,
-        Reason.REMOVED,
-        Reason.DIRECTORY_OUTDATED,
-        Reason.DIRECTORY_COPIED,
-        Reason.SESSION_EXPIRED,
-        Reason.BUSY,
-        Reason.QUOTA_EXCEEDED,
-        Reason.UNSUPPORTED_VERSION,
-        Reason.WRONG_CLUSTER,
-        Reason.SLOT_MOVING,
-        Reason.NOT_ADMIN,
-        *(reason for reason, kind in CLASS_OF.items() if kind in (InvalidArgumentError, RefusedError, WrongServerError)),
-    }
-    - {Reason.TRANSFER_FAILED}
-)
-"""Reasons which prove that this attempt of a write did nothing. Not SHUTTING_DOWN and STOPPED: it may be in the log."""
 
-RETRYABLE: Final = frozenset(
-    {
-        Reason.NOT_LEADER,
-        Reason.NO_LEADER,
-        Reason.BLANK,
-        Reason.REMOVED,
-        Reason.DIRECTORY_OUTDATED,
-        Reason.DIRECTORY_COPIED,
-        Reason.BUSY,
-        Reason.OUTCOME_UNKNOWN,
-        Reason.SHUTTING_DOWN,
-        Reason.STOPPED,
-        Reason.TIMEOUT,
-        LocalReason.UNREACHABLE,
-    }
-)
-"""Reasons that another replica, or the same one a little later, may not have."""
+def unknown_outcome(what: str, cause: RavelError | None = None, *, next_step: str) -> OutcomeUnknownError:
+    """Return the error of a write that was sent and whose outcome nobody can say; `cause` is the last error of its attempts."""
+    why = "no answer came in time" if cause is None else cause.message
+    error = OutcomeUnknownError(f"{what} may or may not have happened: {why}", next_step=next_step)
+    error.__cause__ = cause
+    return error
 
 
 def from_status(status: Status) -> RavelError:
-    """The error that a google.rpc.Status describes. Without our ErrorInfo, or with a reason of a later version: InternalError."""
-    # Loaded here: whoever holds a Status has paid for protobuf already, and this module must stay cheap to import.
+    """Return the error that a google.rpc.Status describes: InternalError without our ErrorInfo, or for a reason of a later
+    version."""
+    # Loaded here: a caller that holds a Status has loaded protobuf already, and this module must stay cheap to import.
     from google.rpc.error_details_pb2 import ErrorInfo
 
     for detail in status.details:
@@ -344,58 +332,6 @@ def from_status(status: Status) -> RavelError:
             break
         return CLASS_OF[reason](status.message, reason=reason, metadata=info.metadata)
     return InternalError(f"the server sent an error that this client does not know: {status.message} (code {status.code})")
-
-
-def from_rpc_error(error: AioRpcError, endpoint: str = "") -> RavelError:
-    """The error behind a failed RPC: its google.rpc.Status if it carries one, else what its status code says."""
-    from google.rpc.status_pb2 import Status
-
-    for key, value in error.trailing_metadata() or ():
-        if key == STATUS_DETAILS_KEY and isinstance(value, bytes):
-            return from_status(Status.FromString(value))
-    return _from_code(error.code().name, error.details() or "", endpoint)
-
-
-def _from_code(code: str, details: str, endpoint: str) -> RavelError:
-    """What gRPC itself reports about a server that did not get to say anything."""
-    where = endpoint or "the server"
-    if code in ("UNAVAILABLE", "CANCELLED"):
-        return UnreachableError(f"{where} cannot be reached: {_last_clause(details)}", next_step="check that its daemon runs")
-    if code == "DEADLINE_EXCEEDED":
-        return DeadlineError(f"{where} did not answer in time")
-    if code == "UNIMPLEMENTED":
-        return UnsupportedVersionError(
-            f"{where} does not offer this call: it is a port where only replicas talk, or its daemon is older",
-            next_step="give a client address (--listen); the peer port is the one after it, unless --peer-listen says another",
-        )
-    if code == "RESOURCE_EXHAUSTED" and (sizes := _TOO_LARGE.search(details)):
-        what, size, limit = sizes.groups()
-        return InvalidArgumentError(
-            f"the request has {size} bytes, and {where} reads at most {limit}"
-            if what == "Received"
-            else f"the answer of {where} has {size} bytes, and it sends at most {limit}",
-            reason=Reason.REQUEST_TOO_LARGE,
-            metadata={Field.VALUE: size, Field.LIMIT: limit},
-            next_step="send less at once, or raise --request-bytes-max on every replica"
-            if what == "Received"
-            else "ask for less",
-        )
-    if code == "RESOURCE_EXHAUSTED":
-        return BusyError(f"{where} takes no more calls now: {_last_clause(details)}")
-    return InternalError(f"{where} failed: {details or 'no details'} ({code.lower()})")
-
-
-_WENT_AWAY: Final = ("goaway", "cancelling all calls")
-
-
-def _last_clause(details: str) -> str:
-    """gRPC's details are a chain of causes with colons between; the last one is the cause that people look for.
-
-    That of a server which goes away is gRPC's own word for it, with its debugging behind.
-    """
-    if any(word in details.lower() for word in _WENT_AWAY):
-        return "it closed the connection"
-    return details.rsplit(": ", 1)[-1].strip().rstrip(".").lower() or "no details"
 
 
 def _number(text: str | None) -> int:

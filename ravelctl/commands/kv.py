@@ -86,6 +86,7 @@ async def _get(app: App, key: bytes, raw: bool, form: ByteForm) -> View:
 def put(app: App, key: bytes, value: bytes | None, file: str | None) -> Work:
     """Write VALUE under KEY; `-` reads the value from stdin, as it is."""
     form = chosen_form()
+    app.unsent = True
     return _put(app, form.read(key, "key"), _content(value, file, form), form)
 
 
@@ -140,6 +141,7 @@ def delete(app: App, key: bytes | None, prefix: bytes | None) -> Work:
     form = chosen_form()
     if prefix is not None:
         return _delete_prefix(app, form.read(prefix, "prefix"), form)
+    app.unsent = True
     return _delete(app, form.read(key or b"", "key"), form)
 
 
@@ -193,6 +195,7 @@ def cas(app: App, key: bytes, value: bytes | None, file: str | None, revision: i
     If it is not, nothing is written and the exit code is 1; the actual value and revision are told.
     """
     form = chosen_form()
+    app.unsent = True
     return _cas(app, form.read(key, "key"), _content(value, file, form), revision, form)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ravelctl import dial
-from ravelctl.client.certificates import leaf, validity
+from ravelctl.client.connection.certificates import leaf, validity
+from ravelctl.client.connection.tls import HTTP2_OPENING, SETTINGS_FRAME_TYPE, HandshakeError, TlsOptions, shown_until
 from ravelctl.client.errors import (
     DeadlineError,
     RavelError,
@@ -21,7 +22,6 @@ from ravelctl.client.errors import (
     UnsupportedVersionError,
     WrongServerError,
 )
-from ravelctl.client.tls import HTTP2_OPENING, SETTINGS_FRAME_TYPE, HandshakeError, TlsOptions, shown_until
 from ravelctl.diagnosis.seen import Directory, Door, Happening, Picture, Reach, Seen
 from ravelctl.events import kinds_of
 from ravelctl.names import remember

@@ -13,8 +13,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Final
 
+from ravelctl.client.connection.retry import RetryPolicy
 from ravelctl.client.errors import RavelError, UnsupportedVersionError
-from ravelctl.client.retry import RetryPolicy
 from ravelctl.tui.model import Sight, informed
 from ravelctl.tui.observer import Heard, Lost, Report, Told, Watched
 from ravelpb.v1 import cluster_pb2 as pb

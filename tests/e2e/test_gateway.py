@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from ravelctl.client import RavelClient
-from ravelctl.client.routing import SlotRoutes
+from ravelctl.client.routing.slot_map import SlotRoutes
 from tests.e2e.admins import System, running_system
 from tests.e2e.http_door import running_gateway
 from tests.e2e.ports import free_ports

@@ -263,7 +263,7 @@ async def test_a_cluster_known_to_be_away_is_503_at_once_until_it_is_back(http: 
     for method, where in (("GET", path), ("PUT", path), ("GET", "/v1/kv"), ("DELETE", path)):
         refused = await http.request(method, where, content=b"v" if method == "PUT" else b"")
         assert (refused.status_code, error_of(refused)["reason"]) == (503, "NO_LEADER")
-        assert "is being asked until it answers" in error_of(refused)["message"]
+        assert "is asked again until it answers" in error_of(refused)["message"]
         assert (refused.headers["retry-after"], error_of(refused)["outcome"]) == ("1", "nothing done")
     assert perf_counter() - began < 0.9  # one of them would have waited longer
     assert (await http.get(f"{path}?consistency=stale")).status_code == 404  # needs no leader
@@ -384,5 +384,5 @@ def test_reasons_without_a_status_are_those_of_operators() -> None:
         Reason.ALREADY_MEMBER, Reason.UNKNOWN_MEMBER, Reason.NAME_TAKEN, Reason.ADDRESS_TAKEN, Reason.STALE_REPORT,
         Reason.LAST_REPLICA, Reason.CLUSTER_IN_USE, Reason.MOVE_REFUSED, Reason.UNSAFE_CHANGE, Reason.STALE_VIEW,
         Reason.CHANGE_IN_PROGRESS, Reason.UNREACHABLE_MEMBER, Reason.NOT_CAUGHT_UP, Reason.TRANSFER_FAILED, Reason.INTERNAL,
-        Reason.SUPERSEDED,
+        Reason.SUPERSEDED, LocalReason.NOT_SENT, LocalReason.MISUSED,
     }  # fmt: skip

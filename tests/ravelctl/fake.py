@@ -29,6 +29,7 @@ from ravelpb.v1.cluster_pb2_grpc import ClusterServicer, add_ClusterServicer_to_
 from ravelpb.v1.common_pb2 import Addresses, ReplicaRef, ResponseHeader, ServerRef
 from ravelpb.v1.inspect_pb2_grpc import InspectServicer, add_InspectServicer_to_server
 from ravelpb.v1.kv_pb2_grpc import KVServicer, add_KVServicer_to_server
+from tests.ravelctl.fake_check import ClusterCheck
 
 MIB = 1 << 20
 CHUNK_BYTES = 64
@@ -39,6 +40,11 @@ def refuse(context: grpc.ServicerContext, reason: Reason, message: str, **metada
     status = error_status(reason, message, **metadata)
     context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
     context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
+
+
+def refuse_other(context: grpc.ServicerContext, own: str) -> None:
+    """End a call that is meant for another cluster than `own`."""
+    refuse(context, Reason.WRONG_CLUSTER_ID, "this daemon belongs to another cluster", cluster_id=own)
 
 
 def error_status(reason: Reason, message: str, **metadata: str) -> Status:
@@ -150,7 +156,8 @@ class FakeDaemon(ClusterServicer, InspectServicer, KVServicer):
         self.replica_id = 0
         self.removed = False
         self.version = "0.1.0"
-        self.server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
+        check = ClusterCheck(lambda: self.header.cluster_id, refuse_other)
+        self.server = grpc.server(futures.ThreadPoolExecutor(max_workers=8), interceptors=[check])
         add_ClusterServicer_to_server(self, self.server)
         add_InspectServicer_to_server(self, self.server)
         add_KVServicer_to_server(self, self.server)

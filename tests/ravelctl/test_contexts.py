@@ -124,7 +124,7 @@ def test_a_daemon_of_another_cluster_is_not_listened_to(ctl: Ctl, file: Path, cl
     ):
         ran = ctl(*words, "--context", "prod", "--timeout", "5s")
         assert (ran.code, ran.out) == (5, ""), words
-        assert f"the daemon at {theirs} is of cluster billing ({other.cluster_id[:8]}), not of 1e2597d6" in ran.err
+        assert f"{theirs} belongs to cluster {other.cluster_id}, and this client is for cluster {ID}" in ran.err
     assert not other.data
     assert not other.asked
     assert ctl("status", "--context", "prod", "-e", mine).code == 0  # whoever names the address means what is there

@@ -21,6 +21,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc import aio
 
 from ravelpb.errors import DOMAIN, Field, Reason
+from ravelpb.metadata import CLUSTER_ID
 from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1 import admin_pb2, cluster_pb2, common_pb2, inspect_pb2, kv_pb2
 
@@ -226,10 +227,11 @@ class FakeReplica:
         self.scans_break_after: deque[int] = deque()  # pages after which the next scans break
         self.first_revision = 1  # what a watch may begin with here
         self.cluster_id = "c" * 32
+        self.meant: list[str] = []  # the cluster that each call named, in order; empty: none
         self.watches_break_after: deque[int] = deque()  # messages after which the next watches break
         self.watches_fall_silent = False  # after their first message
         self.calls: Counter[str] = Counter()
-        self.answers: dict[str, Callable[[Any], Any]] = {}
+        self.answers: dict[str, Callable[[Any], Any]] = {"Status": lambda request: cluster_pb2.StatusResponse()}
         self._server: aio.Server | None = None
 
     async def start(self, port: int = 0) -> None:
@@ -286,9 +288,21 @@ class FakeReplica:
             },
         )
 
-    async def _admit(self, context: Any, *, leader_only: bool = True) -> None:
+    @property
+    def header(self) -> common_pb2.ResponseHeader:
+        return common_pb2.ResponseHeader(cluster_id=self.cluster_id, replica_id=self.replica_id)
+
+    async def _admit(self, context: Any, *, leader_only: bool = True, streams: bool = False) -> None:
+        """What a real server does before a handler runs, and what the test wants of this one."""
+        meant = dict(context.invocation_metadata()).get(CLUSTER_ID, "")
+        self.meant.append(meant)
         if self.hangs:
             await asyncio.Event().wait()
+        if meant and meant != self.cluster_id:
+            fields = {Field.CLUSTER_ID: self.cluster_id}
+            await refuse(context, make_status(Reason.WRONG_CLUSTER_ID, "meant for another cluster", fields))
+        if streams and not meant:
+            await context.send_initial_metadata(((CLUSTER_ID, self.cluster_id),))
         if self.refusal is not None:
             await refuse(context, self.refusal)
         if leader_only and not self.leads:
@@ -297,10 +311,11 @@ class FakeReplica:
     async def _register_session(self, request: kv_pb2.RegisterSessionRequest, context: Any) -> kv_pb2.RegisterSessionResponse:
         self.calls["RegisterSession"] += 1
         await self._admit(context)
-        return kv_pb2.RegisterSessionResponse(client_id=self.cluster.register())
+        return kv_pb2.RegisterSessionResponse(client_id=self.cluster.register(), header=self.header)
 
     async def _session(self, requests: AsyncIterator[kv_pb2.SessionRequest], context: Any) -> None:
         self.calls["Session"] += 1
+        await self._admit(context, leader_only=False, streams=True)
         queue: asyncio.Queue[kv_pb2.SessionRequest | None] = asyncio.Queue()
         reader = asyncio.create_task(_pour(requests, queue))
         held: kv_pb2.SessionResponse | None = None
@@ -316,7 +331,10 @@ class FakeReplica:
                     continue
                 if request is None:
                     return
-                await self._admit(context, leader_only=False)
+                if self.hangs:
+                    await asyncio.Event().wait()
+                if self.refusal is not None:
+                    await refuse(context, self.refusal)
                 answer, fault = await self._serve(request, context)
                 if fault is Fault.SWAP and held is None:
                     held = answer
@@ -335,7 +353,9 @@ class FakeReplica:
         reads_stale = all(command.get.consistency == kv_pb2.STALE for command in request.commands)
         if not self.leads and not reads_stale:
             refused = kv_pb2.Result(error=self.not_leader())
-            return kv_pb2.SessionResponse(id=request.id, results=[refused] * len(request.commands)), Fault.NONE
+            return kv_pb2.SessionResponse(
+                id=request.id, header=self.header, results=[refused] * len(request.commands)
+            ), Fault.NONE
         cluster.requests.append(request)
         fault = cluster.script(request)
         reason = {
@@ -346,7 +366,7 @@ class FakeReplica:
         }.get(fault)
         if reason is not None:
             refused = error_result(reason, fault.value)
-            return kv_pb2.SessionResponse(id=request.id, results=[refused] * len(request.commands)), fault
+            return kv_pb2.SessionResponse(id=request.id, header=self.header, results=[refused] * len(request.commands)), fault
         match fault:
             case Fault.BREAK:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
@@ -367,11 +387,11 @@ class FakeReplica:
                 results = results[:-1]
             case Fault.SLOW:
                 await asyncio.sleep(0.05)
-        return kv_pb2.SessionResponse(id=request.id, results=results), fault
+        return kv_pb2.SessionResponse(id=request.id, header=self.header, results=results), fault
 
     async def _scan(self, request: kv_pb2.ScanRequest, context: Any) -> None:
         self.calls["Scan"] += 1
-        await self._admit(context, leader_only=request.consistency != kv_pb2.STALE)
+        await self._admit(context, leader_only=request.consistency != kv_pb2.STALE, streams=True)
         pages_left = self.scans_break_after.popleft() if self.scans_break_after else -1
         start, left = request.start, request.limit or sys.maxsize
         more = True
@@ -393,7 +413,7 @@ class FakeReplica:
         keys = sorted(key for key in keys if cluster.owned >> slot_of(key) & 1)
         size = min(request.page_keys_max or 1000, left)
         more = size < min(left, len(keys))
-        page = kv_pb2.ScanResponse(revision=cluster.revision, more=more)
+        page = kv_pb2.ScanResponse(revision=cluster.revision, more=more, header=self.header)
         if cluster.owned != ALL_SLOTS:
             page.slots = cluster.owned.to_bytes(SLOT_COUNT // 8, "little")
         for key in keys[:size]:
@@ -405,7 +425,7 @@ class FakeReplica:
     async def _watch(self, request: kv_pb2.WatchRequest, context: Any) -> None:
         """One revision a message."""
         self.calls["Watch"] += 1
-        await self._admit(context, leader_only=False)
+        await self._admit(context, leader_only=False, streams=True)
         history = self.cluster.history
         told = request.from_revision - 1 if request.from_revision else len(history)
         slot = slot_of(request.key) if request.key else None
@@ -418,7 +438,7 @@ class FakeReplica:
             await refuse(context, make_status(Reason.COMPACTED, "compacted away", fields))
         start = request.key or request.start
         end = request.key + b"\0" if request.key else request.end
-        header = common_pb2.ResponseHeader(cluster_id=self.cluster_id, replica_id=self.replica_id)
+        header = self.header
         messages_left = self.watches_break_after.popleft() if self.watches_break_after else -1
         await context.write(kv_pb2.WatchResponse(revision=told, header=header))
         while True:
@@ -473,6 +493,8 @@ class FakeReplica:
             answer = self.answers[method.name](request)
             if isinstance(answer, status_pb2.Status):
                 await refuse(context, answer)
+            if not answer.HasField("header"):
+                answer.header.CopyFrom(self.header)
             return answer
 
         request_class, response_class = getattr(module, method.input_type.name), getattr(module, method.output_type.name)
@@ -480,7 +502,7 @@ class FakeReplica:
 
     def _streaming(self, module: Any, method: Any) -> grpc.RpcMethodHandler[Any, Any]:
         async def handle(request: Any, context: Any) -> None:
-            await self._admit(context, leader_only=False)
+            await self._admit(context, leader_only=False, streams=True)
             for answer in self.answers[method.name](request):
                 if isinstance(answer, status_pb2.Status):
                     await refuse(context, answer)

@@ -33,7 +33,7 @@ from ravelctl.client import (
     WriteResult,
     WrongClusterError,
 )
-from ravelctl.client.scan import range_of_prefix
+from ravelctl.client.session.scan import range_of_prefix
 from ravelpb.errors import Reason
 from ravelpb.slots import slot_of
 from tests.ravelctl.client.fake_server import FakeCluster, Fault, fake_cluster, make_status, scripted

@@ -34,7 +34,7 @@ DOES_IT = {
 }
 """Faults under which the first attempt is applied, though the client does not learn it."""
 
-PROVED_UNDONE = {Fault.BUSY}
+PROVED_UNDONE = {Fault.BUSY, Fault.SHUTTING_DOWN}
 
 
 @pytest.fixture

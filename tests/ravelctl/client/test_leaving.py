@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from ravelctl.client import leaving
 from ravelctl.client.errors import NoLeaderError
-from ravelctl.client.leaving import NoQuorumError
+from ravelctl.client.services import leaving
+from ravelctl.client.services.leaving import NoQuorumError
 from ravelpb.v1 import admin_pb2, cluster_pb2
 from ravelpb.v1.common_pb2 import ServerRef
 

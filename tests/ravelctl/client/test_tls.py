@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ravelctl.client import ClusterClient, HandshakeError, InvalidArgumentError, RavelClient, TlsOptions, UnreachableError
-from ravelctl.client.certificates import leaf, validity
+from ravelctl.client.connection.certificates import leaf, validity
 from tests.security.certificates import Authority, Pair
 
 

@@ -21,7 +21,7 @@ from ravelctl.client import (
     WatchEvent,
     WrongServerError,
 )
-from ravelctl.client import watch as watch_module
+from ravelctl.client.session import watch as watch_module
 from ravelpb.errors import Reason
 from ravelpb.v1 import cluster_pb2
 from tests.ravelctl.client.fake_server import FakeCluster, fake_cluster, make_status

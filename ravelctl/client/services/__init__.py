@@ -1,0 +1,1 @@
+"""Clients of single services, for operators and daemons."""

@@ -1,0 +1,1 @@
+"""The keys of one cluster: batched commands, scans and watches."""
