@@ -78,7 +78,7 @@ class AdminLink:
         self._client = AdminClient(admins, timeout_s=CALL_S, tls=client_tls)
         self._turned_out = turned_out
         self._placed = False  # since this start, while blank
-        self._told: set[str] = set()  # what is in the way and was logged; once, until it is over
+        self._away = False  # invariant: true between the events that no admin answers, and that one answers again
         self._registered = False  # since this start
         self._register_at = 0.0  # not before; loop time
         self._wait_s = RETRY_S  # after the next failure
@@ -164,7 +164,6 @@ class AdminLink:
             self._register_at = asyncio.get_running_loop().time() + REFUSED_RETRY_S
             return
         self._registered = True
-        self._told -= {"refused", "unknown"}
         log.info("daemon.registered", cluster=told.cluster.name, cluster_id=told.cluster.cluster_id)
 
     async def _tell_removed(self) -> None:
@@ -184,17 +183,17 @@ class AdminLink:
 
     def _failed(self, error: RavelError) -> None:
         """No admin did what was asked; wait longer for the next time."""
-        self._in_the_way("away", str(error))
+        if not self._away:
+            self._away = True
+            self._in_the_way("away", str(error))
         self._wait_s = min(RETRY_MAX_S, 1.5 * self._wait_s)
 
     def _in_the_way(self, what: str, why: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            log.warning("daemon.admin_link", obstacle=what, why=why)
+        log.warning("daemon.admin_link", obstacle=what, why=why)
 
     def _answered(self) -> None:
-        if "away" in self._told:
-            self._told.remove("away")
+        if self._away:
+            self._away = False
             log.info("daemon.admin_answers")
 
 
