@@ -110,7 +110,11 @@ class Daemon:
         self._connections_max = config.limits.connections_max
         self._machine = DirectoryMachine() if admin else KVMachine()
         self._metrics = Metrics(output.counts)
-        self._transport = GrpcTransport(channel_factory=credentials.peer_channels(config.peer_tls))
+        self._transport = GrpcTransport(
+            channel_factory=credentials.peer_channels(config.peer_tls),
+            on_fault=self._metrics.transport_fault,
+            on_broken=self._fatal,
+        )
         self._client_tls = credentials.as_client(config.tls)
         self._store: Store | None = None
         self._replica: Replica | None = None

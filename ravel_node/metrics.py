@@ -63,6 +63,13 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self._transport_faults = Counter(
+            "ravel_transport_faults", "Attempts to reach a peer that ended by an error in this program.", registry=registry
+        )
+
+    def transport_fault(self) -> None:
+        """An attempt to reach a peer ended by an error in this program."""
+        self._transport_faults.inc()
 
     def saved(self, seconds: float, saves: int, entries: int) -> None:
         """A commit of the log ended: `saves` saves with `entries` entries took `seconds`."""

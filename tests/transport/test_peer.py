@@ -11,13 +11,18 @@ from random import Random
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from ravel_node.raft.errors import InvariantError
 from ravel_node.raft.types import LOCAL_APPEND, Index, Message, MessageType, Term
 from ravel_node.replica.errors import BlankError, RemovedError, WrongClusterError, WrongIdentityError
 from ravel_node.server.app import RpcServer
+from ravel_node.transport import peer as peer_module
 from ravel_node.transport.base import LocalHello
+from ravel_node.transport.calls import insecure_channel
 from ravel_node.transport.grpc_transport import GrpcTransport
 from ravel_node.transport.peer import BULK_MESSAGES_MAX, URGENT_MESSAGES_MAX, PeerOptions
+from ravel_node.transport.wire import fill_message
 from tests.faults.proxy import Network
 from tests.server.fakes import CLUSTER, FakeHost, server_id, start_peer_server
 from tests.transport.support import HELLO, ONE, TWO, Listener, acknowledgement, append, eventually, heartbeat, tidings
@@ -28,9 +33,14 @@ NEVER_ALONE = PeerOptions(tidings_linger_s=3_600.0)
 
 @asynccontextmanager
 async def dialling(
-    address: str, listener: Listener, options: PeerOptions = FAST, hello: LocalHello = HELLO, expected: str = server_id(1)
+    address: str,
+    listener: Listener,
+    options: PeerOptions = FAST,
+    hello: LocalHello = HELLO,
+    expected: str = server_id(1),
+    **more: Any,
 ) -> AsyncIterator[GrpcTransport]:
-    transport = GrpcTransport(options=options, rng=Random(1))
+    transport = GrpcTransport(options=options, rng=Random(1), **more)
     await transport.start(hello, listener)
     transport.add_peer(ONE, address, expected)
     try:
@@ -378,3 +388,91 @@ async def test_a_connection_that_died_without_a_word_is_noticed(host: FakeHost, 
     for writer in writers:
         writer.close()
     front.close()
+
+
+# --- errors in this program
+
+
+class Fails:
+    """Stands in for a function, and fails when it is called for the first time."""
+
+    def __init__(self, function: Any, error: Exception) -> None:
+        self.function = function
+        self.error: Exception | None = error
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        return self.function(*arguments)
+
+
+async def test_an_error_in_this_program_ends_the_attempt_is_logged_and_counted_and_the_next_one_follows(
+    host: FakeHost, server: RpcServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener, faults, broken = Listener(), [], list[BaseException]()
+    monkeypatch.setattr(peer_module, "fill_message", Fails(fill_message, KeyError("planted")))
+    with capture_logs() as logs:
+        async with dialling(at(server), listener, on_fault=lambda: faults.append(1), on_broken=broken.append) as transport:
+            await eventually(lambda: transport.stats(ONE).connected)
+            transport.send([append(1)])
+            await eventually(lambda: listener.unreachable == [ONE])
+            assert "KeyError: 'planted'" in transport.stats(ONE).last_error
+            await eventually(lambda: transport.stats(ONE).connected)
+            transport.send([append(2)])
+            await eventually(lambda: host.fake.stepped == [append(2)])
+    assert (len(faults), broken) == (1, [])
+    [told] = [line for line in logs if line["event"] == "transport.peer_failed"]
+    assert (told["log_level"], told["peer"], repr(told["exc_info"])) == ("error", ONE, "KeyError('planted')")
+
+
+async def test_a_channel_that_cannot_be_made_is_tried_again(host: FakeHost, server: RpcServer) -> None:
+    faults: list[int] = []
+    factory = Fails(insecure_channel, ValueError("planted"))
+    async with dialling(at(server), Listener(), channel_factory=factory, on_fault=lambda: faults.append(1)) as transport:
+        await eventually(lambda: transport.stats(ONE).connected)
+    assert len(faults) == 1
+
+
+async def test_a_broken_invariant_in_a_peer_is_nobodys_to_catch(
+    host: FakeHost, server: RpcServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken: list[BaseException] = []
+    error = InvariantError("planted")
+    monkeypatch.setattr(peer_module, "fill_message", Fails(fill_message, error))
+    async with dialling(at(server), Listener(), on_broken=broken.append) as transport:
+        await eventually(lambda: transport.stats(ONE).connected)
+        transport.send([append(1)])
+        await eventually(lambda: broken == [error])
+
+
+async def test_a_replica_that_fails_while_it_is_told_of_a_peer_must_not_go_on() -> None:
+    broken: list[BaseException] = []
+    error = KeyError("planted")
+
+    class Broken(Listener):
+        def peer_unreachable(self, peer: object) -> None:
+            raise error
+
+    async with dialling("127.0.0.1:1", Broken(), on_broken=broken.append):
+        await eventually(lambda: broken == [error])
+
+
+async def test_without_anybody_who_takes_it_such_an_error_reaches_the_loop() -> None:
+    seen: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context.get("exception")))
+    error = KeyError("planted")
+
+    class Broken(Listener):
+        def peer_unreachable(self, peer: object) -> None:
+            raise error
+
+    async with dialling("127.0.0.1:1", Broken()):
+        await eventually(lambda: seen == [error])
+
+
+async def test_the_end_of_a_peer_is_no_error(server: RpcServer) -> None:
+    broken: list[BaseException] = []
+    async with dialling(at(server), Listener(), on_broken=broken.append) as transport:
+        await eventually(lambda: transport.stats(ONE).connected)
+    assert broken == []
