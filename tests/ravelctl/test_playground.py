@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -296,15 +297,29 @@ def test_a_process_that_took_over_the_id_is_never_signalled(ground: grounds.Play
             other.kill()
 
 
-def test_both_ways_to_tell_when_a_process_started_agree_on_who_lives() -> None:
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"]) as child:
-        assert grounds._started_by_ps(child.pid) == grounds._started_by_ps(child.pid) != ""
+@pytest.mark.parametrize("way", ["proc", "ps"])
+def test_both_ways_to_tell_when_a_process_started_tell_who_lives(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "ps":
+        if shutil.which("ps") is None:
+            pytest.skip("this machine has no ps, which is asked only where there is no /proc")
+        monkeypatch.setattr(grounds, "_PROC", Path("/no/such/file"))
+    elif not Path("/proc/self/stat").exists():
+        pytest.skip("this machine has no /proc")
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    try:
         assert grounds.started_at(child.pid) == grounds.started_at(child.pid) != ""
+        assert not grounds.is_stopped(child.pid)
+        child.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+        assert grounds.is_stopped(child.pid)
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has collected it
         assert grounds.started_at(child.pid) == ""
-        assert grounds._started_by_ps(child.pid) == ""
+    finally:
+        child.kill()
+        child.wait()
     assert grounds.started_at(child.pid) == ""
+    assert not grounds.is_stopped(child.pid)
 
 
 def test_a_daemon_that_ends_at_once_is_told_with_its_last_words(

@@ -59,8 +59,9 @@ async def dialling(server: RpcServer, tls: PeerTlsConfig | None) -> AsyncIterato
         await transport.close()
 
 
-async def test_peers_that_trust_each_other(peers: Authority) -> None:
-    host = FakeHost()
+@pytest.mark.parametrize("strict", [True, False])
+async def test_peers_that_trust_each_other(tmp_path: Path, strict: bool) -> None:
+    host, peers = FakeHost(), Authority(tmp_path, "peers", strict=strict)
     async with (
         serving(host, config(peers, "one", "127.0.0.1")) as server,
         dialling(server, config(peers, "two", "127.0.0.1")) as two,
