@@ -78,7 +78,7 @@ class AdminLink:
         self._client = AdminClient(admins, timeout_s=CALL_S, tls=client_tls)
         self._turned_out = turned_out
         self._placed = False  # since this start, while blank
-        self._away = False  # invariant: true between the events that no admin answers, and that one answers again
+        self._away_since: float | None = None  # loop time; what was logged when no admin answered is not over
         self._registered = False  # since this start
         self._register_at = 0.0  # not before; loop time
         self._wait_s = RETRY_S  # after the next failure
@@ -183,8 +183,8 @@ class AdminLink:
 
     def _failed(self, error: RavelError) -> None:
         """No admin did what was asked; wait longer for the next time."""
-        if not self._away:
-            self._away = True
+        if self._away_since is None:
+            self._away_since = asyncio.get_running_loop().time()
             self._in_the_way("away", str(error))
         self._wait_s = min(RETRY_MAX_S, 1.5 * self._wait_s)
 
@@ -192,9 +192,9 @@ class AdminLink:
         log.warning("daemon.admin_link", obstacle=what, why=why)
 
     def _answered(self) -> None:
-        if self._away:
-            self._away = False
-            log.info("daemon.admin_answers")
+        if self._away_since is not None:
+            away_s, self._away_since = asyncio.get_running_loop().time() - self._away_since, None
+            log.info("daemon.admin_answers", away_s=round(away_s, 1))
 
 
 def _standing(replica: Replica) -> tuple[bool, int, int]:

@@ -45,7 +45,7 @@ class Allowance:
     later: int
 
 
-SAME: Final = Allowance(3, 0)
+SAME: Final = Allowance(1, 0)
 ALIKE: Final = Allowance(20, 20)
 SAME_NAME: Final = Allowance(100, 100)
 

@@ -26,8 +26,8 @@ from ravel_node.raft.types import ConfState
 
 LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
-ACCESS_LOG: Final = frozenset({"gateway.request"})
-"""Events of which each one counts, however often they come: an operator has asked for them."""
+NEVER_LIMITED: Final = frozenset({"gateway.request", "daemon.signal_received", "gateway.signal_received"})
+"""Events that an operator has asked for, or has caused and looks for in the log."""
 
 _LEVEL_OF: Final[dict[type[object], int]] = {
     events.SafetyEvent: logging.ERROR,
@@ -57,7 +57,7 @@ def setup_logging(config: LoggingConfig, output: LogOutput, *, environ: Mapping[
     """Make structlog, and the logging of libraries, write to `output`. Called once, before the first event."""
     level = LEVELS[config.log_level]
     # Whoever asks for debug events wants to see each of them.
-    limiter = None if level <= logging.DEBUG else LogRateLimiter(every=ACCESS_LOG)
+    limiter = None if level <= logging.DEBUG else LogRateLimiter(every=NEVER_LIMITED)
     output.configure(_renderer(config, output.on_terminal, environ), limiter)
     structlog.configure(
         processors=[

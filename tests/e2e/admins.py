@@ -47,7 +47,7 @@ class System:
         return AdminClient(self.admins.endpoints, **options)  # type: ignore[arg-type]
 
     async def directory(self) -> admin_pb2.DirectoryResponse:
-        async with self.client(timeout_s=20.0) as admin:
+        async with self.client(timeout_s=CALL_S) as admin:
             return await admin.directory()
 
     async def told(self, what: str, ask: Callable[[admin_pb2.DirectoryResponse], T | None], within_s: float = START_S) -> T:
@@ -80,7 +80,7 @@ class System:
         """`ravel_node leave` of this server's directory: its exit status, and what it said."""
         command = [sys.executable, "-m", "ravel_node", "leave", "--data-dir", str(server.data_dir), *flags]
         done = await asyncio.to_thread(
-            subprocess.run, command, capture_output=True, text=True, timeout=90, check=False, stdin=subprocess.DEVNULL
+            subprocess.run, command, capture_output=True, text=True, timeout=START_S, check=False, stdin=subprocess.DEVNULL
         )
         return done.returncode, done.stdout + done.stderr
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import Server, running_cluster
+from tests.e2e.cluster import START_S, Server, running_cluster
 from tests.e2e.ports import free_ports
 
 NOBODY = 65_534
@@ -22,7 +22,7 @@ def refusal(server: Server) -> str:
     """Start it, see it end by itself, and take the one sentence that it leaves."""
     server.log_path.unlink(missing_ok=True)
     server.start()
-    assert server.wait(30.0) == 1, server.log
+    assert server.wait() == 1, server.log
     assert "Traceback" not in server.log
     [line] = [line for line in server.log.splitlines() if "daemon.stopped_itself" in line]
     return line
@@ -72,7 +72,7 @@ def test_a_directory_that_may_not_be_written_to_is_named(tmp_path: Path) -> None
             path.chmod(0o755)
         if user and not _can_run(user):
             pytest.skip("no other user can run this interpreter: a directory that may not be written to is NOT tested")
-        ended = subprocess.run(command, user=user, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+        ended = subprocess.run(command, user=user, cwd="/", capture_output=True, text=True, timeout=START_S, check=False)
     finally:
         for path, mode in modes.items():
             path.chmod(mode)
@@ -156,7 +156,7 @@ async def test_a_daemon_whose_directory_is_removed_ends_and_says_why(tmp_path: P
         await client.put(b"before", b"1")
         leader = await cluster.leader()
         shutil.rmtree(leader.data_dir)
-        assert await asyncio.to_thread(leader.wait, 30.0) == 1, leader.log
+        assert await asyncio.to_thread(leader.wait) == 1, leader.log
         [line] = [line for line in leader.log.splitlines() if "daemon.stopped_itself" in line]
         assert str(leader.data_dir / "LOCK") in line
         assert "removed, moved or replaced" in line

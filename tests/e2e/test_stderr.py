@@ -24,6 +24,8 @@ from tests.e2e.http_door import running_gateway
 from tests.e2e.ports import free_ports
 from tests.security.certificates import Authority
 
+HARMLESS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
 
 class StuckPipe:
     """A pipe that is full, as that of a log collector that hangs. `read` makes it flow again."""
@@ -318,12 +320,12 @@ async def test_a_hangup_while_a_daemon_starts_does_not_end_it(tmp_path: Path) ->
     server.start()
     try:
 
-        async def ignored() -> bool:
-            """Whether it has taken care of the signal: one that comes earlier finds a program that loads its modules."""
-            return bool(ignored_signals(server.pid) >> (signal.SIGHUP - 1) & 1)
+        async def prepared() -> bool:
+            """Whether it has taken care of these signals: one that comes earlier finds a program that loads its modules."""
+            return all(harmless_signals(server.pid) >> (number - 1) & 1 for number in HARMLESS)
 
-        await until("it ignores hangups", ignored, START_S, every_s=0.001)
-        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        await until("it has taken care of these signals", prepared, START_S, every_s=0.001)
+        for number in HARMLESS:
             os.kill(server.pid, number)
         await asyncio.to_thread(server.until_started)
         assert await ends(server) == 0
@@ -331,15 +333,16 @@ async def test_a_hangup_while_a_daemon_starts_does_not_end_it(tmp_path: Path) ->
         server.kill()
 
 
-def ignored_signals(pid: int) -> int:
+def harmless_signals(pid: int) -> int:
+    """A mask of the signals that a process ignores or handles."""
     status = Path(f"/proc/{pid}/status").read_text()
-    (mask,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigIgn:")]
-    return int(mask, 16)
+    ignored, handled = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigIgn:", "SigCgt:")))
+    return ignored | handled
 
 
 async def test_signals_do_not_end_a_gateway(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, ["127.0.0.1:1"]) as gateway:
-        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        for number in HARMLESS:
             os.kill(gateway.pid, number)
         log = tmp_path / "gateway.log"
 
@@ -364,14 +367,14 @@ async def test_a_replica_that_is_alone_logs_its_polls_a_few_times_and_then_their
         other.kill()
 
         async def withheld() -> bool:
-            return await metric(port, "ravel_log_lines_withheld_total") >= 200
+            return await metric(port, "ravel_log_lines_withheld_total") >= 60
 
-        await until("a hundred polls are over", withheld, START_S)
+        await until("many polls are over", withheld, START_S)
         assert await ends(alone) == 0
         events = [json.loads(line) for line in alone.log.splitlines()]
         polls = [one for one in events if one["event"] == "raft.election_started" and one["pre_vote"]]
         counts = [one["repeated"] for one in polls if "repeated" in one]
-        assert sum(counts) > 50, "what was not logged was counted"
+        assert sum(counts) >= 20, "what was not logged was counted"
         assert len(polls) - len(counts) < 20
         assert len(events) < 100
 

@@ -17,7 +17,7 @@ import pyte
 
 ROOT = Path(__file__).parents[3]
 TICK_S = 0.05
-END_S = 60.0
+END_S = 120.0
 
 
 class Terminal:
