@@ -388,7 +388,8 @@ def test_wrong_usage(ground: grounds.Playground, ctl: Ctl) -> None:
 
 
 @pytest.mark.e2e
-def test_a_real_cluster_comes_up_loses_a_replica_and_goes_down(tmp_path: Path, ctl: Ctl) -> None:
+def test_a_real_cluster_comes_up_loses_a_replica_and_goes_down(tmp_path: Path, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAVELCTL_TIMEOUT", "60s")
     where = tmp_path / "ground"
     try:
         up = ctl("playground", "up", "--replicas", 3, "--dir", where, "--detach", "-o", "json")
@@ -399,7 +400,7 @@ def test_a_real_cluster_comes_up_loses_a_replica_and_goes_down(tmp_path: Path, c
         assert ctl("kv", "put", "k", "v").code == 0, "found without being told where"
         killed = ctl("playground", "kill", "leader", "--dir", where, "-o", "json")
         assert killed.code == 0
-        assert ctl("kv", "get", "k", "-e", endpoints, "--timeout", "20s").out == "v\n"
+        assert ctl("kv", "get", "k", "-e", endpoints).out == "v\n"
         assert ctl("playground", "start", killed.json["name"], "--dir", where).code == 0
         _until(lambda: ctl("health", "-e", endpoints).code == 0)
         cut = ctl("playground", "partition", "leader", "--dir", where, "-o", "json")
@@ -509,15 +510,17 @@ def test_each_cluster_of_a_system_has_a_context(
 def test_a_whole_system_comes_up_in_one_command_and_grows(tmp_path: Path, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found by every command without being told where; keys go to their clusters, before and after there is one more."""
     monkeypatch.setenv("RAVELCTL_CONFIG", str(tmp_path / "config.toml"))
+    monkeypatch.setenv("RAVELCTL_TIMEOUT", "60s")
     where = ("--dir", tmp_path / "system")
     try:
         up = ctl("playground", "up", "--clusters", 2, "--replicas", 1, "--admins", 1, *where, "-o", "json")
         assert up.code == 0, up.err
-        clusters = ctl("admin", "clusters", "-o", "json").json["clusters"]
-        assert [(one["name"], one["slots"], one["state"]) for one in clusters] == [
-            ("c1", 2048, "HEALTHY"),
-            ("c2", 2048, "HEALTHY"),
-        ]
+
+        def clusters() -> list[tuple[str, int, str]]:
+            told = ctl("admin", "clusters", "-o", "json").json["clusters"]
+            return [(one["name"], one["slots"], one["state"]) for one in told]
+
+        _until(lambda: clusters() == [("c1", 2048, "HEALTHY"), ("c2", 2048, "HEALTHY")])
         for number in range(8):
             assert ctl("kv", "put", f"order/{number}", number).code == 0
         foreign = next(key for key in (f"order/{number}" for number in range(100)) if slot_of(key.encode()) >= 2048)
