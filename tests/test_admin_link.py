@@ -115,7 +115,7 @@ async def linked(host: StandingHost, seat: StandingSeat, admin: FakeReplica, new
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20.0):
+    async with asyncio.timeout(60.0):
         while not condition():
             await asyncio.sleep(0.01)
 
