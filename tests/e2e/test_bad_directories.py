@@ -72,7 +72,8 @@ def test_a_directory_that_may_not_be_written_to_is_named(tmp_path: Path) -> None
             path.chmod(0o755)
         if user and not _can_run(user):
             pytest.skip("no other user can run this interpreter: a directory that may not be written to is NOT tested")
-        ended = subprocess.run(command, user=user, cwd="/", capture_output=True, text=True, timeout=START_S, check=False)
+        command = as_user(user, command)
+        ended = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=START_S, check=False)
     finally:
         for path, mode in modes.items():
             path.chmod(mode)
@@ -83,12 +84,17 @@ def test_a_directory_that_may_not_be_written_to_is_named(tmp_path: Path) -> None
     assert "Traceback" not in said
 
 
+def as_user(user: int | None, command: list[str]) -> list[str]:
+    """The command, run by this user. `subprocess` itself would fork this process for it, in which gRPC may run."""
+    become = "import os, sys\nos.setgroups([])\nos.setgid(int(sys.argv[1]))\nos.setuid(int(sys.argv[1]))\n"
+    become += "os.execv(sys.argv[2], sys.argv[2:])"
+    return [sys.executable, "-c", become, str(user), *command] if user else command
+
+
 def _can_run(user: int) -> bool:
     """Whether this user may run what the tests run: an interpreter in somebody's home may be closed to it."""
-    try:
-        return subprocess.run([sys.executable, "-c", "import ravel_node"], user=user, cwd="/", check=False).returncode == 0
-    except PermissionError:
-        return False
+    tried = subprocess.run(as_user(user, [sys.executable, "-c", "import ravel_node"]), cwd="/", capture_output=True, check=False)
+    return tried.returncode == 0
 
 
 def truncated(path: Path) -> None:
