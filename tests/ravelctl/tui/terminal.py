@@ -17,17 +17,11 @@ from typing import Any, Self
 
 import pyte
 
+from tests.ravelctl.on_terminal import on_terminal
+
 ROOT = Path(__file__).parents[3]
 TICK_S = 0.05
 END_S = 120.0
-
-IN_THIS_TERMINAL = """
-import fcntl, os, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execvp(sys.argv[1], sys.argv[1:])
-"""
-"""Makes descriptor 0 the terminal of its session and becomes the program. A process of its own does this, because gRPC may run in
-this one, and then what is forked from it may die before it becomes another program."""
 
 
 class Terminal:
@@ -42,7 +36,7 @@ class Terminal:
         self._terminal, far = os.openpty()
         self._set_size(columns, rows)
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", IN_THIS_TERMINAL, *command, *words],
+            on_terminal([*command, *words]),
             stdin=far,
             stdout=far,
             stderr=far,
