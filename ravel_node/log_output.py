@@ -35,7 +35,11 @@ BYTES_MAX: Final = 4 << 20
 """Bounds of what is kept while stderr takes nothing."""
 
 CHUNK_BYTES: Final = 4_096
-"""Lines are written together up to this size. A pipe takes so much as a whole, between the lines of others who share it."""
+"""Lines are written together up to this size. A pipe takes this much as a whole, between the lines of others who share it."""
+
+LARGE_CHUNK_PART: Final = 2
+"""While a lot is kept, this fraction of it is written together. Each write waits for its turn at the processor, and dropped lines
+would be worse than lines that others interrupt."""
 
 BACKLOG_MAX: Final = 10_000
 """A caller that is this many events ahead of the log thread lets that thread run."""
@@ -219,8 +223,9 @@ class LogOutput:
         if self._unreported and not self._overflowing and (self._kept or self._accepts):
             reported, self._unreported = self._unreported, 0
             chunk.append((self._render(_lines_dropped(reported)) + "\n").encode())
+        size_max = max(CHUNK_BYTES, self._kept_bytes // LARGE_CHUNK_PART)
         lines = size = 0
-        while self._kept and (lines == 0 or size + len(self._kept[0]) <= CHUNK_BYTES):
+        while self._kept and (lines == 0 or size + len(self._kept[0]) <= size_max):
             size += len(self._kept[0])
             lines += 1
             chunk.append(self._kept.popleft())

@@ -61,13 +61,24 @@ def test_lines_arrive_in_order_and_several_in_one_write(pipe: Pipe) -> None:
     output = LogOutput(pipe.write)
     say(output, 0)
     assert pipe.stuck.wait(WAIT_S)
-    say(output, *range(1, 1_000))
+    say(output, *range(1, 200))
     output.text(b"printed\n")
     pipe.open.set()
     assert output.flush(WAIT_S)
-    assert pipe.lines == [*said(*range(1_000)), "printed"]
-    assert len(pipe.chunks) < 20
+    assert pipe.lines == [*said(*range(200)), "printed"]
+    assert len(pipe.chunks) < 5
     assert max(pipe.chunks) <= log_output.CHUNK_BYTES
+
+
+def test_a_lot_of_lines_is_written_in_large_pieces(pipe: Pipe) -> None:
+    output = LogOutput(pipe.write)
+    say(output, 0)
+    assert pipe.stuck.wait(WAIT_S)
+    say(output, *range(1, 16_000))
+    pipe.open.set()
+    assert output.flush(WAIT_S)
+    assert pipe.lines == said(*range(16_000))
+    assert len(pipe.chunks) < 30
 
 
 def test_what_is_too_much_is_dropped_in_one_place_and_reported_there(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
