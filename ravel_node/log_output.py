@@ -16,6 +16,7 @@ import select
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -191,7 +192,15 @@ class LogOutput:
             self._keep_event({**report, "time": timestamp()})
 
     def _keep_event(self, event: Event) -> None:
-        self._keep((self._render(event) + "\n").encode("utf-8", "backslashreplace"))
+        self._keep(self._line(event))
+
+    def _line(self, event: Event) -> bytes:
+        """The event as a line. If it has none its traceback takes the place: an error here must not end the log for good."""
+        try:
+            text = self._render(event) + "\n"
+        except Exception:
+            text = traceback.format_exc()
+        return text.encode("utf-8", "backslashreplace")
 
     def _keep(self, line: bytes) -> None:
         if len(self._kept) >= LINES_MAX or self._kept_bytes + len(line) > BYTES_MAX:
@@ -222,7 +231,7 @@ class LogOutput:
         reported = 0
         if self._unreported and not self._overflowing and (self._kept or self._accepts):
             reported, self._unreported = self._unreported, 0
-            chunk.append((self._render(_lines_dropped(reported)) + "\n").encode())
+            chunk.append(self._line(_lines_dropped(reported)))
         size_max = max(CHUNK_BYTES, self._kept_bytes // LARGE_CHUNK_PART)
         lines = size = 0
         while self._kept and (lines == 0 or size + len(self._kept[0]) <= size_max):

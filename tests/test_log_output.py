@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ravel_node import log_output
+from ravel_node.log_limiter import Event
 from ravel_node.log_output import LogOutput
 
 WAIT_S = 60.0
@@ -137,6 +138,19 @@ def test_lines_that_cannot_be_written_are_counted_and_reported_when_it_works_aga
     say(output, 3)
     assert output.flush(WAIT_S)
     assert pipe.lines == [dropped(3), *said(3)]
+
+
+def test_the_traceback_of_an_event_that_cannot_be_rendered_takes_its_place(pipe: Pipe) -> None:
+    def render(event: Event) -> str:
+        return str(event["there"])
+
+    output = LogOutput(pipe.write)
+    pipe.open.set()
+    output.configure(render, None)
+    for name in ("there", "missing", "there"):
+        output.event({"event": "a", name: "shown"})
+    assert output.flush(WAIT_S)
+    assert [line for line in pipe.lines if line in ("shown", "KeyError: 'there'")] == ["shown", "KeyError: 'there'", "shown"]
 
 
 def test_an_event_that_is_logged_while_another_one_is_put_does_no_harm(pipe: Pipe) -> None:
