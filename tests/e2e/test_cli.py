@@ -39,6 +39,17 @@ async def ravelctl(cluster: Cluster, *arguments: str, stdin: str = "", **environ
     return Ran(done)
 
 
+async def carried_out(cluster: Cluster, *arguments: str) -> None:
+    """A change that nothing is wrong with. It is refused for as long as a busy machine lets members look dead or far behind."""
+
+    async def done() -> bool:
+        ran = await ravelctl(cluster, *arguments)
+        assert ran.status in (0, 5), ran.err
+        return ran.status == 0
+
+    await until(f"{arguments} is carried out", done, START_S)
+
+
 async def test_an_operators_day(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     try:
@@ -91,8 +102,7 @@ async def test_an_operators_day(tmp_path: Path) -> None:
 
         target = (await cluster.followers())[0]
         before = (await cluster.status(target)).header.term
-        moved = await ravelctl(cluster, "leader", "transfer", target.name, "--yes")
-        assert moved.status == 0, moved.err
+        await carried_out(cluster, "leader", "transfer", target.name, "--yes")
         assert (await cluster.status(target)).header.term > before, "it has led since, if another one does not lead by now"
 
         fourth = cluster.add("n4")
@@ -105,8 +115,7 @@ async def test_an_operators_day(tmp_path: Path) -> None:
         asked = await ravelctl(cluster, "leave", "n4")
         assert asked.status == 2, "no terminal and no --yes"
         assert "--yes" in asked.err
-        left = await ravelctl(cluster, "leave", "n4", "--yes")
-        assert left.status == 0, left.err
+        await carried_out(cluster, "leave", "n4", "--yes")
         assert "n4" not in await cluster.voters()
         fourth.terminate()
         del cluster.servers["n4"]
@@ -131,21 +140,19 @@ async def test_a_voter_is_replaced_and_a_leader_leaves(tmp_path: Path) -> None:
         fourth.start()
         await cluster.answering(fourth)
         old = (await cluster.followers())[0].name
-        replaced = await ravelctl(cluster, "member", "replace", old, "--with", fourth.address, "--yes")
-        assert replaced.status == 0, replaced.err
+        await carried_out(cluster, "member", "replace", old, "--with", fourth.address, "--yes")
         assert await cluster.voters() == {"n1", "n2", "n3", "n4"} - {old}
         cluster.servers.pop(old).terminate()
 
         demoted = next(server.name for server in await cluster.followers() if server.name != old)
-        assert (await ravelctl(cluster, "member", "demote", demoted)).status == 0
+        await carried_out(cluster, "member", "demote", demoted)
         assert demoted not in await cluster.voters()
-        assert (await ravelctl(cluster, "member", "promote", demoted)).status == 0
+        await carried_out(cluster, "member", "promote", demoted)
         assert demoted in await cluster.voters()
 
-        assert (await ravelctl(cluster, "leader", "stepdown", "--yes")).status == 0
+        await carried_out(cluster, "leader", "stepdown", "--yes")
         leader = (await cluster.leader()).name
-        left = await ravelctl(cluster, "leave", leader, "--yes")
-        assert left.status == 0, left.err
+        await carried_out(cluster, "leave", leader, "--yes")
         assert leader not in await cluster.voters()
 
 

@@ -271,7 +271,8 @@ async def records(cluster: Cluster, first: Server, second: Server) -> None:
 
 async def removed(cluster: Cluster, first: Server, odd: Server) -> None:
     async with ClusterClient([first.address], timeout_s=CALL_S) as client:
-        await client.leave([(await cluster.status(odd)).header.replica_id])
+        odd_id = (await cluster.status(odd)).header.replica_id
+        await until("it leaves", lambda: client.leave([odd_id]), START_S)
     found = await until_found("RV404", [first.address, odd.address])
     assert sentence(found, "RV404").startswith(f"n3 at {odd.address} was removed")
 

@@ -123,9 +123,15 @@ async def test_a_cluster_whose_log_nobody_reads_serves_elects_and_ends(tmp_path:
                 await client.put(b"k", b"v")
                 first = await cluster.leader()
                 second = (await cluster.followers())[0]
+                second_id = (await cluster.status(second)).header.replica_id
                 async with ClusterClient(cluster.endpoints, timeout_s=CALL_S) as asked:
-                    await asked.transfer_leader((await cluster.status(second)).header.replica_id)
-                assert (await cluster.leader()) is second, "leadership moves without a word in the log"
+
+                    async def moved() -> bool:
+                        if await cluster.leader() is not second:
+                            await asked.transfer_leader(second_id)
+                        return await cluster.leader() is second
+
+                    await until("leadership moves without a word in the log", moved, START_S)
                 await client.put(b"k", b"w")
                 second.kill()
                 assert (await cluster.leader()) is not second, "and is won by others"
