@@ -30,6 +30,7 @@ from ravel_node.forms import (
     Form,
     format_size,
 )
+from ravel_node.machine.limits import REQUEST_BYTES_CEILING
 
 VALUE_ROOM_BYTES: Final = 4 * KIB
 """What a request must hold beside its value: the key and what encloses both."""
@@ -116,7 +117,9 @@ class LimitsConfig:
     """What one client, and all of them, may ask for."""
 
     value_bytes_max: int = field(default=MIB, metadata=about(SIZE, "the largest value", low=1, high=32 * MIB))
-    request_bytes_max: int = field(default=4 * MIB, metadata=about(SIZE, "the largest request", low=8 * KIB, high=64 * MIB))
+    request_bytes_max: int = field(
+        default=4 * MIB, metadata=about(SIZE, "the largest request", low=8 * KIB, high=REQUEST_BYTES_CEILING)
+    )
     proposals_waiting_max: int = field(
         default=16_384,
         metadata=about(NUMBER, "commands that may wait to be appended; more are refused as BUSY", low=1, high=1 << 20),

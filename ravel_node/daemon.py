@@ -34,7 +34,7 @@ from ravel_node.machine.envelope import FORMAT
 from ravel_node.machine.kv import KVMachine
 from ravel_node.metrics import Metrics, MetricsServer
 from ravel_node.raft import InvariantError, RaftEvent, ReplicaId
-from ravel_node.replica.errors import BlankError, MembershipError, ReplicaStoppedError
+from ravel_node.replica.errors import BlankError, CopiedDirectoryError, MembershipError, RemovedError, ReplicaStoppedError
 from ravel_node.replica.events import EventKind, EventLog
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.replica import Replica
@@ -49,12 +49,15 @@ from ravel_node.server.limits import Limits
 from ravel_node.server.moving import LeadersMover
 from ravel_node.server.peer_certificates import PeerCertificates
 from ravel_node.storage.base import Identity, Store, StoreError, StoreFailedError
-from ravel_node.storage.directory import EVENTS, Presence
-from ravel_node.storage.store import StoreOptions, open_store
+from ravel_node.storage.directory import EVENTS, Presence, next_folder, set_aside
+from ravel_node.storage.store import StoreOptions, map_bytes_for, open_store
 from ravel_node.transport.grpc_transport import GrpcTransport
 from ravelctl.client import AdminClient, RavelClient
 
 STOP_GRACE_S: Final = 1.0
+RESET_DELAY_S: Final = 0.2
+"""Between the answer to a reset and the end of the process that gave it."""
+
 DIRECTORY_EVERY_S: Final = 1.0
 """Between two looks whether the data directory still is where it was."""
 
@@ -73,7 +76,15 @@ def run(config: ServerConfig, *, admin: bool = False) -> int:
     except OSError as error:
         log.error("daemon.stopped_itself", why=f"a certificate or key cannot be read: {error}", kind=type(error).__name__)
         return 1
-    return _event_loop_run(daemon)
+    status = _event_loop_run(daemon)
+    if daemon.resets_to and status == 0:
+        try:
+            set_aside(config.data_dir, daemon.resets_to)
+        except (OSError, StoreError) as error:
+            log.error("daemon.stopped_itself", why=f"the data could not be set aside: {error}", kind=type(error).__name__)
+            return 1
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    return status
 
 
 def _event_loop_run(daemon: Daemon) -> int:
@@ -103,6 +114,7 @@ class Daemon:
         self._store: Store | None = None
         self._replica: Replica | None = None
         self._seat = Seat(self, start_replica=self._start_replica, tell=self._tell, client_tls=self._client_tls)
+        self.resets_to = ""  # the folder for the data of a daemon that ends in order to start again as a blank one
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
         self._stack = AsyncExitStack()
@@ -305,14 +317,12 @@ class Daemon:
         self._metrics.watch(self._replica.status)
         await self._replica.start()
         self._spawn(self._watch_replica(self._replica))
-        self._spawn(self._say_when_removed(self._replica))
+        self._spawn(self._say_when_expelled(self._replica))
         self._spawn(self._seat.tell_new_addresses(self._replica))
 
-    def _peer_dialled(self, peer: ReplicaId, address: str, server_id: str) -> None:
-        """A peer that could reach us can probably be reached again; and a replica with no state yet learns here who leads it."""
+    def _peer_dialled(self, peer: ReplicaId) -> None:
+        """Dial a peer at once that could reach this server."""
         self._transport.nudge(peer)
-        if self._replica is not None:
-            self._replica.introduce(peer, address, server_id)
 
     async def _watch_replica(self, replica: Replica) -> None:
         try:
@@ -322,14 +332,18 @@ class Daemon:
         except BaseException as error:
             self._fatal(error)
 
-    async def _say_when_removed(self, replica: Replica) -> None:
-        """Such a daemon serves nobody and says so to whoever asks; without this line its log would not tell why."""
-        why = await replica.removed()
-        log.warning(
-            "daemon.removed",
-            why=str(why),
-            next_step="stop this daemon; with an empty data directory it can join as a new replica",
-        )
+    async def _say_when_expelled(self, replica: Replica) -> None:
+        """Log why this daemon serves nobody any more, and what to do."""
+        why = await replica.expelled()
+        if isinstance(why, RemovedError):
+            next_step = "stop this daemon; with an empty data directory it can join as a new replica"
+            log.warning("daemon.removed", why=str(why), next_step=next_step)
+            return
+        next_step = f"ravelctl member replace {self.config.name}"
+        if isinstance(why, CopiedDirectoryError):
+            next_step = "stop this daemon and delete its data directory"
+        self._tell(EventKind.SERVER, "server-expelled", f"takes no part any more: {why}", {})
+        log.error("daemon.expelled", why=str(why), next_step=next_step)
 
     def _store_event(self, event: str, fields: Mapping[str, object]) -> None:
         """What the store tells of itself. A failed background flush ends the daemon even if nobody asks anything of the store."""
@@ -367,6 +381,24 @@ class Daemon:
 
     async def bootstrap(self, cluster_id: str, cluster_name: str) -> MemberRecord:
         return await self._seat.found(cluster_id, cluster_name)
+
+    async def reset(self, server_id: str, *, dry_run: bool) -> str:
+        identity = self.identity
+        if identity.blank:
+            raise MembershipError("this daemon is blank already", "`ravelctl join` takes it into a cluster")
+        if server_id != identity.server_id:
+            raise MembershipError(f"this is server {identity.server_id}, not {server_id[:64]!r}", "look with `ravelctl status`")
+        if self._replica is None or self._replica.why_expelled is None:
+            raise MembershipError(
+                f"{self.config.name} takes part in cluster {identity.cluster_name}: its data is needed",
+                f"take it out first: `ravelctl leave {self.config.name}`",
+            )
+        folder = await asyncio.to_thread(next_folder, self.config.data_dir)
+        if not dry_run:
+            log.warning("daemon.resets", folder=folder, why=str(self._replica.why_expelled))
+            self.resets_to = folder
+            asyncio.get_running_loop().call_later(RESET_DELAY_S, self._stop.set)  # the answer leaves before
+        return folder
 
     async def join(self, via: Sequence[str], *, promote: bool, dry_run: bool) -> Joined:
         return await self._seat.join(via, promote=promote, dry_run=dry_run)
@@ -468,6 +500,8 @@ def _store_options(config: ServerConfig, observe: Callable[[str, Mapping[str, ob
         unflushed_bytes_max=storage.unflushed_bytes_max,
         log_retain_bytes_max=storage.log_retain_bytes_max,
         snapshots_kept=storage.snapshots_kept,
+        raft_map_bytes=map_bytes_for(storage.log_retain_bytes_max),
+        state_map_bytes=map_bytes_for(storage.db_size_max),
         observe=observe,
     )
 

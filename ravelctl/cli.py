@@ -30,6 +30,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "record": ("ravelctl.commands.record", "Record a cluster, for `top --replay`."),
     "doctor": ("ravelctl.commands.doctor", "Say why there is no leader, or what is at risk."),
     "member": ("ravelctl.commands.member", "List, promote, demote, replace, remove, update members."),
+    "settings": ("ravelctl.commands.settings", "Show and change the settings of the whole cluster."),
     "leader": ("ravelctl.commands.leader", "Show, transfer or give up leadership."),
     "events": ("ravelctl.commands.events", "Show what has happened: elections, changes, alarms."),
     "log": ("ravelctl.commands.log", "Show, follow, compare and verify logs."),

@@ -267,7 +267,7 @@ async def join(app: App, address: str, via: Sequence[str], *, promote: bool, wai
         elif newcomer.removed:
             raise _refused(
                 f"{name} at {address} was removed from cluster {status.cluster_name} for good",
-                "to bring the machine back, stop its daemon, empty its data directory, start it, and join it as a new replica",
+                f"`ravelctl join {address} --via {via[0]} --reset` empties its data directory and takes it in under a new id",
             )
         else:
             replica_id = newcomer.header.replica_id

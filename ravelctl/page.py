@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Make a cluster, and change who is in it": ("bootstrap", "join", "leave", "member", "leader"),
+    "Make a cluster, and change who is in it": ("bootstrap", "join", "leave", "member", "leader", "settings"),
     "See how it does": ("status", "health", "doctor", "top", "events", "log", "store", "verify"),
     "Read and write keys": ("kv", "bench"),
     "Keep the data, and get it back": ("snapshot", "recover", "record"),

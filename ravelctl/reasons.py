@@ -15,6 +15,8 @@ EXIT_OF: Final[dict[Reason, ExitCode]] = {
     Reason.WRONG_CLUSTER_ID: ExitCode.REFUSED,
     Reason.WRONG_IDENTITY: ExitCode.REFUSED,
     Reason.REMOVED: ExitCode.REFUSED,
+    Reason.DIRECTORY_OUTDATED: ExitCode.REFUSED,
+    Reason.DIRECTORY_COPIED: ExitCode.REFUSED,
     Reason.UNKNOWN_MEMBER: ExitCode.FAILED,
     Reason.NAME_TAKEN: ExitCode.REFUSED,
     Reason.OUTCOME_UNKNOWN: ExitCode.OUTCOME_UNKNOWN,

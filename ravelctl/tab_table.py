@@ -40,6 +40,7 @@ ROOT: Final[Command] = ('', ((('--version',), 'flag', False, 'Show the version a
         (('--via',), 'addresses', False, 'Members of the cluster. [default: --endpoints]'),
         (('--no-promote',), 'flag', False, 'Stay a learner until promoted with `member promote`.'),
         (('--wait', '--no-wait'), 'flag', False, 'Wait until it has caught up and votes.'),
+        (('--reset',), 'flag', False, 'First set aside the data of a daemon that was removed, or whose data is old.'),
     ), (('text', False),), {
     }),
     'leave': ('Take a replica out for good.', (
@@ -94,8 +95,8 @@ ROOT: Final[Command] = ('', ((('--version',), 'flag', False, 'Show the version a
         'remove': ('Take replicas out for good, all in one...', (
         ), (('replica', True),), {
         }),
-        'replace': ('Put a blank daemon in the place of the...', (
-            (('--with',), 'text', False, 'Where the blank daemon is that takes its place.'),
+        'replace': ('Replace REPLICA, a name or an id, by a new...', (
+            (('--with',), 'text', False, 'The blank daemon that takes its place. [default: its own daemon]'),
         ), (('replica', False),), {
         }),
         'update': ('Change the recorded addresses or the name...', (
@@ -103,6 +104,16 @@ ROOT: Final[Command] = ('', ((('--version',), 'flag', False, 'Show the version a
             (('--peer',), 'text', False, 'Its new address for other replicas.'),
             (('--name',), 'text', False, 'Its new name.'),
         ), (('replica', False),), {
+        }),
+    }),
+    'settings': ('Show and change the settings of the whole cluster.', (
+    ), (), {
+        'list': ('List the settings of the cluster with...', (
+            (('--watch',), 'text', False, 'Repeat, every 2s or as told with --watch=DURATION.'),
+        ), (), {
+        }),
+        'set': ('Set the setting NAME to VALUE on all members.', (
+        ), (('text', False), ('text', False)), {
         }),
     }),
     'leader': ('Show, transfer or give up leadership.', (

@@ -134,6 +134,13 @@ KINDS: Final = (
         leader_only=True,
     ),
     AlarmKind(
+        "RV410",
+        Severity.CRITICAL,
+        "copied directory",
+        "a data directory was copied, and both the server and the copy were started",
+        "stop the copy and delete its directory; a new server joins with an empty one",
+    ),
+    AlarmKind(
         "RV601",
         Severity.CRITICAL,
         "impossible message",
@@ -149,6 +156,24 @@ KINDS: Final = (
         "compare again with `ravelctl store hash`; keep a copy of its data directory and of its log, see its disk with "
         "`ravelctl store check`, then take that replica out and join it anew; it clears when they agree again",
         leader_only=True,
+    ),
+    AlarmKind(
+        "RV613",
+        Severity.CRITICAL,
+        "slot index damaged",
+        "the index of slots of a replica lists other keys than the replica holds; it serves its keys, and moves no slot",
+        "let another replica lead (`ravelctl leader transfer`), which can move slots at once; keep a copy of the data directory, "
+        "check it with `ravelctl store check`, then remove the replica and let its server join again with an empty directory; "
+        "the alarm clears when the replica restarts",
+    ),
+    AlarmKind(
+        "RV614",
+        Severity.CRITICAL,
+        "old directory",
+        "the data directory of a replica is older than what the replica has acknowledged: it was restored from a copy, or its "
+        "disk has lost writes",
+        "do not restore a member's directory; run `ravelctl member replace` with the name of that member: it empties the "
+        "directory and joins the server again under a new replica id",
     ),
 )
 

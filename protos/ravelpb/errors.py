@@ -25,6 +25,8 @@ class Reason(StrEnum):
     )
     WRONG_IDENTITY = "WRONG_IDENTITY"  # the server at this address is not the one that was meant
     REMOVED = "REMOVED"  # this replica was taken out of the cluster for good
+    DIRECTORY_OUTDATED = "DIRECTORY_OUTDATED"  # the data directory of this replica is older than what it has acknowledged
+    DIRECTORY_COPIED = "DIRECTORY_COPIED"  # the server whose data directory this is a copy of runs elsewhere
     UNKNOWN_MEMBER = "UNKNOWN_MEMBER"
     NAME_TAKEN = "NAME_TAKEN"
 

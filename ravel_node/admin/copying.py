@@ -11,7 +11,8 @@ it is at the source:
   chunk with that write, or a later one, has been taken. So a full pass, and then the notes until there are none while writes are
   refused, leave nothing behind.
 
-The first pass compares what is there with what should be, so that it goes on where another copier ended.
+The first pass compares what is there with what should be, so that it goes on where another copier ended, and no destination is
+trusted to be empty. Both clusters verify the index by which they find the keys of a slot, each on the replica that answers.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from contextlib import aclosing
 from typing import Final, NamedTuple
 
 from ravel_node.admin.model import Move
-from ravel_node.admin.ports import ClusterPort, StepRefusedError
+from ravel_node.admin.ports import ClusterPort, StepImpossibleError, StepRefusedError
 from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1.slots_pb2 import (
     IMPORT,
@@ -101,12 +102,14 @@ class Copier:
         return found
 
     async def _taken_before(self) -> AsyncGenerator[ReadSlotsResponse, None]:
-        """What the destination has already: its keys and their revisions."""
-        if self._next_chunk > 1:
-            request = ReadSlotsRequest(slots=self._move.slots, keys_only=True, linearizable=True)
-            async with aclosing(self._clusters.read(self._move.destination, request)) as pages:
-                async for page in pages:
-                    yield page
+        """Yield what the destination has already: its keys and their revisions.
+
+        It is asked before the first chunk, too: a key that was left behind when the slot was here last must not come back.
+        """
+        request = ReadSlotsRequest(slots=self._move.slots, keys_only=True, linearizable=True)
+        async with aclosing(self._clusters.read(self._move.destination, request)) as pages:
+            async for page in pages:
+                yield page
 
     async def follow(self, *, settle: bool) -> Pass:
         """Copy what was noted, and let the notes go if `settle`. Raises like `compare`."""
@@ -141,6 +144,8 @@ class Copier:
         number, self._next_chunk = self._next_chunk, NO_CHUNK
         try:
             await self._clusters.change(self._move.destination, chunk.request(number))
+        except StepImpossibleError:
+            raise
         except StepRefusedError as error:
             raise ChunkLostError(str(error)) from error
         self._next_chunk = number + 1

@@ -17,11 +17,10 @@ from ravel_node.admin.commands import CommandFormError
 from ravel_node.admin.decisions import decide
 from ravel_node.admin.model import Directory, MoveId
 from ravel_node.machine import envelope
-from ravel_node.machine.base import Database, Outcome, Reader, Txn
+from ravel_node.machine.base import Database, Outcome, Reader, Start, Txn
 from ravel_node.machine.envelope import Kind
 from ravel_node.machine.kv import KVMachine
 from ravel_node.machine.members import DIRECTORY, MACHINE, Getter
-from ravel_node.machine.refounding import REVISION_JUMP
 from ravel_node.raft.types import EntryId, Index
 from ravelpb.errors import Reason
 
@@ -58,13 +57,13 @@ class DirectoryMachine(KVMachine):
                     check_known(body)
         return super().apply(at, payload, txn)
 
-    def refounded(self, txn: Txn) -> None:
+    def refounded(self, txn: Txn, start: Start) -> None:
         """See StateMachine: clusters take no move that is older than one that they ended, and no older map."""
         view, slot_map = self._view, self._view.slot_map
         after = replace(
             view,
-            last_move=MoveId(view.last_move + (REVISION_JUMP << 16)),
-            slot_map=replace(slot_map, version=slot_map.version + REVISION_JUMP) if slot_map.version else slot_map,
+            last_move=MoveId(max(view.last_move, start.at.index << 16)),
+            slot_map=replace(slot_map, version=max(slot_map.version + 1, start.revision)) if slot_map.version else slot_map,
         )
         records.write_changes(txn, view, after)
         self._view = after

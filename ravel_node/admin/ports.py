@@ -24,6 +24,10 @@ class StepRefusedError(Exception):
     """A cluster refused a step of a move; nothing was done. The message is its sentence."""
 
 
+class StepImpossibleError(StepRefusedError):
+    """A cluster refuses this step however often it is asked, such as a chunk that is larger than what it reads."""
+
+
 class DirectoryAwayError(Exception):
     """The directory did not answer for sure: this server leads the admin group no longer, or the group has lost its quorum."""
 

@@ -38,6 +38,8 @@ STATUS_OF: Final[Mapping[Reason | LocalReason, int]] = {
     Reason.BUSY: AWAY,
     Reason.SHUTTING_DOWN: AWAY,
     Reason.STOPPED: AWAY,
+    Reason.DIRECTORY_OUTDATED: AWAY,
+    Reason.DIRECTORY_COPIED: AWAY,
     Reason.SESSION_EXPIRED: AWAY,
     Reason.WRONG_CLUSTER: AWAY,
     Reason.SLOT_MOVING: AWAY,

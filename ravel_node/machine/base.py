@@ -103,6 +103,13 @@ class MemberRecord:
     removed: bool = False
 
 
+class Start(NamedTuple):
+    """Where a cluster that is made from the state of another one begins."""
+
+    at: EntryId
+    revision: int
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What must hold of a machine's records beyond their check sums, for whoever checks a whole state. Both tell why not."""
@@ -133,9 +140,11 @@ class StateMachine(Protocol):
         """Store a membership that took effect; `context` is the change's own (see machine.members)."""
         ...
 
-    def refounded(self, txn: Txn) -> None:
-        """The opened state becomes that of another cluster (see machine.refounding). What it gives out from now on must lie above
-        all that the old cluster may have given out after this state."""
+    def refounded(self, txn: Txn, start: Start) -> None:
+        """Prepare the opened state to become that of another cluster, whose log begins at `start` (see machine.refounding).
+
+        Every number that it reports from now on must lie above all that the old cluster may have reported after this state.
+        """
         ...
 
     def summarize(self, payload: bytes) -> list[str]:

@@ -16,13 +16,15 @@ All numbers are big-endian. The bodies are told with the functions that encode t
     COMPARE_AND_SWAP    revision: the new value's; CONDITION_FAILED: revision, value, found tell what is there
     WRITE               revision: of all it did; CONDITION_FAILED: revision and found of the first key whose condition did not
                         hold, value: that key and its actual value (see `split_failed_condition`)
-    REGISTER_SESSION    revision: the client id
+    REGISTER_SESSION    revision: the client id; REFUSED: the id is in use
     ALLOCATE_REPLICA    revision: the replica id
     SET_MEMBER          OK or REFUSED
     CHECKSUM            revision: the index at which every replica hashes its state
     SLOTS               revision: the cluster's, after it; found: PURGE and DROP, keys are left; value: the chunk u64 that an
                         import takes next; REFUSED: the step does not fit (see machine.ownership)
     DIRECTORY           value: the answer, as admin.commands tells with each command
+    HIGH_WATER          OK
+    SETTING             OK
 
 A write (one of the first five) may also end in WRONG_CLUSTER or SLOT_MOVING, where a slot of its keys belongs to another cluster
 or is frozen: revision: the version of the map of slots; value: the slot u16.
@@ -33,6 +35,7 @@ mean. A body that breaks a bound (`CommandError`) is a command that every replic
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Sequence
 from enum import IntEnum
@@ -57,11 +60,16 @@ class Kind(IntEnum):
     CHECKSUM = 9
     SLOTS = 10
     DIRECTORY = 11
+    HIGH_WATER = 12
+    SETTING = 13
 
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 """The newest set of kinds and layouts that this build applies. It stands in every member's record. 2: CHECKSUM. 3: SLOTS,
-DIRECTORY. 4: payloads with a time."""
+DIRECTORY. 4: payloads with a time. 5: HIGH_WATER, SETTING, sessions whose id the leader draws."""
+
+DRAWN_SESSION_IDS_SINCE: Final = 5
+"""The format that every member's record must reach before a REGISTER_SESSION names its id."""
 
 TIMED_SINCE: Final = 4
 """The format that every member's record must reach before payloads carry a time."""
@@ -73,6 +81,11 @@ TIMED: Final = 2
 STEP_NEWEST: Final = 11
 """The newest step of a SLOTS command (machine.slots.Step) that this build applies; it is the first byte of the body."""
 
+SETTING_BYTES_MAX: Final = 256
+"""Bytes of the value of a setting."""
+
+SETTING_NAME: Final = re.compile(rb"[a-z0-9._-]{1,64}")
+
 _KIND_PUT: Final = int(Kind.PUT)  # packing a plain number is measurably cheaper than an enum's
 _ONCE: Final = 1  # flag of a group
 
@@ -83,6 +96,7 @@ _PUT: Final = struct.Struct(">BHIH")  # a command's head and the length of the k
 _SWAP: Final = struct.Struct(">BHIQH")  # and before that the expected revision
 _SWAP_FIELDS: Final = struct.Struct(">QH")
 _U16: Final = struct.Struct(">H")
+_U64: Final = struct.Struct(">Q")
 _WRITE: Final = struct.Struct(">HH")
 _CONDITION: Final = struct.Struct(">HQ")
 _OPERATION: Final = struct.Struct(">BHI")
@@ -139,7 +153,14 @@ def required_format(kind: Kind) -> int:
     return _FORMAT_OF[kind]
 
 
-_FORMAT_OF: Final[dict[Kind, int]] = {**dict.fromkeys(Kind, 1), Kind.CHECKSUM: 2, Kind.SLOTS: 3, Kind.DIRECTORY: 3}
+_FORMAT_OF: Final[dict[Kind, int]] = {
+    **dict.fromkeys(Kind, 1),
+    Kind.CHECKSUM: 2,
+    Kind.SLOTS: 3,
+    Kind.DIRECTORY: 3,
+    Kind.HIGH_WATER: 5,
+    Kind.SETTING: 5,
+}
 
 _KNOWN_KINDS: Final = frozenset(int(kind) for kind, since in _FORMAT_OF.items() if since <= FORMAT)
 """What this build applies. A member record among them may still be one of a later form."""
@@ -188,9 +209,12 @@ def write(conditions: Sequence[tuple[bytes, int]], operations: Sequence[tuple[by
     return _command(Kind.WRITE, b"".join(parts))
 
 
-def register_session() -> bytes:
-    """Body: empty. Only in a group without `Once`."""
-    return _command(Kind.REGISTER_SESSION, b"")
+def register_session(client_id: int = 0) -> bytes:
+    """Body: the client id u64, drawn at random by the leader; empty where it is 0: the machine then makes one of the log index.
+
+    Only in a group without `Once`. An id in the body needs DRAWN_SESSION_IDS_SINCE.
+    """
+    return _command(Kind.REGISTER_SESSION, _U64.pack(client_id) if client_id else b"")
 
 
 def allocate_replica(server_id: str) -> bytes:
@@ -216,6 +240,17 @@ def slots(body: bytes) -> bytes:
 def directory(body: bytes) -> bytes:
     """A command of the admin's directory, as admin.commands writes it. See `checksum`."""
     return _command(Kind.DIRECTORY, body)
+
+
+def high_water(body: bytes) -> bytes:
+    """Raise the marks of members; body: `high_water.encode_marks`. See `checksum`."""
+    return _command(Kind.HIGH_WATER, body)
+
+
+def setting(name: str, value: str) -> bytes:
+    """Set one setting of the whole cluster; an empty value is the default. Body: name length u8, name, value. See `checksum`."""
+    raw = name.encode("ascii")
+    return _command(Kind.SETTING, bytes((len(raw),)) + raw + value.encode())
 
 
 def _command(kind: Kind, body: bytes) -> bytes:
@@ -403,6 +438,28 @@ def read_server_id(body: bytes) -> str:
     if not is_server_id(server_id):
         raise CommandError(f"a server id of {len(body)} bytes: it must be 32 lower-case hex digits")
     return server_id
+
+
+def read_client_id(body: bytes) -> int:
+    """Return the client id of a REGISTER_SESSION; 0 where it names none. Raises CommandError."""
+    if not body:
+        return 0
+    client_id = int.from_bytes(body, "big") if len(body) == _U64.size else 0
+    if not 0 < client_id < 1 << 63:
+        raise CommandError(f"a session is registered with an id of 8 bytes, from 1 to 2^63 - 1, not with {len(body)} bytes")
+    return client_id
+
+
+def read_setting(body: bytes) -> tuple[str, str]:
+    """Return name and value of a SETTING. Raises CommandError."""
+    size = body[0] if body else 0
+    name, value = body[1 : 1 + size], body[1 + size :]
+    if len(name) != size or len(value) > SETTING_BYTES_MAX or not SETTING_NAME.fullmatch(name):
+        raise CommandError(f"a setting of {len(body)} bytes: its name must be 1 to 64 of a-z, 0-9, '-', '.', '_'")
+    try:
+        return name.decode("ascii"), value.decode()
+    except UnicodeDecodeError:
+        raise CommandError(f"a value of setting {name.decode('ascii')} that is no text") from None
 
 
 def failed_condition(key: bytes, actual: bytes) -> bytes:

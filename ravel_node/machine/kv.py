@@ -11,19 +11,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Final, NamedTuple
 
-from ravel_node.machine.base import Database, MemberRecord, Outcome, Reader, Status, Txn
+from ravel_node.machine.base import Database, MemberRecord, Outcome, Reader, Start, Status, Txn
 from ravel_node.machine.envelope import (
     CommandError,
     Kind,
     UnknownCommandError,
     decode,
     failed_condition,
+    read_client_id,
     read_compare_and_swap,
     read_key,
     read_put,
     read_server_id,
+    read_setting,
     read_write,
 )
+from ravel_node.machine.high_water import Marks, decode_marks, raise_marks, read_marks
 from ravel_node.machine.history import History
 from ravel_node.machine.limits import ENTRY_COMMANDS_MAX
 from ravel_node.machine.members import (
@@ -49,6 +52,7 @@ from ravel_node.machine.members import (
 )
 from ravel_node.machine.ownership import Ownership, read_ownership, take_step
 from ravel_node.machine.sessions import Admission, Sessions
+from ravel_node.machine.settings import read_settings, write_setting
 from ravel_node.machine.slots import Step, read_step
 from ravel_node.machine.summary import describe
 from ravel_node.raft.errors import invariant
@@ -165,6 +169,8 @@ class KVMachine:
         self._cluster_name = ""
         self._checksum_index = Index(0)
         self._ownership: Ownership | None = None
+        self._marks: Marks = {}
+        self._settings: Mapping[str, str] = {}
         self._raise_to = 0  # the revision must not be below it once the present entry was applied
         self._activated: Ownership | None = None  # what holds once the present entry was applied, where it activates slots
         self._free_runs: Final[dict[int, _Run]] = {
@@ -179,6 +185,8 @@ class KVMachine:
             Kind.CHECKSUM: self._checksum,
             Kind.SLOTS: self._slots,
             Kind.DIRECTORY: self._directory,
+            Kind.HIGH_WATER: self._high_water,
+            Kind.SETTING: self._setting,
         }
         self._runs: Final = dict(self._free_runs)
         self._runs_once: Final = self._free_runs | _NOT_ONCE
@@ -196,6 +204,8 @@ class KVMachine:
         self._cluster_name = read_cluster_name(reader.get)
         self._take_members(read_members(reader))
         self._take_ownership(read_ownership(reader))
+        self._marks = read_marks(reader)
+        self._settings = read_settings(reader)
 
     # --- what is known of the cluster
 
@@ -234,6 +244,16 @@ class KVMachine:
     def ownership(self) -> Ownership | None:
         """Which slots this cluster owns; None: all, since it was never told. Replaced, never changed, when it changes."""
         return self._ownership
+
+    @property
+    def marks(self) -> Marks:
+        """High-water marks of members, as the log has them. Replaced, never changed, when one rises."""
+        return self._marks
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Settings of the whole cluster that are not at their defaults. Replaced, never changed."""
+        return self._settings
 
     @property
     def session_count(self) -> int:
@@ -382,10 +402,10 @@ class KVMachine:
         return Outcome(Status.OK, revision)
 
     def _register_session(self, stamp: int, body: bytes, txn: Txn) -> Outcome:
-        if body:
-            raise CommandError(f"a session is registered with no body, not with {len(body)} bytes")
-        self._sessions.register(stamp, txn)
-        return Outcome(Status.OK, stamp)
+        client_id = read_client_id(body) or stamp
+        if not self._sessions.register(client_id, stamp, txn):
+            return _refused(f"client id {client_id} is in use: draw another one")
+        return Outcome(Status.OK, client_id)
 
     def _allocate_replica(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
         server_id = read_server_id(body)
@@ -434,6 +454,19 @@ class KVMachine:
         self._raise_to = max(self._raise_to, taken.revision)
         next_chunk = _U64.pack(taken.next_chunk) if taken.next_chunk else b""
         return Outcome(Status.OK, taken.left or max(self._revision, self._raise_to), taken.more, next_chunk)
+
+    def _high_water(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
+        try:
+            marks = decode_marks(body)
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        self._marks = raise_marks(self._marks, marks, txn)
+        return Outcome(Status.OK)
+
+    def _setting(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
+        name, value = read_setting(body)
+        self._settings = write_setting(self._settings, name, value, txn)
+        return Outcome(Status.OK)
 
     def _guarded(self, kind: int) -> _Run:
         """What this kind of write does in a cluster that owns some of the slots."""
@@ -498,8 +531,8 @@ class KVMachine:
         write_membership(txn, conf_state, at.index)
         self._history.applied(at.index, self._revision, txn)
 
-    def refounded(self, txn: Txn) -> None:
-        """See StateMachine. Revisions jump already (see refounding), and nothing else is known outside."""
+    def refounded(self, txn: Txn, start: Start) -> None:
+        """See StateMachine. Revisions rise already (see refounding), and nothing else is known outside."""
 
     def summarize(self, payload: bytes) -> list[str]:
         """See StateMachine. `summary.describe` tells the type of each command too."""

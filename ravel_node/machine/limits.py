@@ -18,6 +18,10 @@ VALUE_BYTES_MAX: Final = 1 << 20
 VALUE_BYTES_CEILING: Final = 64 << 20
 """The most that --value-bytes-max may be set to, and the most that a replica applies."""
 
+REQUEST_BYTES_CEILING: Final = 64 << 20
+"""The most that --request-bytes-max may be set to. What one replica takes from a client every other one takes from its leader, so
+the bounds between replicas follow from this one and not from a setting of theirs."""
+
 CONDITIONS_MAX: Final = 1_024
 """Conditions of one WRITE."""
 

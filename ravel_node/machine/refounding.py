@@ -1,9 +1,9 @@
 """What a state must say so that it can be the beginning of another cluster.
 
-The keys and their revisions stay. What tied the state to the old cluster goes: its members are marked removed, its sessions end,
-and what was noted of its log is forgotten. The revision jumps, so that no revision that the old cluster may have given out after
-this state is given out again for something else: a compare-and-swap, a watch or a cache that knows such a one fails, and is not
-deceived.
+The keys and their revisions stay. What tied the state to the old cluster goes: its members are marked removed, its sessions and
+high-water marks end, and what was noted of its log is forgotten. Revision, log index and term rise above everything that the
+old cluster may have reported after this state (`start_above`), so a compare-and-swap, a watch, a cache or a migrator that knows
+a later number of the old cluster is refused and not deceived.
 
 A cluster that owned all slots is unmanaged again: it stands alone. One that owned some keeps these and no other: the rest lives
 elsewhere. Moves that were under way are forgotten, and with them the keys that they had brought here or not yet deleted.
@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ravel_node.machine.base import Database, MemberRecord, Reader, Txn
-from ravel_node.machine.kv import REVISION, read_revision
+from ravel_node.machine.base import Database, MemberRecord, Reader, Start, Txn
+from ravel_node.machine.high_water import forget_marks
+from ravel_node.machine.kv import REVISION
 from ravel_node.machine.members import (
     CLUSTER_NAME,
     LAST_REPLICA_ID,
@@ -31,10 +32,14 @@ from ravel_node.machine.members import (
 )
 from ravel_node.machine.ownership import Mark, read_ownership, write_ownership
 from ravel_node.machine.slots import ALL_SLOTS
-from ravel_node.raft.types import ConfState, ReplicaId
+from ravel_node.raft.types import ConfState, EntryId, Index, ReplicaId, Term
 
 REVISION_JUMP: Final = 1_000_000_000
-"""More than a cluster writes while a backup grows old: nearly three hours of 100,000 writes a second."""
+"""The least by which the revision rises: nearly three hours of 100,000 writes a second, in case the clock stands in the past."""
+
+INDEX_JUMP: Final = 1 << 32
+TERM_JUMP: Final = 1 << 20
+"""The same for log indexes and terms."""
 
 FORGOTTEN: Final = (Database.SESSIONS, Database.RESULTS, Database.HISTORY, Database.OWNERSHIP)
 """Databases of which the new cluster has only what `refound` writes; whoever writes the state clears them before."""
@@ -50,8 +55,21 @@ class Founder:
     format: int
 
 
-def refound(reader: Reader, txn: Txn, founder: Founder, cluster_name: str) -> ReplicaId:
-    """Make this state that of a new cluster whose only member is `founder`; its replica id, one that was never used before.
+def start_above(at: EntryId, revision: int, now_us: int) -> Start:
+    """Return the start of a new cluster that is made from a state at `at`, with the cluster's revision there.
+
+    The earlier cluster has gone on after that state, for an unknown time, and may itself have been made from an older one. So a
+    fixed jump is not enough: the numbers rise with the time as well. `now_us` is in microseconds since 1970. A cluster that
+    writes less than 1,000,000 revisions and 10,000 entries a second, and elects less than one leader a second, never overtakes
+    them.
+    """
+    index = max(at.index + INDEX_JUMP, now_us // 100)
+    term = max(at.term + TERM_JUMP, now_us // 1_000_000)
+    return Start(EntryId(Term(term), Index(index)), max(revision + REVISION_JUMP, now_us))
+
+
+def refound(reader: Reader, txn: Txn, founder: Founder, cluster_name: str, start: Start) -> ReplicaId:
+    """Make this state that of a new cluster whose only member is `founder`; return its replica id, which is a fresh one.
 
     `cluster_name` empty: the old one stays. Raises MemberRecordError for a bad name.
     """
@@ -78,9 +96,10 @@ def refound(reader: Reader, txn: Txn, founder: Founder, cluster_name: str) -> Re
         ),
     )
     write_allocated(txn, founder.server_id, replica_id)
-    write_membership(txn, ConfState(voters=(replica_id,)), reader.applied.index)
+    write_membership(txn, ConfState(voters=(replica_id,)), start.at.index)
     txn.put(Database.META, CLUSTER_NAME, name.encode())
-    write_number(txn, REVISION, read_revision(reader.get) + REVISION_JUMP)
+    write_number(txn, REVISION, start.revision)
+    forget_marks(reader, txn)
     _keep_slots(reader, txn)
     return replica_id
 

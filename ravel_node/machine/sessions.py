@@ -143,14 +143,17 @@ class Sessions:
             invariant(bool(sequences), f"answers from {first} on of client {client_id} are stored, but it cannot ask for them")
             self._by_use[client_id].add(sequences, first, len(value))
 
-    def register(self, stamp: int, txn: Txn) -> None:
-        """Begin a session whose client id is the stamp, and end the least recently used ones beyond the bound."""
-        self._by_use[stamp] = self._used[stamp] = _Session(stamp, 1)
+    def register(self, client_id: int, stamp: int, txn: Txn) -> bool:
+        """Begin a session, and end the least recently used ones beyond the bound. Return False if the id is in use."""
+        if client_id in self._by_use:
+            return False
+        self._by_use[client_id] = self._used[client_id] = _Session(stamp, 1)
         while len(self._by_use) > self._sessions_max:
             client_id, session = self._by_use.popitem(last=False)
             self._used.pop(client_id, None)
             txn.delete(Database.SESSIONS, _U64.pack(client_id))
             _drop(client_id, session.acknowledge(_SEQUENCE_END), txn)
+        return True
 
     def admit(self, once: Once, commands: Sequence[tuple[int, int, bytes]], stamp: int, txn: Txn) -> Admission:
         """Judge a group, of one command at least. The machine runs what is admitted, then calls `settle`."""

@@ -15,8 +15,10 @@ from ravel_node.machine.envelope import (
     read_key,
     read_put,
     read_server_id,
+    read_setting,
     read_write,
 )
+from ravel_node.machine.high_water import decode_marks
 from ravel_node.machine.members import MemberRecordError, MemberVersionError, decode_member, is_server_id
 from ravel_node.machine.slots import read_step
 
@@ -130,6 +132,19 @@ def _checksum(_body: bytes) -> str:
     return "every replica hashes its state here"
 
 
+def _high_water(body: bytes) -> str:
+    try:
+        marks = decode_marks(body)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    return ", ".join(f"replica {replica_id} start {mark.boot_number} index {mark.index}" for replica_id, mark in marks.items())
+
+
+def _setting(body: bytes) -> str:
+    name, value = read_setting(body)
+    return f"{name} = {value or 'its default'}"
+
+
 def _slots(body: bytes) -> str:
     step = read_step(body)
     parts = [step.step.name.lower().replace("_", " ")]
@@ -199,4 +214,6 @@ _WORDS: Final[dict[int, tuple[str, Callable[[bytes], str], Callable[[bytes], tup
     Kind.CHECKSUM: ("checksum", _checksum, _no_keys),
     Kind.SLOTS: ("slots", _slots, lambda body: tuple(key for key, _, _ in read_step(body).keys)),
     Kind.DIRECTORY: ("directory", _directory, _no_keys),
+    Kind.HIGH_WATER: ("marks", _high_water, _no_keys),
+    Kind.SETTING: ("setting", _setting, _no_keys),
 }

@@ -12,6 +12,7 @@ from ravel_node.raft.core import Raft
 from ravel_node.raft.errors import (
     CompactedError,
     ConfChangeError,
+    DivergedError,
     InvariantError,
     LocalMessageError,
     PeerNotFoundError,
@@ -94,6 +95,7 @@ __all__ = [
     "ConfChangeIgnored",
     "ConfChangeV2",
     "ConfState",
+    "DivergedError",
     "ElectionLost",
     "ElectionRefused",
     "ElectionStarted",

@@ -35,11 +35,14 @@ class RaftConfig:
     inflight_messages_max: int = 256  # appends sent to one peer and not yet answered
     inflight_bytes_max: int = NO_LIMIT  # payload of these appends; the last one may cross the line
     check_quorum: bool = True  # a leader out of touch with its majority steps down; votes honour a live leader
+    vote_promise_us: int = 0  # election_ticks in microseconds, as this replica measures them; sent with each heartbeat response
+    silent_ticks: int = NO_LIMIT  # ticks since a leader was heard, as known at the start; below election_ticks no vote is given
     pre_vote: bool = True  # an election begins with a poll that disturbs nobody (thesis 9.6)
     read_only: ReadOnlyOption = ReadOnlyOption.SAFE
     proposal_forwarding: bool = True  # a follower passes proposals on to its leader
     conf_change_validation: bool = True  # a leader appends membership changes only when they can take effect
     step_down_on_removal: bool = True  # a leader that is no voter any more stops leading as soon as it applied that
+    as_etcd: bool = False  # behave as etcd-io/raft where this core is stricter: for the transcripts of the conformance kit only
 
     def __post_init__(self) -> None:
         if found := list(self.problems()):
@@ -55,6 +58,8 @@ class RaftConfig:
             yield f"election_ticks ({self.election_ticks}) must exceed heartbeat_ticks ({self.heartbeat_ticks})"
         if self.applied < 0:
             yield f"applied ({self.applied}) must not be negative"
+        if self.vote_promise_us < 0:
+            yield f"vote_promise_us ({self.vote_promise_us}) must not be negative"
         yield from self._limit_problems()
         if self.read_only is ReadOnlyOption.LEASE_BASED and not self.check_quorum:
             yield "read_only LEASE_BASED needs check_quorum: without it nothing ends the lease"

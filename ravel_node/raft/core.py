@@ -87,6 +87,7 @@ class Raft:
         self.membership_index = self.config.applied  # the membership is that of this index, or of a later one
 
         self.election_elapsed = 0  # ticks since the leader was heard, or, at a leader, since the last quorum check
+        self.silent_ticks = config.silent_ticks  # since any leader was heard: goes on over terms and roles
         self.heartbeat_elapsed = 0
         self.election_timeout = config.election_ticks  # drawn from [T, 2T - 1] (paper 5.2)
 
@@ -177,6 +178,9 @@ class Raft:
             if message.term < self.term:
                 self._answer_lower_term(message)
                 return
+            if self._breaks_promise(message):
+                self.emit(VoteRejected(message.from_, message.term, message.type is MessageType.PRE_VOTE, "a leader is alive"))
+                return
             if message.term > self.term and not self._admit_higher_term(message):
                 return
         self.dispatch(message)
@@ -195,10 +199,6 @@ class Raft:
         if message.term >= NUMBER_MAX:
             self.suspect(message, "no cluster reaches this term")
             return False
-        asks_vote = kind is MessageType.PRE_VOTE or kind is MessageType.VOTE
-        if asks_vote and message.context != TRANSFER_CONTEXT and self._lease_holds():
-            self.emit(VoteRejected(message.from_, message.term, kind is MessageType.PRE_VOTE, "a leader is alive"))
-            return False
         if kind is MessageType.PRE_VOTE:
             return True  # a poll moves nobody's term
         if kind is MessageType.PRE_VOTE_RESPONSE and not message.reject:
@@ -207,11 +207,27 @@ class Raft:
         self.become_follower(message.term, message.from_ if of_leader else NO_REPLICA)
         return True
 
-    def _lease_holds(self) -> bool:
-        """Whether a leader was heard within the shortest timeout, so that nobody may be elected (thesis 4.2.3)."""
-        if not self.config.check_quorum or self.leader == NO_REPLICA:
+    def _breaks_promise(self, message: Message) -> bool:
+        """Whether to grant this vote would break the promise of `promises`. The leader itself asks for that of a transfer."""
+        if message.type is not MessageType.VOTE and message.type is not MessageType.PRE_VOTE:
             return False
-        return self.election_elapsed < self.config.election_ticks
+        if message.context == TRANSFER_CONTEXT:
+            return False
+        return self.promises and (message.term > self.term or not self.config.as_etcd)
+
+    @property
+    def promises(self) -> bool:
+        """Whether a leader was heard within the shortest timeout, so that nobody may be elected (thesis 4.2.3).
+
+        A leader's lease rests on this. So it counts from the last sign of *any* leader, whatever term or role this
+        replica has gone to since: a term alone is no reason to believe that the leader's lease is over.
+        """
+        config = self.config
+        if not config.check_quorum:
+            return False
+        if config.as_etcd:  # only as long as the leader of the present term is known
+            return self.leader != NO_REPLICA and self.election_elapsed < config.election_ticks
+        return self.role is Role.LEADER or self.silent_ticks < config.election_ticks
 
     def _answer_lower_term(self, message: Message) -> None:
         """Ignore a message of an older term, but tell its sender where silence would leave it stuck.
@@ -241,6 +257,7 @@ class Raft:
     def tick(self) -> None:
         """Let one tick pass."""
         self.election_elapsed += 1
+        self.silent_ticks += 1
         if self.role is Role.LEADER:
             self._tick_leader()
         elif self.promotable and self.election_due:
@@ -267,6 +284,7 @@ class Raft:
         self.leader = leader
         self.emit(RoleChanged(self.role, self.term, self.log.last_index))
         if leader != NO_REPLICA:
+            self.silent_ticks = 0
             self.emit(LeaderChanged(leader, term))
 
     def become_pre_candidate(self) -> None:
@@ -301,7 +319,7 @@ class Raft:
 
     def _reset(self, term: Term) -> None:
         """Forget what belongs to the role that ends; and the vote, if the term ends too."""
-        self.abort_transfer("the leader stepped down")
+        self._end_transfer("the leader stepped down")
         if term != self.term:
             invariant(term > self.term, f"term {self.term} cannot fall to {term}")
             self.term = term
@@ -320,24 +338,36 @@ class Raft:
 
     def follow(self, leader: ReplicaId) -> None:
         """Note a sign of life from the leader of our term."""
-        self.election_elapsed = 0
+        self.election_elapsed = self.silent_ticks = 0
         if leader != self.leader:
             self.leader = leader
             self.emit(LeaderChanged(leader, self.term))
 
     def abort_transfer(self, reason: str) -> None:
-        if self.transferee != NO_REPLICA:
-            self.emit(TransferAborted(self.transferee, self.term, reason))
-            self.transferee = NO_REPLICA
+        """End a transfer that did not succeed, if there is one; proposals are taken again."""
+        if self._end_transfer(reason) and not self.config.as_etcd:
+            self._leave_joint()  # refused until now
+
+    def _end_transfer(self, reason: str) -> bool:
+        if self.transferee == NO_REPLICA:
+            return False
+        self.emit(TransferAborted(self.transferee, self.term, reason))
+        self.transferee = NO_REPLICA
+        return True
 
     # What took effect.
 
     def applied_to(self, index: Index, size: int) -> None:
         """Note that the state machine has everything up to `index`; leave a joint configuration whose time has come."""
-        index = max(index, self.log.applied)
-        self.log.applied_to(index, size)
-        if self.tracker.membership.auto_leave and self.role is Role.LEADER and index >= self.pending_conf_index:
-            # Refused while a transfer goes on: the next applied entry tries again, here or at the next leader.
+        self.log.applied_to(max(index, self.log.applied), size)
+        self._leave_joint()
+
+    def _leave_joint(self) -> None:
+        """Propose the end of a joint configuration that ends by itself, once it is in use.
+
+        Refused while a transfer goes on: the end of the transfer tries again, or the next leader's first entry does.
+        """
+        if self.tracker.membership.auto_leave and self.role is Role.LEADER and self.log.applied >= self.pending_conf_index:
             with suppress(ProposalDroppedError):
                 leading.propose_leave(self)
 

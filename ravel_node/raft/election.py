@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from ravel_node.raft import leader as leading
 from ravel_node.raft.events import ElectionLost, ElectionRefused, ElectionStarted, ElectionWon, VoteCast, VoteRejected
 from ravel_node.raft.quorum import VoteResult
-from ravel_node.raft.types import NO_REPLICA, Index, Message, MessageType, Role, Term
+from ravel_node.raft.types import NO_REPLICA, Message, MessageType, Role, Term
 
 if TYPE_CHECKING:
     from ravel_node.raft.core import Raft
@@ -33,18 +33,15 @@ def campaign(raft: Raft, *, transfer: bool) -> None:
         return
     if not raft.promotable:
         raft.emit(ElectionRefused(raft.term, "no voter, or still without its snapshot"))
-    elif _has_unapplied_conf_change(raft):
+    elif not raft.config.as_etcd and not transfer and raft.promises and not raft.tracker.is_singleton(raft.id):
+        raft.emit(ElectionRefused(raft.term, "a leader was heard less than an election timeout ago"))
+    elif raft.log.has_unapplied_conf_change(raft.config.committed_bytes_max):
+        # It may be about to learn of another membership, and must not win by the old one.
         raft.emit(ElectionRefused(raft.term, "a committed membership change is not applied yet"))
     elif raft.config.pre_vote and not transfer:
         _poll(raft)
     else:
         _stand(raft, transfer=transfer)
-
-
-def _has_unapplied_conf_change(raft: Raft) -> bool:
-    """Whether this replica may be about to learn of another membership: it must not win by the old one."""
-    log = raft.log
-    return log.has_conf_change(Index(log.applied + 1), Index(log.committed + 1), raft.config.committed_bytes_max)
 
 
 def _poll(raft: Raft) -> None:

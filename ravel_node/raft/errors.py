@@ -72,6 +72,10 @@ class InvariantError(Exception):
     """Something that must always hold does not. Nobody catches this: the daemon says why and exits."""
 
 
+class DivergedError(InvariantError):
+    """The leader has other entries than those that are committed here: one of the two has lost acknowledged data."""
+
+
 def invariant(condition: bool, message: str) -> None:
     """Raise InvariantError unless `condition` holds. Unlike `assert` it stays on under `python -O`."""
     if not condition:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from ravel_node.raft.config import ReadOnlyOption
 from ravel_node.raft.election import campaign
-from ravel_node.raft.errors import ConfChangeError, ProposalDroppedError
+from ravel_node.raft.errors import ConfChangeError, DivergedError, ProposalDroppedError
 from ravel_node.raft.events import LeaderChanged, RequestDropped, SnapshotIgnored, SnapshotRestored
 from ravel_node.raft.limits import NUMBER_MAX
 from ravel_node.raft.tracker import Membership
-from ravel_node.raft.types import NO_REPLICA, Index, Message, MessageType, ReadState
+from ravel_node.raft.types import NO_REPLICA, EntryId, Index, Message, MessageType, ReadState
 
 if TYPE_CHECKING:
     from ravel_node.raft.core import Raft
@@ -37,15 +37,37 @@ def handle_append(raft: Raft, message: Message) -> None:
         return
     raft.follow(message.from_)
     log = raft.log
-    if message.index < log.committed:
+    problem = _entries_problem(message)
+    if message.index < log.committed and raft.config.as_etcd:
+        raft.acknowledge(message.from_, log.committed)
+    elif problem:
+        raft.suspect(message, problem)
+    elif message.index < log.committed:
         # What is committed here is settled; the leader may go on behind it.
+        _require_same_commits(raft, message)
         raft.acknowledge(message.from_, log.committed)
     elif not log.matches(message.index, message.log_term):
         _refuse_append(raft, message)
-    elif problem := _entries_problem(message):
-        raft.suspect(message, problem)
     else:
         _take_entries(raft, message)
+
+
+def _require_same_commits(raft: Raft, message: Message) -> None:
+    """Raise DivergedError if the leader has other entries where this log is committed.
+
+    No leader of a correct cluster has (leader completeness, paper 5.4.3), so somebody has lost what it had acknowledged: a data
+    directory was restored from a copy, or a disk did not keep what it had synced. Two logs that are both called committed must
+    not go on side by side, and only a person can say which one is right.
+    """
+    log = raft.log
+    shared = [EntryId(message.log_term, message.index), *(entry.id for entry in message.entries)]
+    for theirs in shared:
+        if log.first_index - 1 <= theirs.index <= log.committed and not log.matches(theirs.index, theirs.term):
+            raise DivergedError(
+                f"entry {theirs.index} is committed here in term {log.term(theirs.index)}, and replica {message.from_}, which "
+                f"leads term {message.term}, has it in term {theirs.term}: one of the two data directories was restored from a "
+                "copy or has lost acknowledged writes; compare them with `ravelctl log diff` before you start either again"
+            )
 
 
 def _take_entries(raft: Raft, message: Message) -> None:
@@ -97,7 +119,14 @@ def handle_heartbeat(raft: Raft, message: Message) -> None:
         raft.suspect(message, f"commit {message.commit} lies beyond the log, which ends at {raft.log.last_index}")
         return
     raft.log.commit_to(message.commit)
-    raft.send(Message(MessageType.HEARTBEAT_RESPONSE, to=message.from_, context=message.context))
+    raft.send(
+        Message(
+            MessageType.HEARTBEAT_RESPONSE,
+            to=message.from_,
+            context=message.context,
+            promise_us=raft.config.vote_promise_us,
+        )
+    )
 
 
 def handle_snapshot(raft: Raft, message: Message) -> None:
@@ -176,4 +205,5 @@ def handle_forget_leader(raft: Raft, message: Message) -> None:
         raft.emit(RequestDropped(message.type, "reads rest on the lease"))
     elif raft.leader != NO_REPLICA:
         raft.leader = NO_REPLICA
+        raft.silent_ticks = raft.config.election_ticks
         raft.emit(LeaderChanged(NO_REPLICA, raft.term))

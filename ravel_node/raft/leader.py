@@ -40,6 +40,7 @@ from ravel_node.raft.events import (
 from ravel_node.raft.limits import READS_PENDING_MAX
 from ravel_node.raft.progress import Progress, ProgressState
 from ravel_node.raft.types import (
+    NO_LIMIT,
     NO_REPLICA,
     ConfChange,
     ConfChangeV2,
@@ -339,7 +340,7 @@ def handle_heartbeat_response(raft: Raft, message: Message) -> None:
     progress.resume()
     if progress.match < raft.log.last_index or progress.state is ProgressState.PROBE:
         maybe_send_append(raft, message.from_)
-    if message.context and raft.reads.echo(message.from_, message.context):
+    if message.context and raft.reads.echo(message.from_, message.context, message.promise_us):
         _release_reads(raft)
 
 
@@ -381,7 +382,7 @@ def handle_read_index(raft: Raft, message: Message) -> None:
 def _start_read(raft: Raft, request: Message) -> None:
     alone = raft.tracker.is_singleton(raft.id)
     if alone or raft.config.read_only is ReadOnlyOption.LEASE_BASED:
-        _answer_read(raft, request, raft.log.committed)
+        _answer_read(raft, request, raft.log.committed, NO_LIMIT if alone else 0)
     elif raft.reads.add(raft.log.committed, request, raft.id):
         broadcast_heartbeat(raft)
     else:
@@ -395,13 +396,13 @@ def _start_early_reads(raft: Raft) -> None:
 
 
 def _release_reads(raft: Raft) -> None:
-    for read in raft.reads.release(raft.tracker.quorum):
-        _answer_read(raft, read.request, read.index)
+    for read, promise_us in raft.reads.release(raft.tracker.quorum):
+        _answer_read(raft, read.request, read.index, promise_us)
 
 
-def _answer_read(raft: Raft, request: Message, index: Index) -> None:
+def _answer_read(raft: Raft, request: Message, index: Index, promise_us: int) -> None:
     if request.from_ in (NO_REPLICA, raft.id):
-        raft.read_states.append(ReadState(index, request.entries[0].data))
+        raft.read_states.append(ReadState(index, request.entries[0].data, promise_us))
     else:
         raft.send(Message(MessageType.READ_INDEX_RESPONSE, to=request.from_, index=index, entries=request.entries))
 

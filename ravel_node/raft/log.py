@@ -31,6 +31,8 @@ class RaftLog:
         self.applied = start  # invariant: applied <= applying <= committed <= last_index
         self._applying_bytes = 0  # of the entries in (applied, applying]
         self._applying_paused = False  # the limit was met: nothing more is handed out until something is applied
+        self._conf_checked = start  # the committed entries up to here were looked through for membership changes
+        self._conf_change = Index(0)  # the last one that was found
         # Every entry from _run_start to the last one has the term _run_term: it answers most questions for a term.
         self._run_start = self.last_index
         self._run_term = storage.term(self.last_index)
@@ -106,13 +108,22 @@ class RaftLog:
         """The newest snapshot there is to send. Raises SnapshotTemporarilyUnavailableError."""
         return self.unstable.snapshot or self._storage.snapshot()
 
-    def has_conf_change(self, first: Index, end: Index, bytes_max: int) -> bool:
-        """Whether a membership change stands in [first, end); reads pages of `bytes_max`."""
-        while first < end:
-            page = self.slice(first, end, bytes_max)
-            if any(entry.type is not EntryType.NORMAL for entry in page):
+    def has_unapplied_conf_change(self, bytes_max: int) -> bool:
+        """Return whether a membership change is committed and not applied. Reads pages of `bytes_max`, each entry once.
+
+        What is committed never changes, so a campaign looks only at what the last one has not seen.
+        """
+        if self._conf_change > self.applied:
+            return True
+        at = Index(max(self.applied, self._conf_checked) + 1)
+        while at <= self.committed:
+            page = self.slice(at, Index(self.committed + 1), bytes_max)
+            found = [entry.index for entry in page if entry.type is not EntryType.NORMAL]
+            at = self._conf_checked = page[-1].index
+            if found:
+                self._conf_change = found[-1]
                 return True
-            first = Index(first + len(page))
+            at = Index(at + 1)
         return False
 
     # Writing.

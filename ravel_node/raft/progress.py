@@ -148,6 +148,12 @@ class Progress:
         """A peer commits nothing beyond what it holds: of a commit index further on, it may not have taken note."""
         self.sent_commit = min(self.sent_commit, Index(self.next - 1))
 
+    def forget(self, next_index: Index) -> None:
+        """Take back everything that the peer has acknowledged: it is not there any more."""
+        self._enter(ProgressState.PROBE)
+        self.match = self.sent_commit = Index(0)
+        self.next = next_index
+
     def acknowledge(self, index: Index) -> bool:
         """Take an answer for everything up to `index`. False if that is no news."""
         if index <= self.match:

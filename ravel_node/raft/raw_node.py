@@ -270,6 +270,13 @@ class RawNode:
         """The transport could not deliver to `peer`."""
         self._raft.dispatch(Message(MessageType.UNREACHABLE, from_=peer))
 
+    def report_lost_log(self, peer: ReplicaId) -> None:
+        """The log of `peer` does not hold what the peer has acknowledged: a leader does not count on that from now on."""
+        raft = self._raft
+        progress = raft.tracker.progress.get(peer)
+        if raft.role is Role.LEADER and progress is not None and peer != raft.id:
+            progress.forget(Index(raft.log.last_index + 1))
+
     def report_snapshot(self, peer: ReplicaId, delivered: bool) -> None:
         """A snapshot for `peer` arrived, or failed. Without this call the peer waits for the rest of the term."""
         self._raft.dispatch(Message(MessageType.SNAPSHOT_STATUS, from_=peer, reject=not delivered))

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from ravel_node.raft.limits import READS_PENDING_MAX
 from ravel_node.raft.quorum import JointConfig
-from ravel_node.raft.types import Index, Message, ReplicaId
+from ravel_node.raft.types import NO_LIMIT, Index, Message, ReplicaId
 
 POSITION_BYTES: Final = 8
 
@@ -34,6 +34,7 @@ class ReadOnly:
         self._pending: deque[PendingRead] = deque()  # positions ascend
         self._newest = 0
         self._echoed: dict[ReplicaId, Index] = {}  # the highest position that each replica answered
+        self._promised_us: dict[ReplicaId, int] = {}  # with that answer: for how long it elects nobody else
 
     @property
     def context(self) -> bytes:
@@ -51,20 +52,33 @@ class ReadOnly:
         self._newest += 1
         self._pending.append(PendingRead(self._newest, index, request))
         self._echoed[self_id] = Index(self._newest)
+        self._promised_us[self_id] = NO_LIMIT  # it elects nobody else before it has stopped leading
         return True
 
-    def echo(self, replica: ReplicaId, context: bytes) -> bool:
-        """Take the answer of `replica`. False if it answers nothing that was ever asked here."""
+    def echo(self, replica: ReplicaId, context: bytes, promise_us: int) -> bool:
+        """Take the answer of `replica`. Return False if it answers nothing that was ever asked here."""
         position = int.from_bytes(context, "big") if len(context) == POSITION_BYTES else 0
         if not 0 < position <= self._newest:
             return False
-        self._echoed[replica] = Index(max(position, self._echoed.get(replica, 0)))
+        if position >= self._echoed.get(replica, 0):
+            self._echoed[replica] = Index(position)
+            self._promised_us[replica] = promise_us
         return True
 
-    def release(self, quorum: JointConfig) -> list[PendingRead]:
-        """Take out, in order, every read that a quorum has proved."""
+    def release(self, quorum: JointConfig) -> list[tuple[PendingRead, int]]:
+        """Take out, in order, every read that a quorum has proved.
+
+        Beside each stands the longest time, in microseconds, for which some quorum that has proved it promises to elect
+        nobody else: found as the committed index is, with promises in the place of `match`.
+        """
         proved = quorum.committed_index(self._echoed)
-        released = []
+        released: list[tuple[PendingRead, int]] = []
         while self._pending and self._pending[0].position <= proved:
-            released.append(self._pending.popleft())
+            read = self._pending.popleft()
+            promised = {
+                replica: Index(self._promised_us[replica])
+                for replica, position in self._echoed.items()
+                if position >= read.position
+            }
+            released.append((read, quorum.committed_index(promised)))
         return released

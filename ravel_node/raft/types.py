@@ -192,11 +192,17 @@ class Message:
     reject: bool = False
     reject_hint: Index = Index(0)
     context: bytes = b""
+    promise_us: int = 0  # HEARTBEAT_RESPONSE: for how long from now on the sender votes for nobody else; 0: it does not say
     responses: tuple[Message, ...] = ()  # STORAGE_*: what to send once the work is done
 
 
 class ReadState(NamedTuple):
-    """A linearizable read may be served once `index` is applied (thesis 6.4)."""
+    """A linearizable read may be served once `index` is applied (thesis 6.4).
+
+    `promise_us` is the longest time, in microseconds from the moment of the request, for which a quorum has promised to
+    elect nobody else; 0 where too few members say what they promise.
+    """
 
     index: Index  # type: ignore[assignment]  # a tuple has a method of that name, which nobody needs here
     context: bytes
+    promise_us: int = 0

@@ -249,6 +249,11 @@ class Chronicle:
         text = f"a save has not finished for {seconds:.1f} s: leadership is handed on"
         self._events.record(EventKind.LEADERSHIP, "save-stalled", text, {"seconds": f"{seconds:.3f}"}, term=self._leader_term)
 
+    def flush_stalled(self, seconds: float) -> None:
+        """Record that this leader applies nothing, because the flush is behind, and hands leadership over."""
+        text = f"nothing could be applied for {seconds:.1f} s, because the flush is behind: leadership is handed over"
+        self._events.record(EventKind.LEADERSHIP, "flush-stalled", text, {"seconds": f"{seconds:.3f}"}, term=self._leader_term)
+
     # --- handing leadership on
 
     def _transfer(self, event: TransferStarted | TransferAborted | TransferIgnored) -> None:

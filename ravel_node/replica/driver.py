@@ -51,12 +51,14 @@ from ravel_node.replica.errors import (
 from ravel_node.replica.formats import all_read_times
 from ravel_node.replica.inbox import Inbox, Proposal, Turn
 from ravel_node.replica.options import ReplicaOptions
-from ravel_node.replica.reads import Reads
+from ravel_node.replica.peer_marks import PeerMarks
+from ravel_node.replica.reads import Reads, vote_promise_us
 from ravel_node.replica.vitals import Vitals
 from ravel_node.replica.waiters import Waiters
 from ravel_node.storage.base import Save, Store
 
-_VOTE_REQUESTS: Final = frozenset({MessageType.VOTE, MessageType.PRE_VOTE})
+_PRE_VOTES: Final = frozenset({MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESPONSE})
+"""Messages that may name a term which nobody has entered yet."""
 
 _NOT_FOR_PEERS: Final = frozenset({MessageType.PROPOSE, MessageType.READ_INDEX, MessageType.TRANSFER_LEADER})
 """What the core would do for a peer, and no replica asks another for: entries would pass the leader's limits, and a transfer that
@@ -82,7 +84,7 @@ class Router(Protocol):
         ...
 
     def membership_changed(self) -> None:
-        """The machine's members or configuration are not what they were."""
+        """The machine's members, configuration or settings are not what they were."""
         ...
 
     def role_changed(self, before: SoftState, after: SoftState) -> None: ...
@@ -104,6 +106,7 @@ class Driver:
         *,
         replica_id: ReplicaId,
         raw: RawNode,
+        marks: PeerMarks,
         store: Store,
         machine: KVMachine,
         router: Router,
@@ -113,6 +116,7 @@ class Driver:
     ) -> None:
         self.replica_id = replica_id
         self._raw = raw
+        self._marks = marks
         self._store = store
         self._machine = machine
         self._router = router
@@ -125,7 +129,7 @@ class Driver:
             messages_max=options.messages_waiting_max,
         )
         self.waiters = Waiters()
-        self.reads = Reads(clock=clock, election_ticks=options.election_ticks, tick_s=options.tick_s)
+        self.reads = Reads(clock=clock, lease_max_us=vote_promise_us(options.election_ticks, options.tick_s))
         self.soft = SoftState(raw.leader, raw.role)
         self.term: Term = raw.term
         self.leader_since = clock()
@@ -133,15 +137,17 @@ class Driver:
         self._saves: list[Message] = []  # STORAGE_APPEND messages that wait for the writer
         self._save_wanted = asyncio.Event()
         self._hard, _ = store.initial_state()  # the newest that the core asked to save
-        self._durable = self._hard
+        self._durable = self._hard  # what the disk is known to hold
+        self._held: list[Message] = []  # messages of one term, which the disk does not hold yet
         self._turned = asyncio.Event()
         self._saving_since: float | None = None
         self._to_apply: deque[Message | Entry] = deque()  # entries, each message's after it: its responses follow its last entry
         self._ticks = 0
         self._ticked_at = 0.0
-        self._mute_votes_ticks = options.election_ticks if raw.term else 0  # see _feed_messages; a newborn has promised nothing
         self._members_seen: object = None
+        self._settings_seen: object = machine.settings
         self._timed = False  # whether all members read entries with a time
+        self._congested_since: float | None = None
         self._stalled = False
         self._gathering: asyncio.TimerHandle | None = None  # until it fires, what comes waits for the last entry's round
 
@@ -208,6 +214,8 @@ class Driver:
 
     def _feed(self, turn: Turn) -> None:
         raw = self._raw
+        if self._held:
+            self._release_held()
         for message in turn.completed:
             self._deliver(message)
         if turn.messages:
@@ -225,12 +233,10 @@ class Driver:
         now = self._clock()
         for message in messages:
             self.heard[message.from_] = now
+            self._marks.received(message)
             if message.type is MessageType.APPEND_RESPONSE:
                 self._vitals.acks.answered(message, now)
             if message.type in _NOT_FOR_PEERS:
-                continue
-            if self._mute_votes_ticks and message.type in _VOTE_REQUESTS:
-                # Before it restarted it may have promised a leader not to vote for others; that promise was in memory only.
                 continue
             try:
                 self._raw.step(message)
@@ -243,8 +249,6 @@ class Driver:
         self._ticked_at = self._clock()
         self._ticks += 1
         self._store.txn()  # raises if a flush has failed behind our back, even while there is nothing to do
-        if self._mute_votes_ticks:
-            self._mute_votes_ticks -= 1
         self._raw.tick()
         if self._raw.is_leader:
             self._watch_disk()
@@ -256,20 +260,29 @@ class Driver:
         )
 
     def _watch_disk(self) -> None:
-        """A leader whose save hangs for longer than an election timeout lets another one lead."""
-        since = self._saving_since
-        if since is None:
+        """Let another replica lead once a save, or the flush of what is applied, has hung for longer than an election timeout.
+
+        While the flush is behind, this leader applies nothing and refuses writes, and another one may well have room.
+        """
+        now, timeout = asyncio.get_running_loop().time(), self._options.election_timeout_s
+        if not self._store.congested:
+            self._congested_since = None
+        elif self._congested_since is None:
+            self._congested_since = now
+        saving_s = 0.0 if self._saving_since is None else now - self._saving_since
+        congested_s = 0.0 if self._congested_since is None else now - self._congested_since
+        if saving_s > 2 * timeout:
+            self._raw.step_down("its disk has not finished a save for two election timeouts")
+        elif max(saving_s, congested_s) <= timeout:
             self._stalled = False
-            return
-        timeout = self._options.election_timeout_s
-        waited = asyncio.get_running_loop().time() - since
-        if waited > timeout and not self._stalled:
+        elif not self._stalled:
             self._stalled = True
-            self._vitals.chronicle.save_stalled(waited)
+            if saving_s > timeout:
+                self._vitals.chronicle.save_stalled(saving_s)
+            else:
+                self._vitals.chronicle.flush_stalled(congested_s)
             if (heir := self.best_heir()) is not None:
                 self.begin_transfer(heir)
-        elif waited > 2 * timeout:
-            self._raw.step_down("its disk has not finished a save for two election timeouts")
 
     def _ask_round(self) -> None:
         raw = self._raw
@@ -363,6 +376,7 @@ class Driver:
 
     def _route(self, messages: Sequence[Message]) -> None:
         outgoing: list[Message] = []
+        durable_term = self._durable.term
         for message in messages:
             if message.to == LOCAL_APPEND:
                 if message.snapshot is not None:
@@ -375,6 +389,8 @@ class Driver:
             elif message.to == LOCAL_APPLY:
                 self._to_apply.extend(message.entries)
                 self._to_apply.append(message)
+            elif message.term > durable_term and message.type not in _PRE_VOTES:
+                self._hold(message)
             elif message.type is MessageType.SNAPSHOT:
                 self._router.send_snapshot(message)
             else:
@@ -382,6 +398,23 @@ class Driver:
         if outgoing:
             self._vitals.sending(outgoing)
             self._router.send(outgoing)
+
+    def _hold(self, message: Message) -> None:
+        """Keep back a message until its term, and the vote in it, are on disk.
+
+        A candidate that asked for votes and then forgot its own vote in a crash could vote for another one in the same term,
+        although the votes of others have made it leader; a leader's entries would then exist twice under one index and term.
+        With asynchronous saves the core hands such messages out at once, so the order is kept here, for every kind of message.
+        """
+        if self._held and self._held[0].term != message.term:
+            self._held.clear()  # nobody needs messages of a term that is over
+        self._held.append(message)
+
+    def _release_held(self) -> None:
+        if self._held[0].term <= self._durable.term:
+            held, self._held = self._held, []
+            if held[0].term == self._raw.term:
+                self._route(held)
 
     def _deliver(self, message: Message) -> None:
         """An answer that waited for a save or for applying: to ourselves, or to a peer."""
@@ -435,7 +468,7 @@ class Driver:
                 self._apply_change(item)
                 commands += 1
             txn = store.txn()
-        if machine.members is not self._members_seen:
+        if machine.members is not self._members_seen or machine.settings is not self._settings_seen:
             self._members_changed()
         self._vitals.applied(asyncio.get_running_loop().time() - began, commands)
         self._router.applied_moved()
@@ -471,7 +504,7 @@ class Driver:
         self._router.applied_moved()
 
     def _members_changed(self) -> None:
-        self._members_seen = self._machine.members
+        self._members_seen, self._settings_seen = self._machine.members, self._machine.settings
         self._timed = all_read_times(self._machine.members.values())
         self._router.membership_changed()
 

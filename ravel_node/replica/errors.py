@@ -97,6 +97,14 @@ class WrongIdentityError(ReplicaError):
     """The server behind a replica id is not the one that the cluster took in under it: a wiped disk, or a wrong address."""
 
 
+class OutdatedDirectoryError(ReplicaError):
+    """The data directory of a replica is older than what the replica has acknowledged: it takes no part any more."""
+
+
+class CopiedDirectoryError(ReplicaError):
+    """The data directory of a replica was copied, and its owner still runs."""
+
+
 class MembershipError(ReplicaError):
     """A change of membership or leadership that was refused; nothing was changed. `next_step` tells what to do instead."""
 

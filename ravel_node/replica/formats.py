@@ -8,9 +8,10 @@ do entries carry a time. And no server of an earlier format is taken in after th
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from random import Random
 
 from ravel_node.machine.base import MemberRecord
-from ravel_node.machine.envelope import TIMED_SINCE, Kind, required_format
+from ravel_node.machine.envelope import DRAWN_SESSION_IDS_SINCE, TIMED_SINCE, Kind, required_format
 from ravel_node.replica.errors import UnsupportedVersionError
 
 
@@ -25,9 +26,23 @@ def require_known(kind: Kind, members: Iterable[MemberRecord]) -> None:
         )
 
 
+def common_format(members: Iterable[MemberRecord]) -> int:
+    """Return the newest format that every member applies; 0 where no record is known."""
+    return min((member.format for member in members if not member.removed), default=0)
+
+
 def all_read_times(members: Iterable[MemberRecord]) -> bool:
-    """Whether every member applies payloads that carry a time. False where no record is known."""
-    return min((member.format for member in members if not member.removed), default=0) >= TIMED_SINCE
+    """Return whether every member applies payloads that carry a time."""
+    return common_format(members) >= TIMED_SINCE
+
+
+def draw_client_id(members: Iterable[MemberRecord], rng: Random) -> int:
+    """Return an id for a new session, at random; 0 while some member only knows ids that the machine makes.
+
+    An id that is made of the log index is given out again by a cluster that was restored from a snapshot: a client of the old
+    cluster and one of the new one would then hold the same id, and get each other's stored answers.
+    """
+    return rng.randrange(1, 1 << 63) if common_format(members) >= DRAWN_SESSION_IDS_SINCE else 0
 
 
 def require_not_behind(joiner: MemberRecord, members: Sequence[MemberRecord]) -> None:

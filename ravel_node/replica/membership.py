@@ -32,6 +32,7 @@ from ravel_node.raft import (
     SingleChange,
     Term,
 )
+from ravel_node.replica.admission import Admission
 from ravel_node.replica.errors import (
     ChangeInProgressError,
     MembershipError,
@@ -50,12 +51,15 @@ from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.status import Expectation, Member, Verdict
 from ravel_node.replica.verdict import Health, Plan, judge
 from ravel_node.replica.waiters import ChangeApplied, Waiters
-from ravel_node.transport.base import ProbeFailedError, Transport
+from ravel_node.transport.base import ProbeAnswer, ProbeFailedError, Transport
 
 NOT_PROPOSED: Final = ChangeApplied(EntryId(Term(0), Index(0)), effective=False)
 
 STEP_DOWN_TIMEOUTS: Final = 4
 """How many election timeouts whoever asked a leader to step down waits for the next one: votes may split once or twice."""
+
+JOINT_TIMEOUTS: Final = 20
+"""How many election timeouts a change waits for the end of the joint configuration that it has made."""
 
 PROBE_TIMEOUT_S: Final = 2.0
 """How long a leader waits for a joining server to answer at its peer address."""
@@ -97,6 +101,7 @@ class Seat(Protocol):
     options: ReplicaOptions
     machine: KVMachine
     peer_address: str  # where it says that other replicas reach it
+    admission: Admission
 
     @property
     def id(self) -> ReplicaId: ...
@@ -230,7 +235,7 @@ class Changes:
         self._check_view(expect)
         member = self._check_member(record.replica_id)
         if record.peer != member.record.peer:
-            await self._check_new_peer(record)
+            await self._check_new_peer(record, member.record.peer)
             self._check_view(expect)
             member = self._check_member(record.replica_id)  # it may have changed, or gone, meanwhile
         kept = replace(record, auto_promote=member.record.auto_promote, removed=False)
@@ -328,10 +333,17 @@ class Changes:
                     "another membership change is not applied yet; nothing was changed", "try again in a moment"
                 )
             await asyncio.sleep(options.tick_s)
+        deadline = loop.time() + JOINT_TIMEOUTS * options.election_timeout_s
         while self._replica.conf_state.voters_outgoing:
             if not self._replica.is_leader:
-                return  # the change is made, and whoever leads now ends the joint configuration
-            await self._replica.changed()
+                return  # the change is made, and the next leader ends the joint configuration
+            if (left := deadline - loop.time()) <= 0:
+                raise ChangeInProgressError(
+                    "the change is made, but the old voters still count: the end of the joint configuration is not committed "
+                    f"after {JOINT_TIMEOUTS * options.election_timeout_s:.0f} s",
+                    "`ravelctl status` shows which voters do not answer; the leader goes on by itself once they do",
+                )
+            await self._replica.changed(timeout_s=left)
 
     async def _take_effect(self, change: ConfChangeV2, expect: Expectation) -> bool:
         """Propose a change once and wait until it is applied; False if the core does not take one now."""
@@ -380,20 +392,24 @@ class Changes:
                     f"replica {replica.leader_id} leads now, not replica {target}", "see whether that will do, or transfer again"
                 )
 
-    async def _check_new_peer(self, record: MemberRecord) -> None:
-        """A voter behind a wrong address is dialled by nobody and never hears of a correction: a quorum may be lost for good."""
+    async def _check_new_peer(self, record: MemberRecord, old_address: str) -> None:
+        """Refuse a peer address at which this very member does not answer, or answers from a copy of its data directory.
+
+        A voter behind a wrong address is dialled by nobody and never receives a correction: a quorum may be lost for good.
+        """
         if record.replica_id != self._replica.id:
-            await self._check_reachable(
-                record, f"start {record.name} with its new addresses, or mend those that it has: it tells the leader by itself"
+            answer = await self._check_reachable(
+                record, f"start {record.name} with its new addresses, or correct those that it has: it reports them to the leader"
             )
+            await self._replica.admission.check_move(record.replica_id, answer, old_address, record.peer)
         elif record.peer != self._replica.peer_address:
             raise UnreachableMemberError(
                 f"{record.name} leads and was started with the peer address {self._replica.peer_address}, not {record.peer}",
                 "start it with its new addresses: it tells the next leader by itself",
             )
 
-    async def _check_reachable(self, record: MemberRecord, next_step: str) -> None:
-        """At its peer address this very server must answer the leader."""
+    async def _check_reachable(self, record: MemberRecord, next_step: str) -> ProbeAnswer:
+        """Return what this very server answers the leader at its peer address. Raises UnreachableMemberError."""
         try:
             answer = await self._transport.probe(record.peer, PROBE_TIMEOUT_S)
         except ProbeFailedError as error:
@@ -405,6 +421,7 @@ class Changes:
                 f"at peer address {record.peer} answers server {answer.server_id}, not {record.name} (server {record.server_id})",
                 next_step,
             )
+        return answer
 
     # --- checks
 

@@ -1,14 +1,30 @@
-"""Linearizable reads: ReadIndex rounds, and the leader's lease that spares most of them.
+"""Linearizable reads: ReadIndex rounds, and the leader's lease that saves most of them.
 
-A round asks a majority whether this replica still leads (thesis 6.4). All reads that wait in a turn share one. The lease is the
-driver's own, over a core in safe mode: time t is taken *before* a round is asked; every follower that answers it has heard this
-leader after t and, check-quorum being on, will not vote for another before its shortest election timeout has passed. So no other
-leader can have committed anything before t + timeout, and until 0.9 of (timeout less one tick) has passed since t the leader may
-answer from its own state. 0.9 allows for clocks that run apart, the tick for a follower's timer that was about to move.
+A round asks a majority whether this replica still leads (thesis 6.4). All reads that wait in one turn share a round.
 
-What ends a lease: another role, another term, another configuration, and the start of a leadership transfer, after which there is
-none for the rest of the term, because the chosen follower campaigns without waiting for anybody's timeout. The clock is one that
-counts on while a machine sleeps (CLOCK_BOOTTIME), and is read for each read after that read was taken from its queue.
+The lease belongs to the driver, above a core in safe mode. Why it is safe:
+
+1. The leader reads its clock at time t, *before* it asks for a round. Every follower that answers the round has therefore
+   received a heartbeat of this leader after t.
+2. Each answer says for how long its sender votes for nobody else (`promise_us`). The sender keeps this promise whatever
+   happens: it counts ticks since it last heard from *any* leader, across terms and roles, and refuses votes and pre-votes, and
+   does not stand itself, until `election_ticks` of them have passed (`Raft.promises`). A new term is no exception: a refused
+   pre-vote or a late answer may carry one while the old leader's lease runs. A restart is no exception either: the promise is
+   on disk (`Store.boot`), and a replica that starts counts as if it had heard a leader at that moment. The only exception is a
+   transfer of leadership, which the leader itself begins.
+3. `ReadState.promise_us` is the longest time that some majority has promised. Every majority that could elect another leader
+   shares a member with that one, so nobody is elected before t + promise_us. A member that promises nothing (an older version)
+   counts as 0, and without a majority that promises there is no lease. Members may have different timings: each speaks for
+   itself.
+4. The leader serves reads until 0.9 of that time has passed. The last tenth allows for clocks whose rates differ.
+5. A read is served only when everything the leader knows to be committed is applied. A follower may have shown an entry to a
+   watcher as soon as the leader told it that the entry is committed, so the state at the round's own index could be older than
+   that.
+
+A lease ends with a change of role, term or configuration, and with the start of a transfer; after a transfer has begun there is
+no lease for the rest of the term, because the chosen follower stands without waiting for anybody's timeout. The clock goes on
+while a machine sleeps (CLOCK_BOOTTIME), and is read for each read after that read was taken from its queue. It does not go on
+while a virtual machine is paused or migrated: see docs/operations.md, "Paused and migrated machines", and the setting `leases`.
 """
 
 from __future__ import annotations
@@ -22,7 +38,15 @@ from ravel_node.raft import Index, ReadState, Term
 from ravel_node.replica.errors import ReplicaError
 
 LEASE_SHARE: Final = 0.9
-"""Share of the shortest election timeout (less one tick) for which a lease lasts: room for clock rates that differ by a tenth."""
+"""Share of the promised time for which a lease lasts: room for clock rates that differ by a tenth."""
+
+
+def vote_promise_us(election_ticks: int, tick_s: float) -> int:
+    """Return for how long, in microseconds, a replica keeps from electing another leader after each heartbeat.
+
+    One tick less than the shortest election timeout: the heartbeat may arrive just before a tick.
+    """
+    return int((election_ticks - 1) * tick_s * 1e6)
 
 
 class ReadMode(IntEnum):
@@ -42,21 +66,22 @@ class _Round(NamedTuple):
 class Reads:
     """Waiting reads and the lease of one replica. Owned by the driver's task; `lease_holds` is asked by handlers on the loop."""
 
-    def __init__(self, *, clock: Callable[[], float], election_ticks: int, tick_s: float, rounds_max: int = 64) -> None:
+    def __init__(self, *, clock: Callable[[], float], lease_max_us: int, rounds_max: int = 64) -> None:
+        """`lease_max_us` bounds a lease on which nobody's promise bears: that of a cluster with one voter."""
         self._clock = clock
-        self._lease_s = LEASE_SHARE * (election_ticks - 1) * tick_s
+        self._lease_max_us = lease_max_us
         self._rounds_max = rounds_max
         self._rounds: dict[bytes, _Round] = {}
         self._counter = 0
         self._waiting: list[asyncio.Future[None]] = []  # for the next round
         self._confirmed: list[tuple[Index, list[asyncio.Future[None]]]] = []  # for the state to catch up
         self._lease_until = 0.0
-        self._lease_index = Index(0)
         self._lease_barred_term: Term | None = None  # a transfer began in this term
+        self._allowed = True  # the cluster's setting `leases`
 
-    def lease_holds(self, applied: Index) -> bool:
-        """Whether a read may be served now, from a state that has applied `applied`. Reads the clock."""
-        return applied >= self._lease_index and self._clock() < self._lease_until
+    def lease_holds(self, applied: Index, commit: Index) -> bool:
+        """Return whether a read may be served now, from a state that has applied `applied`. Reads the clock."""
+        return applied >= commit and self._clock() < self._lease_until
 
     @property
     def lease_remaining_s(self) -> float:
@@ -71,6 +96,12 @@ class Reads:
         """A future that is done when a majority has confirmed this leader and the state has caught up with that."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
+        return future
+
+    def wait_applied(self, commit: Index) -> asyncio.Future[None]:
+        """Return a future that is done once `commit` is applied: for a read that is asked under a lease, ahead of the state."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._confirmed.append((commit, [future]))
         return future
 
     def begin_round(self, term: Term) -> bytes | None:
@@ -90,10 +121,9 @@ class Reads:
                 continue
             if answered.futures:
                 self._confirmed.append((state.index, answered.futures))
-            if answered.term == term and self._lease_barred_term != term:
-                until = answered.asked_at + self._lease_s
-                if until > self._lease_until:
-                    self._lease_until, self._lease_index = until, state.index
+            if answered.term == term and self._lease_barred_term != term and self._allowed:
+                lease_s = LEASE_SHARE * min(state.promise_us, self._lease_max_us) / 1e6
+                self._lease_until = max(self._lease_until, answered.asked_at + lease_s)
         self.release(applied)
 
     def release(self, applied: Index) -> None:
@@ -114,6 +144,12 @@ class Reads:
         """Role, term or configuration changed; rounds under way still answer their reads, but grant no lease."""
         self._lease_until = 0.0
         self._rounds = {context: asked._replace(term=Term(0)) for context, asked in self._rounds.items()}
+
+    def allow_leases(self, allowed: bool) -> None:
+        """Follow the cluster's setting `leases`: without leases every linearizable read waits for a round."""
+        self._allowed = allowed
+        if not allowed:
+            self.end_lease()
 
     def bar_lease(self, term: Term) -> None:
         """A transfer of leadership begins: there is no lease for the rest of this term."""

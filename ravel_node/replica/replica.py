@@ -9,13 +9,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from math import ceil
 from typing import TYPE_CHECKING, Final
 
+from ravel_node.machine import envelope
 from ravel_node.machine.base import MemberRecord, Outcome, Reader
+from ravel_node.machine.envelope import Kind, required_format
+from ravel_node.machine.high_water import HighWaterMark, encode_marks
 from ravel_node.machine.kv import KVMachine
 from ravel_node.machine.members import all_replicas
+from ravel_node.machine.settings import LEASES, ClusterSetting, value_of
 from ravel_node.raft import (
+    NO_LIMIT,
     ConfState,
     EntryId,
     Index,
@@ -28,39 +35,47 @@ from ravel_node.raft import (
     SoftState,
     Term,
 )
+from ravel_node.replica.admission import Admission, reason_of
 from ravel_node.replica.alarms import LOOK_S
 from ravel_node.replica.compaction import Compaction, Retention
 from ravel_node.replica.driver import Driver
 from ravel_node.replica.errors import (
+    CopiedDirectoryError,
+    MembershipError,
+    MoveRefusedError,
     NotLeaderError,
+    OutdatedDirectoryError,
     QuotaExceededError,
     RemovedError,
     ReplicaError,
     ReplicaStoppedError,
-    WrongClusterError,
-    WrongIdentityError,
 )
 from ravel_node.replica.events import EventLog
 from ravel_node.replica.feed import Feed
+from ravel_node.replica.formats import common_format, require_known
 from ravel_node.replica.inbox import Proposal
 from ravel_node.replica.integrity import Comparison, Integrity
 from ravel_node.replica.membership import CatchUp, Changes
 from ravel_node.replica.options import ReplicaOptions
-from ravel_node.replica.reads import ReadMode
+from ravel_node.replica.peer_marks import PeerMarks
+from ravel_node.replica.reads import ReadMode, vote_promise_us
 from ravel_node.replica.selfview import Seat, SelfView
 from ravel_node.replica.snapshots import Snapshots
 from ravel_node.replica.status import Expectation, Member, ReplicaStatus, Verdict
 from ravel_node.replica.verdict import Health, Plan
 from ravel_node.replica.vitals import Observer, Vitals
 from ravel_node.replica.waiters import Waiters
-from ravel_node.storage.base import StagedSnapshot, Store, StoreError
-from ravel_node.transport.base import LocalHello, PeerStats, StateHashes, Transport
+from ravel_node.storage.base import Boot, DamagedError, StagedSnapshot, Store, StoreError
+from ravel_node.transport.base import Hello, MemberAddress, PeerRefusedError, PeerStats, StateHashes, Transport
+from ravelpb.errors import Reason
 
 if TYPE_CHECKING:
     from random import Random
 
 HANDOVER_S: Final = 1.5
 """How long an orderly stop waits for what is in flight, and then for another leader."""
+
+SLOT_INDEX_DAMAGED: Final = "RV613"
 
 STOP_GRACE_S: Final = 0.5
 """How long the tasks of a replica may take to end after they were cancelled."""
@@ -115,9 +130,11 @@ class Replica:
             name_of=self._name_of,
             leads=lambda: self._raw.is_leader,
         )
+        self._marks = PeerMarks(store, machine, self._raw)
         self._driver = Driver(
             replica_id=self.id,
             raw=self._raw,
+            marks=self._marks,
             store=store,
             machine=machine,
             router=self,
@@ -128,6 +145,17 @@ class Replica:
         self._changes = Changes(self, transport)
         self._catch_up = CatchUp()
         self._peers: dict[ReplicaId, str] = {}
+        self.admission = Admission(
+            replica_id=self.id,
+            store=store,
+            machine=machine,
+            transport=transport,
+            marks=self._marks,
+            peers=self._peers,
+            name_of=self._name_of,
+            on_admitted=self._peer_admitted,
+            on_refused=self._peer_refused,
+        )
         self._snapshots = Snapshots(
             store=store, transport=transport, chronicle=self.vitals.chronicle, call=self._driver.inbox.call, clock=clock
         )
@@ -146,32 +174,37 @@ class Replica:
             stats_of=lambda peer: transport.stats(peer) if peer in self._peers else PeerStats(),
             name_of=self._name_of,
             sending=self._snapshots.sending,
-            seat=lambda: Seat(self.ready, self._removed.is_set(), self._contact_age_s()),
+            seat=lambda: Seat(self.ready, store.identity.removed, self._contact_age_s()),
         )
         self.integrity = Integrity(self, store=store, transport=transport, alarms=self._view, name_of=self._name_of, clock=clock)
         self._changed: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._draining = False  # takes no proposals any more, but still votes and answers, so that leadership can move
         self._stopping: ReplicaError | None = None  # why nothing is done here any more
-        self._removed = asyncio.Event()  # the cluster took this replica out, and its disk knows
+        self._expelled: asyncio.Future[ReplicaError] = asyncio.get_running_loop().create_future()  # why it takes part no more
         self._safety_events = 0  # since the start
-        self._removal_wanted = asyncio.Event()
+        self._expulsion_wanted = asyncio.Event()
+        self._expulsion: ReplicaError | None = None  # what a peer said; None: the cluster removed this replica
 
     # --- life
 
     async def start(self) -> None:
         """Begin to take part. A removed replica does not: it only answers what it is."""
-        identity = self._store.identity
-        hello = LocalHello(identity.cluster_id, self.id, identity.server_id, self.boot_id, self._version, self.peer_address)
-        await self._transport.start(hello, self)
-        if identity.removed:
-            self._removed.set()
+        await self._record_boot()
+        await self._transport.start(self.hello, self)
+        if self._store.identity.removed:
             self._stopping = self._removal()
+            self._expelled.set_result(self._stopping)
             return
         self.membership_changed()
         if self.conf_state == ConfState(voters=(self.id,)):
             self._driver.inbox.call(lambda raw: raw.campaign())  # nobody else could vote or lead
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"replica-{self.id}")
+
+    async def _record_boot(self) -> None:
+        """Make this start durable before anything is sent: a later one must know what this one may have promised."""
+        before, own_us = self._store.boot, vote_promise_us(self.options.election_ticks, self.options.tick_s)
+        await self._store.record_boot(Boot(before.number + 1, self.boot_id, max(own_us, before.promise_us)))
 
     async def wait(self) -> None:
         """Raises what stopped the replica if it stopped itself; else never returns: one that was removed still answers so."""
@@ -179,10 +212,14 @@ class Replica:
             await asyncio.shield(self._task)
         await asyncio.get_running_loop().create_future()
 
-    async def removed(self) -> RemovedError:
-        """Returns, with what there is to say, once this replica knows that the cluster took it out for good."""
-        await self._removed.wait()
-        return self._removal()
+    @property
+    def why_expelled(self) -> ReplicaError | None:
+        """Why this replica has no place in its cluster any more; None: it takes part."""
+        return self._expelled.result() if self._expelled.done() else None
+
+    async def expelled(self) -> ReplicaError:
+        """Return why this replica has no place in its cluster any more, once it has none: removed, or its directory is old."""
+        return await asyncio.shield(self._expelled)
 
     async def stop(self) -> None:
         """Finish what is in flight, hand leadership over, end. Never removes anything; never takes longer than a few seconds."""
@@ -230,11 +267,11 @@ class Replica:
                 tasks.create_task(self._keep_house(), name="housekeeping")
                 tasks.create_task(self._look_out(), name="alarms")
                 tasks.create_task(self.integrity.run(), name="integrity")
-                tasks.create_task(self._leave_when_removed(), name="removal")
+                tasks.create_task(self._leave_when_expelled(), name="expulsion")
                 tasks.create_task(self._snapshots.run(), name="snapshots")
         except ExceptionGroup as failures:
             why = _first(failures)
-            if isinstance(why, _RemovedError):
+            if isinstance(why, _ExpelledError):
                 return
             self._end(ReplicaStoppedError(f"the replica stopped itself: {why}", failed=True))
             raise why from None
@@ -257,16 +294,20 @@ class Replica:
                 f"the store holds {self._store.db_used_bytes} bytes and --db-size-max is {self.options.db_size_max_bytes}; "
                 "reads and deletes go on: delete keys, or raise --db-size-max on every replica"
             )
-        future: asyncio.Future[Sequence[Outcome]] = asyncio.get_running_loop().create_future()
-        self._driver.inbox.propose(Proposal(group, count, future))
-        outcomes = await future
+        outcomes = await self._append(group, count)
         self.vitals.writes += count
         return outcomes
+
+    async def _append(self, group: bytes, count: int) -> Sequence[Outcome]:
+        """Append a group and return its outcomes, as `propose` does; it is not counted as a client's writes."""
+        future: asyncio.Future[Sequence[Outcome]] = asyncio.get_running_loop().create_future()
+        self._driver.inbox.propose(Proposal(group, count, future))
+        return await future
 
     def barrier_free(self, mode: ReadMode) -> bool:
         """Whether a read of this mode may be served right now, without waiting. Reads the clock."""
         if mode is ReadMode.LINEARIZABLE:
-            return self._driver.reads.lease_holds(self._store.applied.index)
+            return self._driver.reads.lease_holds(self._store.applied.index, self._raw.commit)
         return mode is ReadMode.STALE and self._stopping is None
 
     async def read_barrier(self, mode: ReadMode) -> None:
@@ -279,12 +320,26 @@ class Replica:
             return
         if not self._raw.is_leader:
             raise self._driver.not_leader()
-        waiting = self._driver.reads.wait()
+        reads = self._driver.reads
+        if mode is ReadMode.LINEARIZABLE and reads.lease_remaining_s > 0.0:
+            await reads.wait_applied(self._raw.commit)
+            return
+        waiting = reads.wait()
         self._driver.inbox.wake()
         await waiting
 
     def reader(self) -> Reader:
         return self._store.reader()
+
+    async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
+        """See Store.verify_slots. Raises MoveRefusedError, with an alarm, where the index is damaged: its keys are whole, so this
+        replica goes on.
+        """
+        try:
+            return await self._store.verify_slots(slots, keys_max)
+        except DamagedError as error:
+            self._view.raise_alarm(SLOT_INDEX_DAMAGED, str(error))
+            raise MoveRefusedError(f"{self._name_of(self.id)} (replica {self.id}) cannot take part in a move: {error}") from error
 
     # --- messages of peers
 
@@ -293,36 +348,36 @@ class Replica:
         if self._stopping is None:
             self._driver.inbox.step(messages)
 
-    def check_peer(self, cluster_id: str, from_id: ReplicaId, to_id: ReplicaId, from_server_id: str) -> None:
-        """Whether a peer may talk to this replica. Raises WrongClusterError, RemovedError or WrongIdentityError."""
-        identity = self._store.identity
-        if cluster_id != identity.cluster_id:
-            raise WrongClusterError(
-                f"a replica of cluster {cluster_id} dialled a replica of cluster {identity.cluster_id}: check the addresses"
-            )
-        if to_id != self.id:
-            raise WrongClusterError(f"a peer looks for replica {to_id} here, and this is replica {self.id}: check the addresses")
-        if from_id == self.id:
-            raise WrongIdentityError(
-                f"a peer calls itself replica {from_id}, which is this one: "
-                "a data directory was copied and started twice; stop the copy, empty its directory and join it anew"
-            )
-        record = self.machine.members.get(from_id)
-        if record is None:
-            return  # newer than what is applied here
-        if record.removed:
-            raise RemovedError(f"replica {from_id} was removed from cluster {identity.cluster_id} for good")
-        if record.server_id != from_server_id:
-            raise WrongIdentityError(
-                f"server {from_server_id} calls itself replica {from_id}, which is server {record.server_id}: "
-                "a wiped data directory cannot come back under its old id; remove that replica and join anew"
-            )
+    def hello(self) -> Hello:
+        """Return what this replica says of itself in a handshake now."""
+        identity, store = self._store.identity, self._store
+        return Hello(
+            cluster_id=identity.cluster_id,
+            replica_id=self.id,
+            server_id=identity.server_id,
+            boot_id=self.boot_id,
+            version=self._version,
+            address=self.peer_address,
+            boot_number=store.boot.number,
+            term=store.initial_state()[0].term,
+            last_index=store.last_index(),
+        )
 
-    def introduce(self, peer: ReplicaId, address: str, server_id: str) -> None:
-        """A peer has dialled. One without state yet knows no address to answer to but this; the log will say the rest."""
-        if self.conf_state == ConfState() and address and self._peers.get(peer) != address:
-            self._peers[peer] = address
-            self._transport.add_peer(peer, address, server_id)
+    async def admit_peer(self, hello: Hello, to: ReplicaId) -> None:
+        """Check whether a peer that dials may talk to this replica, and answer to it from now on. See Admission.admit."""
+        await self.admission.admit(hello, to)
+        peer = hello.replica_id
+        if peer not in self.machine.members:
+            # This replica has no state yet, or an older one: the log will say the rest.
+            address = self.admission.address_of(hello)
+            if address and self._peers.get(peer) != address:
+                self._peers[peer] = address
+                self._transport.add_peer(peer, address, hello.server_id)
+
+    def member_address(self, replica_id: ReplicaId) -> MemberAddress | None:
+        """Return what the log here says of a member, for a peer that does not know it yet."""
+        record = self.machine.members.get(replica_id)
+        return None if record is None else MemberAddress(record.server_id, record.peer, record.removed)
 
     def state_hashes(self) -> StateHashes:
         """What became of the last checksum entries here. Raises why nothing is done here any more."""
@@ -370,6 +425,19 @@ class Replica:
 
     async def step_down(self, *, dry_run: bool, expect: Expectation) -> Verdict:
         return await self._changes.step_down(dry_run=dry_run, expect=expect)
+
+    async def set_setting(self, setting: ClusterSetting, value: str) -> None:
+        """Set one setting of the whole cluster; an empty value is its default. Only on the leader.
+
+        Raises MembershipError for a value that it cannot have, UnsupportedVersionError, and what `propose` raises.
+        """
+        self.check_leader()
+        if value and value not in setting.values:
+            raise MembershipError(
+                f"setting {setting.name} cannot be {value[:64]!r}", f"give it one of {', '.join(setting.values)}"
+            )
+        require_known(Kind.SETTING, [member.record for member in self.members()])
+        await self._append(envelope.group([envelope.setting(setting.name, value)]), 1)
 
     # --- what Changes works with
 
@@ -442,7 +510,8 @@ class Replica:
             for replica_id in sorted(all_replicas(conf_state))
             if replica_id != self.id and replica_id in members
         }
-        for gone in self._peers.keys() - wanted.keys():
+        vouched = self.admission.vouched.keys() - members.keys()
+        for gone in self._peers.keys() - wanted.keys() - vouched:
             del self._peers[gone]
             self._transport.remove_peer(gone)
         for replica_id, record in wanted.items():
@@ -451,7 +520,11 @@ class Replica:
                 self._transport.add_peer(replica_id, record.peer, record.server_id)
         own = members.get(self.id)
         if own is not None and own.removed:
-            self._removal_wanted.set()
+            self._expulsion_wanted.set()
+        for code in ("RV410", "RV614"):
+            for removed in self.machine.removed_ids:
+                self._view.clear_alarm(code, removed)
+        self._driver.reads.allow_leases(value_of(LEASES, self.machine.settings) == "on")
         self._tell_change()
 
     def role_changed(self, before: SoftState, after: SoftState) -> None:
@@ -480,8 +553,29 @@ class Replica:
     def snapshot_sent(self, peer: ReplicaId, delivered: bool) -> None:
         self._snapshots.sent(peer, delivered)
 
-    def removed_by_peer(self, peer: ReplicaId) -> None:
-        self._removal_wanted.set()
+    def refused_by_peer(self, peer: ReplicaId, reason: str, why: str) -> None:
+        if reason == Reason.DIRECTORY_OUTDATED:
+            self._expulsion = OutdatedDirectoryError(why)
+        if reason == Reason.DIRECTORY_COPIED:
+            self._expulsion = CopiedDirectoryError(why)
+        self._expulsion_wanted.set()
+
+    async def admit_answer(self, hello: Hello) -> None:
+        try:
+            await self.admission.admit(hello, self.id)
+        except ReplicaError as error:
+            raise PeerRefusedError(str(error), reason_of(error)) from None
+
+    # --- what the admission tells
+
+    def _peer_admitted(self, peer: ReplicaId) -> None:
+        for code in ("RV410", "RV614"):
+            self._view.clear_alarm(code, peer)
+
+    def _peer_refused(self, peer: ReplicaId, error: OutdatedDirectoryError | CopiedDirectoryError) -> None:
+        if isinstance(error, OutdatedDirectoryError):
+            self._driver.inbox.call(lambda raw: raw.report_lost_log(peer))
+        self._view.raise_alarm("RV614" if isinstance(error, OutdatedDirectoryError) else "RV410", str(error), peer)
 
     # --- by itself
 
@@ -497,8 +591,27 @@ class Replica:
                 matches = {peer: progress.match for peer, progress in status.progress.items() if peer != self.id}
                 self._catch_up.observe(matches, self._raw.last_index, self._clock())
                 await self._changes.promote_caught_up()
+                await self._share_marks()
             if rounds % 10 == 0:
                 await self._retention.trim()
+                await self._marks.record()
+
+    async def _share_marks(self) -> None:
+        """Write the marks of members that have started, or have come far, into the log."""
+        members = self.machine.members
+        if (
+            self._draining
+            or not self._raw.committed_in_term
+            or common_format(members.values()) < required_format(Kind.HIGH_WATER)
+        ):
+            return
+        boot = self._store.boot
+        own = HighWaterMark(boot.number, boot.boot_id, self._raw.term, self._raw.commit)
+        present = all_replicas(self.conf_state)
+        marks = self._marks.to_share((peer for peer in members if peer in present), own, self.id, self._clock())
+        if marks:
+            with suppress(ReplicaError):
+                await self._append(envelope.group([envelope.high_water(encode_marks(marks))]), 1)
 
     async def _look_out(self) -> None:
         while True:
@@ -510,16 +623,21 @@ class Replica:
         self.check_open()
         return await self._retention.compact(keep, dry_run=dry_run)
 
-    async def _leave_when_removed(self) -> None:
-        """Once this replica learns that it was removed it says so to its disk, and stays out from then on."""
-        await self._removal_wanted.wait()
-        await self._store.mark_removed()
-        self._removed.set()
+    async def _leave_when_expelled(self) -> None:
+        """Stop taking part once this replica learns that it has no place in its cluster. A removal is recorded, for good."""
+        await self._expulsion_wanted.wait()
+        why = self._expulsion
+        if why is None:
+            await self._store.mark_removed()
+            why = self._removal()
+        else:
+            self._view.raise_alarm("RV614" if isinstance(why, OutdatedDirectoryError) else "RV410", str(why))
         for peer in self._peers:
             self._transport.remove_peer(peer)
         self._peers.clear()
-        self._end(self._removal())
-        raise _RemovedError
+        self._end(why)
+        self._expelled.set_result(why)
+        raise _ExpelledError
 
     def _removal(self) -> RemovedError:
         return RemovedError(
@@ -589,8 +707,8 @@ class Replica:
         return replace(self._view.status(), checksum=self.integrity.last)
 
 
-class _RemovedError(Exception):
-    """Ends the tasks of a replica that was taken out of its cluster."""
+class _ExpelledError(Exception):
+    """Ends the tasks of a replica that has no place in its cluster any more."""
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:
@@ -614,4 +732,19 @@ def _raft_config(replica_id: ReplicaId, store: Store, options: ReplicaOptions) -
         pre_vote=True,
         proposal_forwarding=False,
         step_down_on_removal=True,
+        vote_promise_us=vote_promise_us(options.election_ticks, options.tick_s),
+        silent_ticks=_silent_ticks(store, options),
     )
+
+
+def _silent_ticks(store: Store, options: ReplicaOptions) -> int:
+    """Return how long ago this replica must be taken to have heard a leader, in ticks before its start.
+
+    The process before this one may have answered a leader at its last moment. What it promised then was in its memory only, so
+    this one keeps the longest promise that is possible. A replica that has never run has promised nothing.
+    """
+    boot = store.boot
+    if not boot.number and not store.initial_state()[0].term:
+        return NO_LIMIT
+    longest_us = max(boot.promise_us, vote_promise_us(options.election_ticks, options.tick_s))
+    return options.election_ticks - 1 - ceil(longest_us / (options.tick_s * 1e6))

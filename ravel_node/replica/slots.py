@@ -3,6 +3,10 @@
 The machine judges every step (machine.ownership). What is done here is to look for the keys that PURGE, DROP and SETTLE name:
 which keys a slot has is an index beside the state. What was seen may be old by the time the command is applied, and it does not
 matter: in a slot that was released, or whose import was called off, keys only go.
+
+The index is no part of what replicas compare, and a key that it does not list would be lost, or left behind, by a move. So
+whatever trusts it here verifies it first, on this very replica: pages of keys, and the last PURGE or DROP, which says that no key
+is left. A replica whose index is damaged refuses, and the move with it, until another one leads.
 """
 
 from __future__ import annotations
@@ -30,6 +34,9 @@ STEP_KEYS_DEFAULT: Final = 1_000
 PAGE_KEYS: Final = 256
 """Keys of a page of `SlotPages`: what fits into one chunk."""
 
+VERIFIED_KEYS: Final = 4 * PAGE_KEYS
+"""Keys whose slots are verified at once: a few pages, so that the first one does not wait for all slots of a move."""
+
 REVISION_MAX: Final = (1 << 64) - 1
 """Above every revision."""
 
@@ -53,6 +60,10 @@ class Seat(Protocol):
     def members(self) -> Sequence[Member]: ...
 
     def check_leader(self) -> None: ...
+
+    async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
+        """Verify this replica's index of the first of these slots. Return how many. Raises MoveRefusedError for a damaged one."""
+        ...
 
     async def propose(self, group: bytes, count: int, *, grows: bool) -> Sequence[Outcome]: ...
 
@@ -99,6 +110,9 @@ async def _delete(seat: Seat, command: SlotsCommand, limit: int) -> SlotsResult:
     keys = tuple(MovedKey(key, b"", 0) for key in found[:limit])
     if len(found) > limit:
         return await _propose(seat, command._replace(keys=keys))
+    left = list(move.slots)
+    while left:
+        del left[: await seat.verify_slots(left, VERIFIED_KEYS)]
     if side is Side.RELEASED:
         await _settle(seat, command.move, REVISION_MAX)
     return await _propose(seat, command._replace(keys=keys, last=True))
@@ -154,22 +168,29 @@ class SlotPage(NamedTuple):
 
 
 class SlotPages:
-    """Walks through the keys of slots, or through those that were noted for a move; each page is the state of its own moment.
+    """Pages of the keys of slots, or of those that were noted for a move; each page is the state of its own moment.
 
     Slots come in the order given, keys within each in byte order; noted keys in byte order, those that are gone with revision 0.
-    A page has at most PAGE_KEYS keys and MOVED_BYTES_MAX bytes, or one pair: it fits into one chunk.
+    A page has at most PAGE_KEYS keys and MOVED_BYTES_MAX bytes, or one pair: it fits into one chunk. `verify` comes before each
+    `next`, so that only the index of verified slots is read.
     """
 
     def __init__(self, slots: Sequence[int], *, noted_for: int = 0, keys_only: bool = False) -> None:
         """With `noted_for` a move: its notes, of these slots or of all where none are named."""
         self._slots = list(slots)
+        self._verified = 0  # so many of them, from the first, whose index was verified
         self._wanted = frozenset(slots)
         self._noted_for = noted_for
         self._keys_only = keys_only
         self._after = b""
 
+    async def verify(self, seat: Seat) -> None:
+        """Verify the index of the slots that the next page reads, unless that was done. Raises MoveRefusedError."""
+        if self._slots and not self._verified and not self._noted_for:
+            self._verified = await seat.verify_slots(self._slots, VERIFIED_KEYS)
+
     def next(self, reader: Reader) -> SlotPage:
-        """The next page. With `more` there may be another one."""
+        """Return the next page, to be called after `verify`. With `more` there may be another one."""
         keys: list[MovedKey] = []
         size = 0
         for key in self._candidates(reader):
@@ -179,15 +200,16 @@ class SlotPages:
                 return SlotPage(keys, read_revision(reader.get), True)
             keys.append(found)
             self._after = key
-        return SlotPage(keys, read_revision(reader.get), False)
+        return SlotPage(keys, read_revision(reader.get), bool(self._slots) and not self._noted_for)
 
     def _candidates(self, reader: Reader) -> Iterator[bytes]:
         if self._noted_for:
             yield from self._noted(reader)
             return
-        while self._slots:
+        while self._verified:
             yield from reader.slot_keys(self._slots[0], self._after)
             del self._slots[0]
+            self._verified -= 1
             self._after = b""
 
     def _noted(self, reader: Reader) -> Iterator[bytes]:

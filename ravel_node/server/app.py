@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from ravel_node.admin.liveness import Liveness
+from ravel_node.machine.limits import REQUEST_BYTES_CEILING
 from ravel_node.server.admin import AdminHandlers
 from ravel_node.server.adopting import Adopting
 from ravel_node.server.binding import BoundServer, ClusterIdentity, OnFatal, Service
@@ -36,11 +37,13 @@ from ravelpb.v1 import admin_pb2, cluster_pb2, inspect_pb2, kv_pb2, raft_pb2, sl
 REQUEST_SLACK_BYTES: Final = 1 << 20
 """Beyond request_bytes_max: what is somewhat too large still arrives and gets an error of ours that names the bound."""
 
-ANSWER_BYTES_MAX: Final = 64 << 20
-"""A batch of gets may be answered with more than was asked; past this the call fails instead of filling memory."""
+ANSWER_BYTES_MAX: Final = REQUEST_BYTES_CEILING + (4 << 20)
+"""A batch of gets may be answered with more than was asked; past this the call fails instead of filling memory. The events of the
+largest request that any member takes are one message of a watch."""
 
-PEER_MESSAGE_BYTES_MAX: Final = 32 << 20
-"""A frame is at most 4 MiB or one message; one message carries at least one entry, however large that is."""
+PEER_MESSAGE_BYTES_MAX: Final = REQUEST_BYTES_CEILING + (4 << 20)
+"""Of the largest frame that a replica may send: less than 1 MiB of other messages, and one that carries an entry of one client's
+request. How large that is follows from the setting of the leader, not from that of this replica: so no setting counts here."""
 
 
 PEER_KEEPALIVE_MIN_S: Final = 0.1
@@ -149,8 +152,7 @@ def build_peer_server(
     options = replace(options, keepalive_min_s=PEER_KEEPALIVE_MIN_S)
     handlers = RaftTransportHandlers(host, on_peer, certificates)
     service = Service(raft_pb2.DESCRIPTOR.services_by_name["RaftTransport"], handlers)
-    message_bytes_max = max(PEER_MESSAGE_BYTES_MAX, 4 * options.limits.request_bytes_max)
-    return RpcServer([service], options, on_fatal, message_bytes_max, PEER_ARGUMENTS)
+    return RpcServer([service], options, on_fatal, PEER_MESSAGE_BYTES_MAX, PEER_ARGUMENTS)
 
 
 class _ReflectionHandlers:

@@ -9,8 +9,10 @@ from typing import Final
 
 from ravel_node.machine.base import MemberRecord
 from ravel_node.machine.members import DIRECTORY, is_name
+from ravel_node.machine.settings import SETTINGS, ClusterSetting, value_of
 from ravel_node.raft.types import ReplicaId
 from ravel_node.replica.errors import MembershipError
+from ravel_node.replica.reads import ReadMode
 from ravel_node.replica.replica import Replica
 from ravel_node.replica.status import Expectation, Member, MemberRole, Standing, Verdict
 from ravel_node.replica.verdict import Plan
@@ -71,7 +73,36 @@ class ClusterHandlers:
             response.verdict.CopyFrom(verdict_to_proto(joined.verdict))
         return response
 
+    async def reset(self, request: cluster_pb2.ResetRequest) -> cluster_pb2.ResetResponse:
+        return cluster_pb2.ResetResponse(folder=await self._host.reset(request.server_id, dry_run=request.dry_run))
+
     # --- asked of the leader
+
+    async def settings(self, request: cluster_pb2.SettingsRequest) -> cluster_pb2.SettingsResponse:
+        replica = self._host.replica
+        await replica.read_barrier(ReadMode.LINEARIZABLE)
+        return self._settings(replica)
+
+    async def set_setting(self, request: cluster_pb2.SetSettingRequest) -> cluster_pb2.SettingsResponse:
+        replica = self._host.replica
+        await replica.set_setting(_setting(request.name), request.value)
+        return self._settings(replica)
+
+    def _settings(self, replica: Replica) -> cluster_pb2.SettingsResponse:
+        stored = replica.machine.settings
+        return cluster_pb2.SettingsResponse(
+            header=self._header(replica),
+            settings=[
+                cluster_pb2.Setting(
+                    name=setting.name,
+                    value=value_of(setting, stored),
+                    default=setting.default,
+                    values=setting.values,
+                    help=setting.help,
+                )
+                for setting in SETTINGS.values()
+            ],
+        )
 
     async def add_member(self, request: cluster_pb2.AddMemberRequest) -> cluster_pb2.AddMemberResponse:
         replica = self._host.replica
@@ -288,3 +319,10 @@ def _record(server: common_pb2.ServerRef, replica_id: ReplicaId, *, auto_promote
         peer_bind=addresses.peer_bind,
         auto_promote=auto_promote,
     )
+
+
+def _setting(name: str) -> ClusterSetting:
+    """Return the setting of that name. Raises InputError."""
+    if (found := SETTINGS.get(name)) is None:
+        raise InputError(f"no setting is named {name[:64]!r}: there are {', '.join(SETTINGS)}", field="name", value=name[:64])
+    return found

@@ -7,12 +7,13 @@ from contextlib import aclosing
 from typing import Final
 
 from ravel_node.admin.model import ClusterNumber
-from ravel_node.admin.ports import ClusterAwayError, StepRefusedError
+from ravel_node.admin.ports import ClusterAwayError, StepImpossibleError, StepRefusedError
 from ravel_node.server.desk import DirectoryDesk
 from ravelctl.client import RavelError, TlsOptions
 from ravelctl.client.connection.rules import NOTHING_DONE, RETRYABLE
 from ravelctl.client.errors import WrongServerError
 from ravelctl.client.services.slots import SlotsClient
+from ravelpb.errors import Reason
 from ravelpb.v1.slots_pb2 import (
     ChangeSlotsRequest,
     ChangeSlotsResponse,
@@ -84,6 +85,8 @@ class Clusters:
         """Only the cluster itself refuses a step. A daemon of another one, at its address by now, says nothing of the move."""
         if isinstance(error, WrongServerError):
             return ClusterAwayError(self._sentence(cluster, error))
+        if error.reason == Reason.REQUEST_TOO_LARGE:
+            return StepImpossibleError(f"{self._sentence(cluster, error)}; {error.next_step}")
         if error.reason in NOTHING_DONE and error.reason not in RETRYABLE:
             return StepRefusedError(self._sentence(cluster, error))
         return ClusterAwayError(self._sentence(cluster, error))

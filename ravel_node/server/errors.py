@@ -107,6 +107,8 @@ STATUS_OF: Final[dict[type[Exception], tuple[int, Reason]]] = {
     replica.AlreadyMemberError: (code_pb2.ALREADY_EXISTS, Reason.ALREADY_MEMBER),
     replica.WrongClusterError: (code_pb2.FAILED_PRECONDITION, Reason.WRONG_CLUSTER_ID),
     replica.WrongIdentityError: (code_pb2.FAILED_PRECONDITION, Reason.WRONG_IDENTITY),
+    replica.OutdatedDirectoryError: (code_pb2.FAILED_PRECONDITION, Reason.DIRECTORY_OUTDATED),
+    replica.CopiedDirectoryError: (code_pb2.FAILED_PRECONDITION, Reason.DIRECTORY_COPIED),
     replica.WrongSlotError: (code_pb2.FAILED_PRECONDITION, Reason.WRONG_CLUSTER),
     replica.SlotMovingError: (code_pb2.UNAVAILABLE, Reason.SLOT_MOVING),
     replica.MoveRefusedError: (code_pb2.FAILED_PRECONDITION, Reason.MOVE_REFUSED),
@@ -135,6 +137,7 @@ STATUS_OF: Final[dict[type[Exception], tuple[int, Reason]]] = {
     # durable state
     storage.StoreError: (code_pb2.UNAVAILABLE, Reason.INTERNAL),
     storage.StoreFailedError: (code_pb2.UNAVAILABLE, Reason.STOPPED),
+    storage.HalfAppliedError: (code_pb2.UNAVAILABLE, Reason.STOPPED),
     storage.DamagedError: (code_pb2.DATA_LOSS, Reason.STOPPED),
     storage.FormatError: (code_pb2.FAILED_PRECONDITION, Reason.UNSUPPORTED_VERSION),
     storage.LaterFormatError: (code_pb2.FAILED_PRECONDITION, Reason.UNSUPPORTED_VERSION),

@@ -70,6 +70,13 @@ class Host(Protocol):
         """Become the first voter of a new cluster. Raises AlreadyMemberError for another cluster's id."""
         ...
 
+    async def reset(self, server_id: str, *, dry_run: bool) -> str:
+        """Set the data aside and start again as a blank daemon; return the name of the folder that holds it.
+
+        Raises MembershipError for a daemon that is blank, takes part in its cluster, or is another server.
+        """
+        ...
+
     async def join(self, via: Sequence[str], *, promote: bool, dry_run: bool) -> Joined:
         """Ask the cluster behind these addresses to take this daemon in, and start as what it answers."""
         ...

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from random import SystemRandom
 from typing import Any, Final
 
 from ravel_node.machine import envelope, kv
 from ravel_node.machine.base import Outcome
 from ravel_node.replica.errors import ReplicaStoppedError
+from ravel_node.replica.formats import draw_client_id
 from ravel_node.replica.replica import Replica
 from ravel_node.server.commands import WRITES, answer_put, check_outcome, check_owned, encode_put, mode_of, once_of
 from ravel_node.server.host import Host
@@ -20,6 +22,7 @@ from ravel_node.server.watch import EncodedResponse, Range, Watches
 from ravelpb.v1 import common_pb2, kv_pb2
 
 _NO_SESSION: Final = None
+_RANDOM: Final = SystemRandom()
 
 
 class KVHandlers:
@@ -72,7 +75,8 @@ class KVHandlers:
 
     async def register_session(self, request: kv_pb2.RegisterSessionRequest) -> kv_pb2.RegisterSessionResponse:
         replica = self._host.replica
-        (outcome,) = await replica.propose(envelope.group((envelope.register_session(),)), 1, grows=False)
+        client_id = draw_client_id(replica.machine.members.values(), _RANDOM)
+        (outcome,) = await replica.propose(envelope.group((envelope.register_session(client_id),)), 1, grows=False)
         check_outcome(outcome, _NO_SESSION)
         return kv_pb2.RegisterSessionResponse(client_id=outcome.revision, header=self._header(replica))
 

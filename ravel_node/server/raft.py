@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from ravel_node.raft.errors import RaftError
@@ -18,6 +19,7 @@ from ravel_node.server.host import Host
 from ravel_node.server.interrupts import Interrupts
 from ravel_node.server.limits import InputError
 from ravel_node.server.peer_certificates import PeerCertificates
+from ravel_node.transport.calls import hello_from, hello_to
 from ravel_node.transport.snapshot_stream import receive_snapshot
 from ravel_node.transport.wire import WireError, message_from_wire
 from ravelpb.v1 import raft_pb2
@@ -25,8 +27,8 @@ from ravelpb.v1 import raft_pb2
 HELLO_TIMEOUT_S: Final = 5.0
 """How long a caller may take to say who it is."""
 
-OnPeer = Callable[[ReplicaId, str, str], None]
-"""Told of a replica that has dialled and is who it should be: its id, where its peers dial it, its server id."""
+OnPeer = Callable[[ReplicaId], None]
+"""Called with the id of a replica that has dialled and is who it should be."""
 
 _F = TypeVar("_F", raft_pb2.PeerFrame, raft_pb2.SnapshotChunk)
 
@@ -54,19 +56,33 @@ class RaftTransportHandlers:
     async def probe(self, request: raft_pb2.ProbeRequest) -> raft_pb2.ProbeResponse:
         """Who is here. Answered by a blank daemon too, with no cluster and replica 0."""
         identity = self._host.identity
-        return raft_pb2.ProbeResponse(
+        response = raft_pb2.ProbeResponse(
             server_id=identity.server_id,
             cluster_id=identity.cluster_id,
             replica_id=identity.replica_id,
             version=self._host.version,
             boot_id=self._host.boot_id,
         )
+        if not identity.blank:
+            hello = self._host.replica.hello()
+            response.boot_number, response.term, response.last_index = hello.boot_number, hello.term, hello.last_index
+        return response
+
+    async def member(self, request: raft_pb2.MemberRequest, info: CallInfo | None = None) -> raft_pb2.MemberResponse:
+        """What the log here says of a member, for a replica that has been away. Raises as `state_hashes`."""
+        await self._welcome(request.hello, info)
+        response = raft_pb2.MemberResponse(hello=self._own_hello(request.hello))
+        found = self._host.replica.member_address(ReplicaId(request.replica_id))
+        if found is not None:
+            response.known, response.server_id = True, found.server_id
+            response.address, response.removed = found.address, found.removed
+        return response
 
     async def state_hashes(
         self, request: raft_pb2.StateHashesRequest, info: CallInfo | None = None
     ) -> raft_pb2.StateHashesResponse:
         """What this replica hashed of late. Raises what `exchange` does for a caller that is not who it should be."""
-        self._welcome(request.hello, info)
+        await self._welcome(request.hello, info)
         found = self._host.replica.state_hashes()
         return raft_pb2.StateHashesResponse(
             hello=self._own_hello(request.hello),
@@ -83,7 +99,7 @@ class RaftTransportHandlers:
         """The caller's hello, ours, then its messages until it ends the stream. Raises BlankError, RemovedError and their kin."""
         frame = await _first(self._streams, frames)
         hello = frame.hello
-        peer = self._welcome(hello, info)
+        peer = await self._welcome(hello, info)
         yield raft_pb2.PeerFrame(hello=self._own_hello(hello))
         while True:
             if (record := self._host.machine.members.get(peer)) is not None and record.removed:
@@ -100,27 +116,22 @@ class RaftTransportHandlers:
             if frame.HasField("hello"):
                 raise InputError(f"replica {peer} says hello twice on one stream", field="hello")
 
-    def _welcome(self, hello: raft_pb2.PeerHello, info: CallInfo | None) -> ReplicaId:
-        peer = ReplicaId(hello.from_replica_id)
-        self._host.replica.check_peer(hello.cluster_id, peer, ReplicaId(hello.to_replica_id), hello.from_server_id)
+    async def _welcome(self, wire: raft_pb2.PeerHello, info: CallInfo | None) -> ReplicaId:
+        replica, hello = self._host.replica, hello_from(wire)
+        replica.admission.check(hello, ReplicaId(wire.to_replica_id))
         if self._certificates is not None:
-            # One that is newer than what is applied here has no record yet, and is taken at the address that it says itself.
-            record = self._host.machine.members.get(peer)
-            self._certificates.check(peer, record.peer if record is not None else hello.from_address, info)
+            self._certificates.check(hello.replica_id, replica.admission.address_of(hello), info)
+        await replica.admit_peer(hello, ReplicaId(wire.to_replica_id))
+        if self._certificates is not None:
+            # Members may have vouched for a replica that was not known before.
+            self._certificates.check(hello.replica_id, replica.admission.address_of(hello), info)
         if self._on_peer is not None:
-            self._on_peer(peer, hello.from_address, hello.from_server_id)
-        return peer
+            self._on_peer(hello.replica_id)
+        return hello.replica_id
 
     def _own_hello(self, theirs: raft_pb2.PeerHello) -> raft_pb2.PeerHello:
-        identity = self._host.identity
-        return raft_pb2.PeerHello(
-            cluster_id=identity.cluster_id,
-            from_replica_id=identity.replica_id,
-            to_replica_id=theirs.from_replica_id,
-            from_server_id=identity.server_id,
-            boot_id=self._host.boot_id,
-            version=self._host.version,
-        )
+        """The answer to a hello. Without an address: the caller has dialled one."""
+        return hello_to(replace(self._host.replica.hello(), address=""), theirs.from_replica_id)
 
     async def install_snapshot(
         self, chunks: AsyncIterator[raft_pb2.SnapshotChunk], info: CallInfo | None = None
@@ -133,7 +144,7 @@ class RaftTransportHandlers:
         """
         first = await _first(self._streams, chunks)
         opened = first.open
-        self._welcome(opened.hello, info)
+        await self._welcome(opened.hello, info)
         message = _checked(opened.message, opened.hello)
         if message.type is not MessageType.SNAPSHOT or message.snapshot is None:
             raise InputError(f"a snapshot is announced by a message of type {message.type.name}", field="open.message")

@@ -57,14 +57,19 @@ class SlotsHandlers:
         )
 
     async def read_slots(self, request: slots_pb2.ReadSlotsRequest) -> AsyncIterator[slots_pb2.ReadSlotsResponse]:
-        """Pages, at least one; after the barrier each is at least as new as the one before."""
+        """Yield pages, one at least; after the barrier each is at least as new as the one before.
+
+        Raises MoveRefusedError for slots of which this cluster has no keys to show, or of which this replica's index is damaged.
+        """
         _check_slots(request.slots)
         replica = self._host.replica
         if request.linearizable:
             await replica.read_barrier(ReadMode.LINEARIZABLE)
+        replica.check_leader()
         pages = SlotPages(request.slots, noted_for=request.noted_for_move, keys_only=request.keys_only)
         more = True
         while more:
+            await pages.verify(replica)
             replica.check_leader()
             _check_readable(replica.machine.ownership, request)
             page = pages.next(replica.reader())

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ravel_node.machine.base import Reader, Rules, Txn
+from ravel_node.machine.high_water import Marks
 from ravel_node.raft.storage import Storage
 from ravel_node.raft.types import NO_REPLICA, Entry, EntryId, HardState, Index, ReplicaId, Snapshot
 
@@ -31,6 +32,13 @@ class StoreError(Exception):
 
 class StoreFailedError(StoreError):
     """The disk failed a write or a sync. What it holds beyond the last durable save is unknown: the replica must stop."""
+
+
+class HalfAppliedError(StoreFailedError):
+    """An entry was applied in part and failed. The state in memory is that of no entry: the replica must stop.
+
+    The disk holds complete entries only; the rest is applied again from the log after a restart.
+    """
 
 
 class DamagedError(StoreError):
@@ -83,6 +91,14 @@ class Identity:
     @property
     def blank(self) -> bool:
         return not self.cluster_id
+
+
+class Boot(NamedTuple):
+    """The newest start of a replica from this data directory. Written durably before the replica sends its first message."""
+
+    number: int = 0  # starts so far; 0: none since the directory has had such a record
+    boot_id: str = ""  # 16 hex digits, drawn for that start
+    promise_us: int = 0  # the longest time for which the process of that start may have promised not to elect another leader
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +266,17 @@ class Store(Storage, Protocol):
         """
         ...
 
+    @property
+    def congested_since(self) -> float | None:
+        """The loop's time at which the store became `congested`; None while it is not."""
+        ...
+
     def txn(self) -> Txn:
-        """The open segment. The same object may be used until `applied_to` is called."""
+        """Return the open segment. The same object may be used until `applied_to` is called.
+
+        A caller that fails between its first write and `applied_to` leaves half of an entry: from then on `reader`, `flush`,
+        `hash_applied` and `build_snapshot` raise HalfAppliedError, and nothing of that entry reaches the disk.
+        """
         ...
 
     def applied_to(self, at: EntryId) -> None:
@@ -263,6 +288,15 @@ class Store(Storage, Protocol):
 
     def reader(self) -> Reader:
         """The state right now. Cheap; valid until the caller's next await."""
+        ...
+
+    async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
+        """Compare the index of the first of these slots with what was written, until `keys_max` keys were seen or none is left.
+
+        Return how many slots were verified: one at least. Runs in one read transaction on a file thread. What is in memory needs
+        no verification. Raises DamagedError, which names file and slot, where a slot lists other keys than those that are there.
+        The keys themselves are not damaged then, so the replica may go on; but no migration may trust its index.
+        """
         ...
 
     async def flush(self) -> None:
@@ -321,6 +355,24 @@ class Store(Storage, Protocol):
         """Take a seat, durably. Repeating the same is no error; raises StoreError if a different identity is there already."""
         ...
 
+    @property
+    def boot(self) -> Boot:
+        """The newest start that was recorded here."""
+        ...
+
+    async def record_boot(self, boot: Boot) -> None:
+        """Record a start durably. Raises StoreFailedError."""
+        ...
+
+    @property
+    def peer_marks(self) -> Marks:
+        """High-water marks of other members, as this replica last recorded them."""
+        ...
+
+    async def record_peer_marks(self, marks: Marks) -> None:
+        """Record high-water marks durably, in place of those that are there. Raises StoreFailedError."""
+        ...
+
     async def mark_removed(self) -> None:
         """Note for good that the cluster took this replica out. Repeating it is no error."""
         ...
@@ -340,7 +392,7 @@ class Store(Storage, Protocol):
 
     @property
     def db_map_bytes(self) -> int:
-        """The map of the state, which grows as it must. As of the last flush."""
+        """The map of the state: address space, which is larger than what it may hold. As of the last flush."""
         ...
 
     @property

@@ -14,6 +14,7 @@ from typing import Final
 
 from ravel_node.machine.base import Database, Rules
 from ravel_node.raft.types import EntryId, Index
+from ravel_node.storage import slot_index
 from ravel_node.storage.base import CheckStep, DamagedError
 from ravel_node.storage.engine import ReadTxn
 from ravel_node.storage.identity import decode_identity
@@ -39,7 +40,7 @@ from ravel_node.storage.log_pages import Continuity, read_log_page
 from ravel_node.storage.log_store import damaged_record, read_meta
 from ravel_node.storage.state_store import StateReader
 from ravel_node.storage.state_store import damaged_record as damaged_state_record
-from ravelpb.slots import slot_of
+from ravelpb.slots import SLOT_COUNT
 
 STEP_RECORDS: Final = 512
 STEP_BYTES: Final = 1 << 20
@@ -127,6 +128,7 @@ class StateCheck:
         self._names = list(_SEALED)
         self._key = b""  # where the next step goes on in the first of `_names`
         self._slot = 0
+        self._unsummarized = False  # the index of some slot was not compared with a summary
         self._done = 0
         self._told = 0
 
@@ -179,17 +181,31 @@ class StateCheck:
             return ""  # of another record, told with it
 
     def _slots(self, txn: ReadTxn) -> Iterator[str]:
-        """Every key that the slots name is there and is in its own slot; as many as there are keys make them all."""
-        for count, (slot, key) in enumerate(txn.items(_SLOTS, slot_key(self._slot))):
-            number = int.from_bytes(slot, "big")
-            if count >= STEP_RECORDS and number != self._slot:
-                self._slot = number
-                return
-            self._slot = number
-            if number != slot_of(key) or txn.get(_KV, key) is None:
-                yield str(damaged_state_record(self._file, _SLOTS, slot, f"it names key {key.hex()}, which is not there"))
+        """Compare the index of slots with the keys, and with the summaries of slots where these are of this state.
+
+        Every key that the index names is there, and is in its own slot; as many as there are keys make them all. A state without
+        summaries is one that no daemon of this version has opened yet.
+        """
+        seen = 0
+        while self._slot < SLOT_COUNT and seen < STEP_RECORDS:
+            summary = self._summary(txn)
+            found = slot_index.check_slot(txn, self._slot, summary)
+            for problem in found.problems:
+                yield str(damaged_state_record(self._file, _SLOTS, slot_key(self._slot), problem))
+            self._unsummarized = self._unsummarized or summary is None
+            self._slot += 1
+            seen += 1 + found.keys
+        if self._slot < SLOT_COUNT:
+            return
         self._done += txn.entries(_SLOTS)
         self.finished = True
-        if txn.entries(_SLOTS) != txn.entries(_KV):
+        if self._unsummarized and txn.entries(_SLOTS) != txn.entries(_KV):
             why = f"it has {txn.entries(_SLOTS)} keys and {_KV} has {txn.entries(_KV)}"
             yield str(damaged_state_record(self._file, _SLOTS, b"", why))
+
+    def _summary(self, txn: ReadTxn) -> int | None:
+        """Return the summary of the next slot; None where none can be read, which is reported with the other records."""
+        try:
+            return slot_index.summary_of(txn, self._slot) if slot_index.are_current(txn) else None
+        except BadRecordError:
+            return None

@@ -6,6 +6,7 @@
     state-N/    the applied state
     snapshots/  snapshot files and their headers
     incoming/   snapshots that are being received
+    old-N/      data that was set aside, and can be deleted (`ravelctl member replace`)
     events/     what happened here: a journal that may be lost (events_file.py)
     admins      the admins that the daemon was last started with, one address a line; not there without any
 
@@ -40,9 +41,13 @@ LOCK_RETRY_S: Final = 0.02
 """A starting daemon tries so often: whoever only looks whether the directory is open holds the lock for a moment."""
 
 _FORMAT_LINE: Final = re.compile(r"ravel ([0-9]{1,9})\n\Z")
+ASIDE: Final = "old-"
+"""How the names of folders with data that was set aside begin; then comes a number."""
+
+_ASIDE: Final = re.compile(r"old-([1-9][0-9]{0,8})\Z")
 _STATE: Final = re.compile(r"state-([1-9][0-9]{0,17})\Z")
 _FOREIGN_BUT_HARMLESS: Final = frozenset({"lost+found"})
-_UNFINISHED: Final = frozenset({LOCK_FILE, RAFT, SNAPSHOTS, INCOMING, EVENTS, FORMAT_FILE + files.TEMPORARY})
+_UNFINISHED: Final = frozenset({LOCK_FILE, RAFT, SNAPSHOTS, INCOMING, EVENTS, ADMINS, FORMAT_FILE + files.TEMPORARY})
 
 
 class Directory:
@@ -92,7 +97,7 @@ class Directory:
 
     def _require_ours_or_empty(self) -> None:
         names = {entry.name for entry in self.path.iterdir()} - _FOREIGN_BUT_HARMLESS
-        foreign = sorted(name for name in names - _UNFINISHED if not _STATE.match(name))
+        foreign = sorted(name for name in names - _UNFINISHED if not (_STATE.match(name) or _ASIDE.match(name)))
         if foreign:
             raise FormatError(
                 f"{self.path} has no {FORMAT_FILE} file but holds {foreign[0]!r}: "
@@ -115,7 +120,7 @@ class Directory:
                     f"{self.path} is open in process {owner} already: stop that one first, or give another --data-dir"
                 ) from None
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)  # for people: a part of it on a full disk does no harm
         self._lock = descriptor
 
     def owner(self) -> str:
@@ -183,6 +188,31 @@ class Directory:
     def make_folders(self) -> None:
         for path in (self.raft, self.snapshots, self.incoming):
             files.make_directory(path)
+
+
+def next_folder(path: Path) -> str:
+    """Return the name of the folder that `set_aside` would move the data of this directory to. Blocks."""
+    taken = [int(match[1]) for entry in path.iterdir() if (match := _ASIDE.match(entry.name))]
+    return f"{ASIDE}{max(taken, default=0) + 1}"
+
+
+def set_aside(path: Path, folder: str) -> None:
+    """Move the data of a closed directory into a folder inside of it: what is left is empty and can be filled again. Blocks.
+
+    The events stay. A crash leaves the old data in its place, or moved: the log goes first and alone decides. Raises StoreError
+    where the directory is open.
+    """
+    directory = Directory(path)
+    directory.claim()
+    try:
+        target = path / folder
+        files.make_directory(target)
+        files.remove_file(path / FORMAT_FILE)
+        for source in (directory.raft, *map(directory.state, directory.state_numbers()), directory.snapshots, directory.incoming):
+            if source.exists():
+                files.rename(source, target / source.name)
+    finally:
+        directory.release()
 
 
 class Presence:

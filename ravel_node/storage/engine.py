@@ -22,7 +22,7 @@ from ravel_node.storage.base import EnvironmentStats
 T = TypeVar("T")
 
 DATA_FILE: Final = "data.mdb"
-WAY_OUT: Final = "take this replica out and join it anew, or restore its directory"
+WAY_OUT: Final = "replace this replica by a new one with `ravelctl member replace`; do not restore its directory from a copy"
 
 
 class ReadTxn(Protocol):
@@ -30,8 +30,20 @@ class ReadTxn(Protocol):
 
     def get(self, database: str, key: bytes) -> bytes | None: ...
 
+    def has(self, database: str, key: bytes) -> bool:
+        """Return whether the key is there. Does not read its value."""
+        ...
+
+    def keys(self, database: str) -> Iterator[bytes]:
+        """Yield the keys in ascending order, once each, without their values."""
+        ...
+
     def items(self, database: str, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Pairs with key >= start, ascending; all values of a key in their order where a key has many."""
+        ...
+
+    def has_value(self, database: str, key: bytes, value: bytes) -> bool:
+        """Return whether the value is one of the key's, in a database where a key has many."""
         ...
 
     def values(self, database: str, key: bytes, start: bytes) -> Iterator[bytes]:
@@ -42,6 +54,10 @@ class ReadTxn(Protocol):
 
     def entries(self, database: str) -> int: ...
 
+    def pause(self) -> None:
+        """Let other threads run. A job of many records calls this every few dozen of them."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -51,15 +67,15 @@ class WriteTxn(ReadTxn, Protocol):
     def put(self, database: str, key: bytes, value: bytes) -> None: ...
 
     def append(self, database: str, key: bytes, value: bytes) -> None:
-        """As `put`, for a key above all that are there."""
+        """Put a key that is above every key of the database. Raises InvariantError for one that is not."""
         ...
 
     def insert(self, database: str, key: bytes, value: bytes) -> bool:
-        """Put unless the key is there; whether it was put."""
+        """Put a key unless it is there. Return whether it was put."""
         ...
 
     def delete(self, database: str, key: bytes) -> bool:
-        """Delete a key; whether it was there."""
+        """Delete a key. Return whether it was there."""
         ...
 
     def delete_from(self, database: str, start: bytes) -> None:
@@ -68,14 +84,12 @@ class WriteTxn(ReadTxn, Protocol):
 
     def clear(self, database: str) -> None: ...
 
-    def add_value(self, database: str, key: bytes, value: bytes) -> None:
-        """Put one more value under a key, in a database where a key has many."""
+    def add_value(self, database: str, key: bytes, value: bytes) -> bool:
+        """Put one more value under a key, in a database where a key has many. Return whether it was not there before."""
         ...
 
-    def remove_value(self, database: str, key: bytes, value: bytes) -> None: ...
-
-    def pause(self) -> None:
-        """Let other threads run. A job of many records calls this every few dozen of them."""
+    def remove_value(self, database: str, key: bytes, value: bytes) -> bool:
+        """Remove one of the values of a key. Return whether it was there."""
         ...
 
 

@@ -10,19 +10,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from time import time
 from typing import Final
 
-from ravel_node.machine.base import Database, StateMachine
+from ravel_node.machine.base import Database, Start, StateMachine
 from ravel_node.machine.kv import read_revision
 from ravel_node.machine.members import DIRECTORY, MACHINE, Getter, read_cluster_name, read_conf_state
-from ravel_node.machine.refounding import FORGOTTEN, Founder, refound
+from ravel_node.machine.refounding import FORGOTTEN, Founder, refound, start_above
 from ravel_node.raft.confchange import decode_conf_change
-from ravel_node.raft.errors import InvariantError
-from ravel_node.raft.types import Entry, EntryId, EntryType, HardState, Index, ReplicaId
+from ravel_node.raft.types import Entry, EntryId, EntryType, HardState, ReplicaId
 from ravel_node.storage import files
 from ravel_node.storage.base import DamagedError, Identity, SnapshotHeader, StoreError
 from ravel_node.storage.directory import Directory
@@ -34,7 +33,7 @@ from ravel_node.storage.log_store import Birth, LogStore
 from ravel_node.storage.snapshots import describe_copy
 from ravel_node.storage.standing import changed
 from ravel_node.storage.state_store import StateStore, write_segment
-from ravel_node.storage.table import Table
+from ravel_node.storage.table import Table, written
 
 SEGMENT_BYTES_MAX: Final = 4 << 20
 MAP_BYTES: Final = 4 << 30
@@ -58,7 +57,10 @@ class Founded:
     """A data directory that was made, and what a daemon that is started in it will be."""
 
     identity: Identity
+    upto: EntryId
+    """The last entry of the old log whose effects are in it."""
     at: EntryId
+    """Where its own log begins."""
     revision: int
     keys: int
     admin: bool
@@ -72,6 +74,7 @@ class NewCluster:
     cluster_id: str
     cluster_name: str  # empty: the old one
     founder: Founder
+    now_us: int = field(default_factory=lambda: int(time() * 1_000_000))  # microseconds since 1970
 
 
 async def found_directory(
@@ -111,14 +114,18 @@ async def _fill(
 ) -> Founded:
     async with AsyncExitStack() as stack:
         engine, env, state = await stack.enter_async_context(_brought_on(directory.state(1), source, entries, machine_of, tell))
-        at = state.applied()
-        replica_id = await _refound(env, state, at, machine_of, new)
+        applied = state.applied()
+        start = start_above(applied, read_revision(state.get), new.now_us)
+        replica_id = await _refound(env, state, start, machine_of, new)
         env_raft = await engine.open(directory.raft, RAFT_DATABASES, MAP_BYTES)
         stack.push_async_callback(env_raft.close)
         fresh = StateStore(env, directory.state(1).name)
         identity = Identity(new.founder.server_id, new.cluster_id, read_cluster_name(fresh.get), replica_id, new.founder.name)
+        at = start.at
         await LogStore.create(env_raft, Birth(identity, at, HardState(at.term, ReplicaId(0), at.index), 1))
-        return Founded(identity, at, read_revision(fresh.get), fresh.keys(), fresh.get(Database.META, MACHINE) == DIRECTORY)
+        return Founded(
+            identity, applied, at, read_revision(fresh.get), fresh.keys(), fresh.get(Database.META, MACHINE) == DIRECTORY
+        )
 
 
 @asynccontextmanager
@@ -139,24 +146,24 @@ async def _brought_on(
         yield engine, env, state
 
 
-async def _refound(env: Environment, state: StateStore, at: EntryId, machine_of: MachineOf, new: NewCluster) -> ReplicaId:
-    table = Table(state, EntryId(at.term, Index(at.index - 1)), segment_bytes_max=SEGMENT_BYTES_MAX)
-    machine = machine_of(table.get)
-    machine.open(table)
-    table.applied_to(at)
-    machine.refounded(table)
-    replica_id = refound(table, table, new.founder, new.cluster_name)
-    segment = table.seal()
-    if segment is None:
-        raise InvariantError(f"the state of a new cluster at {at} was not sealed")
+async def _refound(env: Environment, state: StateStore, start: Start, machine_of: MachineOf, new: NewCluster) -> ReplicaId:
+    replica_ids: list[ReplicaId] = []
+
+    def refound_into(table: Table) -> None:
+        machine = machine_of(table.get)
+        machine.open(table)
+        machine.refounded(table, start)
+        replica_ids.append(refound(table, table, new.founder, new.cluster_name, start))
+
+    segment = written(state, start.at, refound_into)
 
     def write(txn: WriteTxn) -> None:
         for database in FORGOTTEN:
             txn.clear(STATE_NAMES[database])
-        write_segment(txn, segment, at)
+        write_segment(txn, segment, start.at, state.file)
 
     await env.write(write)
-    return replica_id
+    return replica_ids[0]
 
 
 async def snapshot_at(
@@ -220,7 +227,7 @@ async def _flush(state: StateStore, table: Table) -> None:
     table.seal()
     while (segment := table.oldest) is not None:
         await state.flush(segment)
-        table.drop_oldest()
+        table.drop_oldest(segment)
         await asyncio.sleep(0)  # Ctrl-C is heard here
 
 

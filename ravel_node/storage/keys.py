@@ -14,6 +14,7 @@ from crc32c import crc32c
 
 from ravel_node.machine.base import Database
 from ravel_node.raft.types import Entry, EntryId, EntryType, HardState, Index, ReplicaId, Term
+from ravel_node.storage.base import Boot
 
 FORMAT: Final = 1
 """The format of the data directory and of snapshot files that this version writes, and the newest that it reads."""
@@ -48,16 +49,23 @@ IDENTITY: Final = b"identity"
 HARD_STATE: Final = b"hard_state"
 BASE: Final = b"base"
 STATE: Final = b"state"
-"""Keys of META in raft/: who this is; term, vote, commit; the entry before the log's first one; the number N of state-N/."""
+BOOT: Final = b"boot"
+PEERS: Final = b"peers"
+"""Keys of META in raft/: identity; term, vote, commit; the entry before the log's first one; the number N of state-N/; the newest
+start of the replica; high-water marks of its peers."""
 
 APPLIED: Final = b"applied"
 """Key of STORE in state-N/: the last entry whose effects are in it."""
+
+SUMMARIZED: Final = b"slots"
+"""Key of STORE in state-N/: the entry up to which the summaries of slots were kept (storage.slot_index)."""
 
 _U16: Final = struct.Struct(">H")
 _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
 _ENTRY_ID: Final = struct.Struct(">QQ")
 _HARD_STATE: Final = struct.Struct(">QQQ")
+_BOOT: Final = struct.Struct(">Q8sQ")
 _ENTRY_HEAD: Final = struct.Struct(">QQB")
 _CHECKED_BYTES: Final = 4
 _ENTRY_BYTES_MIN: Final = _CHECKED_BYTES + 9
@@ -139,6 +147,19 @@ def decode_hard_state(payload: bytes) -> HardState:
     return HardState(Term(term), ReplicaId(vote), Index(commit))
 
 
+def encode_boot(boot: Boot) -> bytes:
+    """Return number u64, boot id (8 bytes), promise in microseconds u64."""
+    return _BOOT.pack(boot.number, bytes.fromhex(boot.boot_id), boot.promise_us)
+
+
+def decode_boot(payload: bytes) -> Boot:
+    """Raises BadRecordError."""
+    if len(payload) != _BOOT.size:
+        raise BadRecordError(f"{len(payload)} bytes where there must be {_BOOT.size}")
+    number, boot_id, promise_us = _BOOT.unpack(payload)
+    return Boot(number, boot_id.hex(), promise_us)
+
+
 def encode_number(number: int) -> bytes:
     return _U64.pack(number)
 
@@ -150,6 +171,11 @@ def decode_number(payload: bytes) -> int:
 
 def slot_key(slot: int) -> bytes:
     return _U16.pack(slot)
+
+
+def summary_key(group: int) -> bytes:
+    """Return the key of STORE under which the summaries of a group of slots are."""
+    return SUMMARIZED + _U16.pack(group)
 
 
 def _unpack(shape: struct.Struct, payload: bytes) -> tuple[int, ...]:

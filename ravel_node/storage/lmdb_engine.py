@@ -3,9 +3,11 @@
 **Writing.** LMDB has one writer at a time, but its binding takes a write from any thread without a word. So each environment has
 one writer thread, and nothing else begins a write transaction.
 
-**Growing.** The map may only grow while no transaction uses it. Read transactions of the loop are ended and begun again around
-it: they see the same state, because the only writer is the one that waits. Copies and inspections on other threads are waited
-for.
+**Maps.** A map is address space: the file is only as long as its last page. So an environment is opened with a map for all that
+it may ever hold, and where the system refuses so much, with half of it, and so on. A map that fills up all the same grows, which
+it may only while no transaction uses it. Read transactions of the loop are ended and begun again around it: they see the same
+state, because the only writer is the one that waits. Copies and inspections on other threads are waited for, which takes as long
+as the copy of a snapshot does.
 
 **Failing.** After a failed commit nothing is known: the pages may be on disk or not, and LMDB's next commit would succeed as if
 nothing had been lost. So the first failure ends the environment for good.
@@ -14,6 +16,7 @@ nothing had been lost. So the first failure ends the environment for good.
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 import sys
 import threading
@@ -26,6 +29,7 @@ from typing import Any, Final, TypeVar
 
 import lmdb
 
+from ravel_node.raft.errors import InvariantError
 from ravel_node.storage import files
 from ravel_node.storage.base import DamagedError, DatabaseStats, EnvironmentStats, HashStoppedError, StoreError, StoreFailedError
 from ravel_node.storage.engine import DATA_FILE, WAY_OUT, Environment, Observe, ReadTxn, View, WriteTxn
@@ -36,7 +40,13 @@ FILE_NICENESS: Final = 10
 """Of the threads that copy, hash and check files (nice(2))."""
 
 GROWTH_BYTES_MAX: Final = 1 << 30
-"""A map doubles, but grows by no more than this at once. It is address space only: the file is as long as its pages."""
+"""A map doubles, but grows by no more than this at once."""
+
+GROWTH_BYTES_MIN: Final = 1 << 20
+"""A map grows by less than it should where the system gives no more address space, but by no less than this."""
+
+MAP_BYTES_MIN: Final = 64 << 20
+"""Where the system refuses the map that an environment should have, it is opened with no smaller one than this."""
 
 FULL_BYTES: Final = 1 << 20
 """A disk on which a write failed, and that has less room than this, is called full."""
@@ -76,11 +86,31 @@ class LmdbReadTxn:
         except lmdb.Error as error:
             raise unreadable(self._name, error) from error
 
+    def has(self, database: str, key: bytes) -> bool:
+        try:
+            return self._txn.cursor(self._handles[database]).set_key(key)
+        except lmdb.Error as error:
+            raise unreadable(self._name, error) from error
+
+    def keys(self, database: str) -> Iterator[bytes]:
+        try:
+            cursor = self._txn.cursor(self._handles[database])
+            if cursor.first():
+                yield from cursor.iternext_nodup(keys=True, values=False)
+        except lmdb.Error as error:
+            raise unreadable(self._name, error) from error
+
     def items(self, database: str, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         try:
             cursor = self._txn.cursor(self._handles[database])
             if cursor.set_range(start) if start else cursor.first():
                 yield from cursor.iternext()
+        except lmdb.Error as error:
+            raise unreadable(self._name, error) from error
+
+    def has_value(self, database: str, key: bytes, value: bytes) -> bool:
+        try:
+            return self._txn.cursor(self._handles[database]).set_key_dup(key, value)
         except lmdb.Error as error:
             raise unreadable(self._name, error) from error
 
@@ -103,44 +133,50 @@ class LmdbReadTxn:
     def entries(self, database: str) -> int:
         return self._txn.stat(self._handles[database])["entries"]
 
+    def pause(self) -> None:
+        sleep(PAUSE_S)
+
     def close(self) -> None:
         self._txn.abort()
 
 
 class LmdbWriteTxn(LmdbReadTxn):
-    """The transaction of a job. lmdb.Error passes through: the environment decides what it means."""
+    """The transaction of a job. lmdb.Error passes through: the environment decides what it means.
+
+    The binding reports an entry that it did not write by returning False: no such result is dropped here. Flags go to it by their
+    positions (dupdata, overwrite, append, db), which costs half as much as by name.
+    """
 
     __slots__ = ()
 
     def put(self, database: str, key: bytes, value: bytes) -> None:
-        self._txn.put(key, value, db=self._handles[database])
+        if not self._txn.put(key, value, True, True, False, self._handles[database]):
+            raise InvariantError(f"{self._name}: a record of database {database} was not written")
 
     def append(self, database: str, key: bytes, value: bytes) -> None:
-        self._txn.put(key, value, append=True, db=self._handles[database])
+        if not self._txn.put(key, value, True, True, True, self._handles[database]):
+            raise InvariantError(f"{self._name}: key {key.hex()} was appended to database {database} below its last key")
 
     def insert(self, database: str, key: bytes, value: bytes) -> bool:
-        return self._txn.put(key, value, overwrite=False, db=self._handles[database])
+        return self._txn.put(key, value, True, False, False, self._handles[database])
 
     def delete(self, database: str, key: bytes) -> bool:
-        return self._txn.delete(key, db=self._handles[database])
+        return self._txn.delete(key, b"", self._handles[database])
 
     def delete_from(self, database: str, start: bytes) -> None:
         with self._txn.cursor(self._handles[database]) as cursor:
             found = cursor.set_range(start)
             while found:
-                found = cursor.delete()
+                found = cursor.delete()  # moves to the next record; False after the last one
 
     def clear(self, database: str) -> None:
         self._txn.drop(self._handles[database], delete=False)
 
-    def add_value(self, database: str, key: bytes, value: bytes) -> None:
-        self._txn.put(key, value, dupdata=False, db=self._handles[database])
+    def add_value(self, database: str, key: bytes, value: bytes) -> bool:
+        return self._txn.put(key, value, False, True, False, self._handles[database])
 
-    def remove_value(self, database: str, key: bytes, value: bytes) -> None:
-        self._txn.delete(key, value, db=self._handles[database])
-
-    def pause(self) -> None:
-        sleep(PAUSE_S)
+    def remove_value(self, database: str, key: bytes, value: bytes) -> bool:
+        return self._txn.delete(key, value, self._handles[database])
 
 
 class LmdbView(LmdbReadTxn):
@@ -216,7 +252,7 @@ class LmdbEnvironment:
 
     def _commit(self, job: Callable[[WriteTxn], T]) -> T:
         """On the writer thread."""
-        self._env.reader_check()  # a reader of another process that was killed would pin its pages for good
+        self._env.reader_check()  # frees the pages that a killed reader of another process pins; how many it had does not matter
         txn = self._env.begin(write=True)
         try:
             result = job(LmdbWriteTxn(self._name, txn, self._handles))
@@ -250,7 +286,12 @@ class LmdbEnvironment:
             return
         self._full = False
         size = self._env.info()["map_size"]
-        size += min(size, GROWTH_BYTES_MAX)
+        growth = _growth(size)
+        if not growth:  # LMDB gives the old map up before it asks for the new one: it must not be refused
+            self._running = False
+            self._fail(self._jobs.popleft()[1], lmdb.MemoryError("the map is full, and the system gives no more address space"))
+            return
+        size += growth
         for view in self._views:
             LmdbReadTxn.close(view)
         try:
@@ -282,7 +323,7 @@ class LmdbEnvironment:
 
     async def inspect(self, job: Callable[[ReadTxn], T]) -> T:
         def run() -> T:
-            txn = LmdbReadTxn(self._name, self._env.begin(), self._handles)
+            txn = self._begin()
             try:
                 return job(txn)
             finally:
@@ -290,15 +331,17 @@ class LmdbEnvironment:
 
         return await self._on_file_thread(run)
 
+    def _begin(self) -> LmdbReadTxn:
+        """Begin a read transaction, which may move to another thread: the binding says NOTLS. Raises StoreError."""
+        try:
+            return LmdbReadTxn(self._name, self._env.begin(), self._handles)
+        except lmdb.Error as error:
+            raise unreadable(self._name, error) from error
+
     def inspect_from_here(self, job: Callable[[ReadTxn, Callable[[], None]], T]) -> asyncio.Future[T]:
         if self._closed:
             raise StoreError(f"{self._name}/ is closed")
-        try:
-            txn = LmdbReadTxn(
-                self._name, self._env.begin(), self._handles
-            )  # it may move to another thread: the binding says NOTLS
-        except lmdb.Error as error:
-            raise unreadable(self._name, error) from error
+        txn = self._begin()
 
         def stand_aside() -> None:
             if self._full or self._closed:
@@ -431,6 +474,17 @@ class LmdbEngine:
         env, handles, stale = await self.run(lambda: _open(path, databases, map_size))
         if stale:
             self._observe("store.stale_readers", {"environment": path.name, "cleared": stale})
+        if (opened := env.info()["map_size"]) < map_size:
+            self._observe(
+                "store.map_smaller",
+                {
+                    "environment": path.name,
+                    "wanted": map_size,
+                    "map_size": opened,
+                    "next_step": "allow this process more address space (ulimit -v, or LimitAS= of systemd); until then writes "
+                    "may wait while a snapshot is copied",
+                },
+            )
         return LmdbEnvironment(path.name, env, handles, self._files, self._observe)
 
     def examine(self, path: Path, databases: Mapping[str, bool], job: Callable[[ReadTxn], T]) -> T:
@@ -460,7 +514,7 @@ class LmdbEngine:
 def _open(path: Path, databases: Mapping[str, bool], map_size: int) -> tuple[lmdb.Environment, dict[str, Any], int]:
     """The open environment, its databases, and how many stale readers were cleared from its reader table."""
     try:
-        env = lmdb.open(str(path), map_size=map_size, max_dbs=len(databases), mode=files.FILE_MODE, max_spare_txns=4)
+        env = _mapped(path, len(databases), map_size)
     except lmdb.Error as error:
         raise unreadable(path.name, error) from error
     try:
@@ -478,6 +532,31 @@ def _open(path: Path, databases: Mapping[str, bool], map_size: int) -> tuple[lmd
         env.close()
         raise
     return env, handles, stale
+
+
+def _mapped(path: Path, databases: int, map_size: int) -> lmdb.Environment:
+    """Open a file with a map of this size or, where the system refuses so much address space, of half of it, and so on."""
+    while True:
+        try:
+            return lmdb.open(str(path), map_size=map_size, max_dbs=databases, mode=files.FILE_MODE, max_spare_txns=4)
+        except (lmdb.MemoryError, OverflowError):  # OverflowError: a size that does not fit into a machine word
+            if map_size <= MAP_BYTES_MIN:
+                raise
+            map_size = max(map_size // 2, MAP_BYTES_MIN)
+
+
+def _growth(size: int) -> int:
+    """Return by how much a map of this size may grow now; 0: the system gives no address space."""
+    growth = min(size, GROWTH_BYTES_MAX)
+    least = min(growth, GROWTH_BYTES_MIN)
+    while growth >= least:
+        try:
+            mmap.mmap(-1, growth, flags=mmap.MAP_PRIVATE, prot=0).close()
+        except (OSError, OverflowError):
+            growth //= 2
+        else:
+            return growth
+    return 0
 
 
 def _mend_length(env: lmdb.Environment, path: Path) -> int:

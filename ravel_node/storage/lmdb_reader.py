@@ -112,9 +112,7 @@ class EnvironmentReader:
     @contextmanager
     def _env(self, path: Path, subdir: bool, owned: bool) -> Iterator[lmdb.Environment]:
         try:
-            env = lmdb.open(
-                str(path), map_size=0, subdir=subdir, readonly=True, lock=owned, create=False, max_dbs=len(self.databases)
-            )
+            env = _read_only(path, subdir=subdir, lock=owned, databases=len(self.databases))
         except (lmdb.Error, OSError) as error:
             raise _unopened(self.path, error) from error
         try:
@@ -131,6 +129,15 @@ class EnvironmentReader:
             raise DamagedError(f"{self.path / DATA_FILE} lacks one of its databases: {error}; {WAY_OUT}") from error
         except lmdb.Error as error:
             raise unreadable(self.path.name, error) from error
+
+
+def _read_only(path: Path, *, subdir: bool, lock: bool, databases: int) -> lmdb.Environment:
+    """Open with the map that the file was written with or, where the system refuses so much address space, one for its pages."""
+    try:
+        return lmdb.open(str(path), map_size=0, subdir=subdir, readonly=True, lock=lock, create=False, max_dbs=databases)
+    except lmdb.MemoryError:
+        size = (path / DATA_FILE if subdir else path).stat().st_size
+        return lmdb.open(str(path), map_size=size, subdir=subdir, readonly=True, lock=lock, create=False, max_dbs=databases)
 
 
 def _unopened(path: Path, error: lmdb.Error | OSError) -> StoreError:
@@ -164,7 +171,7 @@ def _padded(file: Path, owned: bool) -> Iterator[tuple[Path, bool]]:
 def _missing_bytes(file: Path) -> int:
     """How many bytes the file would need to hold all pages that its head speaks of. Raises StoreError."""
     try:
-        with lmdb.open(str(file), subdir=False, readonly=True, lock=False, create=False, max_dbs=0, map_size=0) as env:
+        with _read_only(file, subdir=False, lock=False, databases=0) as env:
             needed: int = env.stat()["psize"] * (env.info()["last_pgno"] + 1)
             return needed - file.stat().st_size
     except (lmdb.Error, OSError) as error:

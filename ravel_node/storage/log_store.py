@@ -14,24 +14,29 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, TypeVar
 
-from ravel_node.raft.errors import CompactedError, UnavailableError, invariant
+from ravel_node.machine.high_water import HighWaterMark, Marks, decode_marks, encode_marks
+from ravel_node.raft.errors import CompactedError, InvariantError, UnavailableError, invariant
 from ravel_node.raft.storage import entry_size, limited
-from ravel_node.raft.types import Entry, EntryId, HardState, Index, Term
-from ravel_node.storage.base import DamagedError, EnvironmentStats, Identity, Save
+from ravel_node.raft.types import Entry, EntryId, HardState, Index, ReplicaId, Term
+from ravel_node.storage.base import Boot, DamagedError, EnvironmentStats, Identity, Save
 from ravel_node.storage.engine import DATA_FILE, WAY_OUT, Environment, ReadTxn, View, WriteTxn
 from ravel_node.storage.identity import decode_identity, encode_identity
 from ravel_node.storage.keys import (
     BASE,
+    BOOT,
     HARD_STATE,
     IDENTITY,
     LOG,
     META,
+    PEERS,
     STATE,
     BadRecordError,
+    decode_boot,
     decode_entry,
     decode_entry_id,
     decode_hard_state,
     decode_number,
+    encode_boot,
     encode_entry,
     encode_entry_id,
     encode_hard_state,
@@ -76,6 +81,8 @@ class LogStore:
             self.identity = read_meta(self._view, IDENTITY, decode_identity)
             self.state = read_meta(self._view, STATE, decode_number)
             self.hard_state = read_meta(self._view, HARD_STATE, decode_hard_state)
+            self.boot = read_boot(self._view)
+            self.peer_marks = _read_peer_marks(self._view)
             self._base = read_meta(self._view, BASE, decode_entry_id)
             self._last = self._last_entry()
         finally:
@@ -218,6 +225,7 @@ class LogStore:
         """Replace everything: a cluster begins, or this directory joins one."""
         await self._env.write(lambda txn: _write_birth(txn, birth))
         self.identity, self.hard_state, self.state = birth.identity, birth.hard_state, birth.state
+        self.boot, self.peer_marks = Boot(), {}
         self._base = self._last = birth.base
         self._tail.clear()
         self._tail_bytes = 0
@@ -225,6 +233,14 @@ class LogStore:
     async def set_identity(self, identity: Identity) -> None:
         await self._env.write(lambda txn: _put(txn, IDENTITY, encode_identity(identity)))
         self.identity = identity
+
+    async def record_boot(self, boot: Boot) -> None:
+        await self._env.write(lambda txn: _put(txn, BOOT, encode_boot(boot)))
+        self.boot = boot
+
+    async def record_peer_marks(self, marks: Marks) -> None:
+        await self._env.write(lambda txn: _put(txn, PEERS, encode_marks(marks)))
+        self.peer_marks = dict(marks)
 
     async def compact_step(self, to: Index) -> bool:
         """Drop the oldest entries up to `to`, as many as one transaction may; whether there are more."""
@@ -261,6 +277,8 @@ class LogStore:
 
 def _write_birth(txn: WriteTxn, birth: Birth) -> None:
     txn.clear(LOG)
+    txn.delete(META, BOOT)
+    txn.delete(META, PEERS)
     _put(txn, BASE, encode_entry_id(birth.base))
     _put(txn, HARD_STATE, encode_hard_state(birth.hard_state))
     _put(txn, STATE, encode_number(birth.state))
@@ -280,8 +298,10 @@ def _write_saves(txn: WriteTxn, saves: Sequence[Save], last: Index, state: int |
             invariant(first <= last + 1, f"appending at {first} leaves a gap after {last}")
             if first <= last:
                 txn.delete_from(LOG, index_key(first))
-            for entry in save.entries:
-                txn.append(LOG, index_key(entry.index), encode_entry(entry))
+            for index, entry in enumerate(save.entries, first):
+                if entry.index != index:
+                    raise InvariantError(f"entry {entry.index} was appended where {index} comes next")
+                txn.append(LOG, index_key(index), encode_entry(entry))
                 written += 1
                 if not written % PAUSE_RECORDS:
                     txn.pause()
@@ -296,7 +316,8 @@ def _write_saves(txn: WriteTxn, saves: Sequence[Save], last: Index, state: int |
 def _write_compaction(txn: WriteTxn, first: Index, base: EntryId) -> None:
     _put(txn, BASE, encode_entry_id(base))
     for index in range(first, base.index + 1):
-        txn.delete(LOG, index_key(index))
+        if not txn.delete(LOG, index_key(index)):
+            raise damaged_record(f"entry {index}", "it is missing")
         if not index % PAUSE_RECORDS:
             txn.pause()
 
@@ -331,6 +352,20 @@ def read_meta(txn: ReadTxn, key: bytes, decode: Callable[[bytes], T]) -> T:
         return decode(unseal(_SEED, key, record))
     except BadRecordError as error:
         raise damaged_record(key.decode(), str(error)) from error
+
+
+def read_boot(txn: ReadTxn) -> Boot:
+    """Return the newest start of a replica; an empty Boot where none was recorded. Raises DamagedError."""
+    return read_meta(txn, BOOT, decode_boot) if txn.get(META, BOOT) is not None else Boot()
+
+
+def _read_peer_marks(txn: ReadTxn) -> dict[ReplicaId, HighWaterMark]:
+    if txn.get(META, PEERS) is None:
+        return {}
+    try:
+        return read_meta(txn, PEERS, decode_marks)
+    except ValueError as error:
+        raise damaged_record(PEERS.decode(), str(error)) from error
 
 
 def damaged_record(what: str, why: str) -> DamagedError:

@@ -13,9 +13,11 @@ import os
 import struct
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Final, TypeVar
 
+from ravel_node.raft.errors import InvariantError
 from ravel_node.storage import files
 from ravel_node.storage.base import DamagedError, DatabaseStats, EnvironmentStats, StoreError, StoreFailedError
 from ravel_node.storage.engine import DATA_FILE, Engine, Environment, ReadTxn, View, WriteTxn
@@ -77,6 +79,10 @@ class Records:
                 return
             yield self._order[at][1]
 
+    def holds(self, key: bytes, value: bytes) -> bool:
+        """Return whether a key has this value, where keys have many."""
+        return (key, value) in self._values
+
     def last(self) -> tuple[bytes, bytes] | None:
         return (self._order[-1][0], self._values[self._order[-1]]) if self._order else None
 
@@ -99,8 +105,17 @@ class MemoryTxn:
     def get(self, database: str, key: bytes) -> bytes | None:
         return self._databases[database].get(key)
 
+    def has(self, database: str, key: bytes) -> bool:
+        return self._databases[database].get(key) is not None
+
+    def keys(self, database: str) -> Iterator[bytes]:
+        return (key for key, _ in groupby(self._databases[database].pairs(), key=lambda pair: pair[0]))
+
     def items(self, database: str, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         return self._databases[database].pairs(start)
+
+    def has_value(self, database: str, key: bytes, value: bytes) -> bool:
+        return self._databases[database].holds(key, value)
 
     def values(self, database: str, key: bytes, start: bytes) -> Iterator[bytes]:
         return self._databases[database].values_of(key, start)
@@ -121,8 +136,17 @@ class MemoryTxn:
         records = self._databases[database]
         self._undo.append((records, key, value, records.set(key, value)))
 
-    append = put
-    add_value = put
+    def append(self, database: str, key: bytes, value: bytes) -> None:
+        last = self._databases[database].last()
+        if last is not None and key <= last[0]:
+            raise InvariantError(f"key {key.hex()} was appended to database {database} below its last key")
+        self.put(database, key, value)
+
+    def add_value(self, database: str, key: bytes, value: bytes) -> bool:
+        records = self._databases[database]
+        before = records.set(key, value)
+        self._undo.append((records, key, value, before))
+        return before is None
 
     def insert(self, database: str, key: bytes, value: bytes) -> bool:
         fresh = self._databases[database].get(key) is None
@@ -131,17 +155,25 @@ class MemoryTxn:
         return fresh
 
     def delete(self, database: str, key: bytes) -> bool:
-        before = self._databases[database].remove(key)
+        records = self._databases[database]
+        if records.many:
+            values = list(records.values_of(key, b""))
+            for value in values:
+                self.remove_value(database, key, value)
+            return bool(values)
+        before = records.remove(key)
         if before is not None:
-            self._undo.append((self._databases[database], key, before, before))
+            self._undo.append((records, key, before, before))
         return before is not None
 
-    def remove_value(self, database: str, key: bytes, value: bytes) -> None:
-        if self._databases[database].remove(key, value) is not None:
+    def remove_value(self, database: str, key: bytes, value: bytes) -> bool:
+        there = self._databases[database].remove(key, value) is not None
+        if there:
             self._undo.append((self._databases[database], key, value, value))
+        return there
 
     def delete_from(self, database: str, start: bytes) -> None:
-        for key, _ in list(self._databases[database].pairs(start)):
+        for key in [key for key, _ in self._databases[database].pairs(start)]:
             self.delete(database, key)
 
     def clear(self, database: str) -> None:

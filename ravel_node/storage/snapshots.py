@@ -15,7 +15,6 @@ import json
 import os
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -53,7 +52,7 @@ DAMAGED_SUFFIX: Final = ".damaged"
 """Added to both names of a file that is not what its header says; it is left for a person to look at."""
 
 _UNREADABLE: Final = (errno.ENOENT, errno.EIO)
-"""Errors of reading that say something about the file; others, such as too many open files, pass."""
+"""Errors of reading that say something about the file. Others, such as too many open files, say nothing against it."""
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -211,9 +210,16 @@ class Shelf:
         return found
 
     async def verify(self, found: Sequence[SnapshotFile], cluster_id: str) -> None:
-        """Take in the files that are what their headers say, one after the other; a damaged one is put aside and told."""
+        """Take in the files that are what their headers say, one after the other; a damaged one is put aside and reported.
+
+        One that cannot be judged now stays where it is, for the next start. Raises StoreError once the store closes.
+        """
         for file in found:
-            why = await self._engine.run(partial(self._problem, file, cluster_id))
+            try:
+                why = await self._judge(file, cluster_id)
+            except OSError as error:
+                self._observe("store.snapshots_unreadable", {"file": str(file.path), "why": files.reason(error)})
+                continue
             if not why:
                 self._add(file)
             else:
@@ -223,16 +229,29 @@ class Shelf:
         """Verify the file of this index again, which a peer did not take: one that is damaged or gone is offered no more."""
         for file in [file for file in self.files if file.header.index == at]:
             try:
-                why = await self._engine.run(partial(self._problem, file, cluster_id))
-            except OSError as error:
-                why = files.reason(error) if error.errno in _UNREADABLE else ""
+                why = await self._judge(file, cluster_id)
+            except OSError:
+                continue
             if why and file in self.files:
                 self.files.remove(file)
                 await self._condemn(file, why)
 
+    async def _judge(self, file: SnapshotFile, cluster_id: str) -> str:
+        """Return why a file must not be sent to anybody; empty if it may. Raises OSError where nothing is known of it."""
+        try:
+            return await self._engine.run(partial(self._problem, file, cluster_id))
+        except OSError as error:
+            if error.errno in _UNREADABLE:
+                return files.reason(error)
+            raise
+
     async def _condemn(self, file: SnapshotFile, why: str) -> None:
-        with suppress(FileNotFoundError):
+        try:
             await self._engine.run(partial(_put_aside, file))
+        except FileNotFoundError:
+            pass  # so much the less is there to be put aside
+        except OSError as error:  # it is not offered; the next start judges it again
+            why = f"{why}; it could not be put aside: {files.reason(error)}"
         self._observe("store.snapshot_damaged", {"file": str(file.path), "why": why})
 
     def _problem(self, file: SnapshotFile, cluster_id: str) -> str:
@@ -312,10 +331,17 @@ class Shelf:
         listed = tuple(self.files)
         total, done = sum(file.header.size_bytes for file in listed), 0
         for file in listed:
-            digest = await self._engine.run(partial(_sha256, file.path, self._stop))
+            problem = ""
+            try:
+                digest = await self._engine.run(partial(_sha256, file.path, self._stop))
+            except OSError as error:
+                if file in self.files:  # else it was pruned meanwhile
+                    problem = f"it cannot be read: {files.reason(error)}"
+            else:
+                if digest != file.header.sha256:
+                    problem = f"sha256 is {digest}, and its header says {file.header.sha256}"
             done += file.header.size_bytes
-            problem = f"snapshots/{file.path.name}: sha256 is {digest}, and its header says {file.header.sha256}"
-            yield CheckStep("snapshots", done, total, () if digest == file.header.sha256 else (problem,))
+            yield CheckStep("snapshots", done, total, (f"snapshots/{file.path.name}: {problem}",) if problem else ())
 
     def stop(self) -> None:
         """End long jobs soon."""
@@ -348,6 +374,8 @@ def check_snapshots(folder: Path) -> Iterator[CheckStep]:
                 problem = f"sha256 is {digest}, and its header says {header.sha256}"
         except FileNotFoundError:
             continue  # a daemon has deleted it meanwhile
+        except OSError as error:
+            problem = f"it cannot be read: {files.reason(error)}"
         except SnapshotRefusedError as error:
             problem = str(error)
         done += sizes.get(name, 0)

@@ -23,14 +23,17 @@ from typing import Final
 from uuid import uuid4
 
 from ravel_node.machine.base import Reader, Rules, Txn
+from ravel_node.machine.high_water import Marks
 from ravel_node.machine.members import read_conf_state
-from ravel_node.raft.errors import InvariantError, SnapshotTemporarilyUnavailableError, invariant
+from ravel_node.raft.errors import SnapshotTemporarilyUnavailableError, invariant
 from ravel_node.raft.types import ConfState, Entry, EntryId, HardState, Index, Snapshot, Term
 from ravel_node.storage import files
 from ravel_node.storage.base import (
+    Boot,
     CheckStep,
     DamagedError,
     EnvironmentStats,
+    HalfAppliedError,
     Identity,
     LogPage,
     Save,
@@ -50,11 +53,15 @@ from ravel_node.storage.keys import RAFT_DATABASES, STATE_DATABASES
 from ravel_node.storage.lmdb_engine import LmdbEngine
 from ravel_node.storage.log_pages import read_log_page
 from ravel_node.storage.log_store import Birth, LogStore
+from ravel_node.storage.slot_index import verify_slots
 from ravel_node.storage.snapshots import Incoming, Shelf, move_in, snapshot_of
 from ravel_node.storage.state_store import StateStore
-from ravel_node.storage.table import Segment, Table
+from ravel_node.storage.table import Segment, Table, written
 
 NOTHING: Final = EntryId(Term(0), Index(0))
+
+MAP_ROOM_BYTES: Final = 1 << 30
+"""Of a map, beside twice what the environment may hold: a quota is checked when an entry is proposed, not when it is flushed."""
 
 
 def _ignore(event: str, fields: Mapping[str, object]) -> None:
@@ -73,11 +80,20 @@ class StoreOptions:
     compact_records_max: int = 1_000  # entries that one transaction of a compaction drops
     snapshots_kept: int = 2  # newest files; one in transfer is kept besides
     snapshot_retry_s: float = 10.0  # after a failed build `snapshot()` starts no other for so long
-    raft_map_bytes: int = 1 << 30  # what the maps begin with: address space, not disk; they grow by themselves
+    raft_map_bytes: int = 1 << 30  # of the maps: address space, not disk (see `map_bytes_for`)
     state_map_bytes: int = 4 << 30
     draw_id: Callable[[], str] = lambda: uuid4().hex  # the server id of a new directory
     now_ms: Callable[[], int] = lambda: int(time() * 1_000)  # wall clock, for the header of a snapshot
     observe: Observe = _ignore
+
+
+def map_bytes_for(bytes_max: int) -> int:
+    """Return the size of the map for an environment that holds up to `bytes_max`, so that it need not grow.
+
+    A map that grows waits for copies and inspections to end, and flushes wait with it. Free pages take room besides those in use:
+    what was deleted, and what is overwritten while a snapshot is copied, which may take minutes.
+    """
+    return 2 * bytes_max + MAP_ROOM_BYTES
 
 
 async def open_store(path: Path, options: StoreOptions, engine: Engine | None = None) -> DiskStore:
@@ -133,7 +149,10 @@ async def _open_state(engine: Engine, directory: Directory, number: int, options
     env = await engine.open(path, STATE_DATABASES, options.state_map_bytes)
     try:
         store = StateStore(env, path.name)
-        store.applied()
+        at = store.applied()
+        keys = await store.summarize_slots()
+        if keys is not None:
+            options.observe("store.slots_summarized", {"environment": path.name, "index": at.index, "keys": keys})
     except BaseException:
         await env.close()
         raise
@@ -181,6 +200,7 @@ class DiskStore:
         self._failure: StoreFailedError | None = None
         self._closed = False
         self._replacing = False  # the state is being replaced: nothing is flushed, compacted or built meanwhile
+        self._congested_since: float | None = None
         self._flush_wanted = asyncio.Event()
         self._not_flushing = asyncio.Event()
         self._not_flushing.set()
@@ -306,14 +326,26 @@ class DiskStore:
     def congested(self) -> bool:
         return self._table.sealed_bytes > self._options.unflushed_bytes_max
 
+    @property
+    def congested_since(self) -> float | None:
+        return self._congested_since
+
+    def _note_congestion(self) -> None:
+        """Keep the time since which the store is congested. To be called whenever segments were sealed or dropped."""
+        if not self.congested:
+            self._congested_since = None
+        elif self._congested_since is None:
+            self._congested_since = asyncio.get_running_loop().time()
+
     def txn(self) -> Txn:
         if self._failure is not None or self._closed:
             self._check()
         return self._table
 
     def reader(self) -> Reader:
-        if self._failure is not None or self._closed:
+        if self._failure is not None or self._closed or self._table.half_applied:
             self._check()
+            self._seal()  # raises: a reader must not see half of an entry
         return self._table
 
     def applied_to(self, at: EntryId) -> None:
@@ -322,14 +354,29 @@ class DiskStore:
         if self._table.applied_to(at):
             self._seal()
         elif self._flush_timer is None:
-            self._flush_timer = asyncio.get_running_loop().call_later(self._options.flush_interval_s, self._seal)
+            self._flush_timer = asyncio.get_running_loop().call_later(self._options.flush_interval_s, self._seal_by_timer)
 
     def _seal(self) -> None:
+        """Seal the open segment and wake the flusher. Raises HalfAppliedError, and fails the store, where that cannot be done."""
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
-        self._table.seal()
+        try:
+            self._table.seal()
+        except HalfAppliedError as error:
+            self._fail(error)
+            raise
+        self._note_congestion()
         self._flush_wanted.set()
+
+    def _seal_by_timer(self) -> None:
+        with suppress(HalfAppliedError):  # `_fail` has reported it
+            self._seal()
+
+    async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
+        self._check()
+        state = self._state
+        return await state.environment.inspect(lambda txn: verify_slots(txn, state.file, slots, keys_max))
 
     async def flush(self) -> None:
         self._check()
@@ -340,25 +387,29 @@ class DiskStore:
             await done
 
     async def _flush_forever(self) -> None:
-        """The one task that flushes: oldest segment first, one at a time."""
-        while True:
-            await self._flush_wanted.wait()
-            self._flush_wanted.clear()
-            while not self._replacing and (segment := self._table.oldest) is not None:
-                self._not_flushing.clear()
-                try:
-                    await self._state.flush(segment)
-                except StoreFailedError as error:
-                    self._fail(error)
-                    return
-                except Exception as error:  # whatever it is, nobody awaits this task: the next call must tell it
-                    self._fail(StoreFailedError(f"a flush of the applied state failed: {error!r}"))
-                    raise
-                finally:
-                    self._not_flushing.set()
-                self._table.drop_oldest()
-                self._hash_if_wanted()
-                self._tell_flushed()
+        """Flush the oldest segment, one at a time, until cancelled or until a flush fails. The one task that flushes."""
+        try:
+            while True:
+                await self._flush_wanted.wait()
+                self._flush_wanted.clear()
+                while not self._replacing and (segment := self._table.oldest) is not None:
+                    await self._flush(segment)
+        except StoreFailedError as error:
+            self._fail(error)
+        except Exception as error:  # nobody awaits this task: the next call to the store raises the error
+            self._fail(StoreFailedError(f"a flush of the applied state failed: {error}"))
+            raise
+        finally:
+            self._not_flushing.set()
+
+    async def _flush(self, segment: Segment) -> None:
+        self._not_flushing.clear()
+        await self._state.flush(segment)
+        self._table.drop_oldest(segment)
+        self._note_congestion()
+        self._not_flushing.set()
+        self._hash_if_wanted()
+        self._tell_flushed()
 
     def _tell_flushed(self) -> None:
         reached, waiting = self.flushed.index, self._flush_waiters
@@ -369,8 +420,8 @@ class DiskStore:
 
     def hash_applied(self) -> asyncio.Future[StateHash]:
         self._check()
-        done = self._hashing.want(self.applied.index)
         self._seal()
+        done = self._hashing.want(self.applied.index)
         self._hash_if_wanted()
         return done
 
@@ -398,7 +449,7 @@ class DiskStore:
         if not self.identity.blank or self._log.last != NOTHING or self.applied != NOTHING:
             raise StoreError(f"{self._directory.path} is replica {self.identity.replica_id} of a cluster already, or has a log")
         require_takeable(self.identity, identity)
-        content = self._written(snapshot.id, write_state)
+        content = written(self._state, snapshot.id, write_state)
 
         async def prepare(number: int) -> None:
             await _create_state(self._engine, self._directory, number, content, self._options)
@@ -413,16 +464,6 @@ class DiskStore:
             raise
         except OSError as error:
             raise StoreError(f"no cluster could be made in {self._directory.path}: {error.strerror or error}") from error
-
-    def _written(self, at: EntryId, write_state: WriteState) -> Segment:
-        """What `write_state` puts into an empty state."""
-        scratch = Table(self._state, NOTHING, segment_bytes_max=self._options.segment_bytes_max)
-        write_state(scratch)
-        scratch.applied_to(at)
-        segment = scratch.seal()
-        if segment is None:
-            raise InvariantError(f"the state of a new cluster at {at} was not sealed")
-        return segment
 
     async def _replace_state(
         self, at: EntryId, prepare: Callable[[int], Awaitable[None]], commit: Callable[[int], Awaitable[None]]
@@ -446,6 +487,7 @@ class DiskStore:
                 raise
             replaced, self._state = self._state, fresh
             self._table = self._table_over(fresh)
+            self._note_congestion()
             self._hashing.give_up("a snapshot took the place of the state")
             self._tell_flushed()
             await replaced.close()
@@ -544,8 +586,27 @@ class DiskStore:
             await self._write_identity(replace(self.identity, removed=True))
 
     async def _write_identity(self, identity: Identity) -> None:
+        await self._write_meta(self._log.set_identity(identity))
+
+    @property
+    def boot(self) -> Boot:
+        return self._log.boot
+
+    async def record_boot(self, boot: Boot) -> None:
+        self._check()
+        await self._write_meta(self._log.record_boot(boot))
+
+    @property
+    def peer_marks(self) -> Marks:
+        return self._log.peer_marks
+
+    async def record_peer_marks(self, marks: Marks) -> None:
+        self._check()
+        await self._write_meta(self._log.record_peer_marks(marks))
+
+    async def _write_meta(self, writing: Awaitable[None]) -> None:
         try:
-            await self._log.set_identity(identity)
+            await writing
         except StoreFailedError as error:
             self._fail(error)
             raise

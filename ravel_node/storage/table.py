@@ -1,9 +1,13 @@
-"""What was applied and is not yet flushed, in memory, and one view over it and what lies below.
+"""The table of applied, unflushed effects in memory, and one view over it and the state below.
 
 The table is a chain of segments. One is open: the machine writes into it, and `applied_to` says which entry its content has
 reached. A sealed segment is never changed again; it is the effect of one contiguous range of the log, so that flushing it whole,
 and in order, takes the state below from one log prefix to another. It leaves the table when the state below shows it, on the loop
 and in one step, so no reader ever sees a gap or an effect twice.
+
+A machine that raises in the middle of an entry leaves some of the entry's effects in the open segment. That segment is never
+sealed: the disk would hold half of an entry under the index of the one before it. Its complete entries are applied again from the
+log after a restart.
 
 A deleted key stands in a segment as None, since the state below may still have it.
 """
@@ -11,14 +15,15 @@ A deleted key stands in a segment as None, since the state below may still have 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from itertools import groupby, islice
 from typing import Final, Protocol
 
 from ravel_node.machine.base import Database
-from ravel_node.raft.errors import InvariantError
+from ravel_node.raft.errors import InvariantError, invariant
 from ravel_node.raft.types import EntryId
+from ravel_node.storage.base import HalfAppliedError
 from ravel_node.storage.keys import KEY_BYTES_MAX
 from ravelpb.slots import slot_of
 
@@ -96,6 +101,7 @@ class Table:
         self._segment_bytes_max = segment_bytes_max
         self._sealed: list[Segment] = []  # oldest first
         self._open = Segment(at)
+        self._complete_size = 0  # of the open segment at its last complete entry
         self._flushed = at
         self._version = 0  # moves with every change of the chain: a scan does not outlive it
         self.sealed_bytes = 0
@@ -168,20 +174,35 @@ class Table:
     # --- the chain
 
     def applied_to(self, at: EntryId) -> bool:
-        """The open segment has reached `at`; whether it is full and should be sealed."""
+        """Record that the open segment has reached `at`. Return whether it is full and should be sealed."""
         segment = self._open
         if at.index <= segment.last.index:
             raise InvariantError(f"entry {at.index} applied after entry {segment.last.index}")
         segment.last = at
+        self._complete_size = segment.size
         return segment.size >= self._segment_bytes_max
 
+    @property
+    def half_applied(self) -> bool:
+        """Whether the open segment holds effects of an entry that was not applied to its end."""
+        return self._open.size != self._complete_size
+
     def seal(self) -> Segment | None:
-        """Close the open segment, unless nothing was applied since the last one, and open the next; the newest sealed one."""
+        """Close the open segment, unless nothing was applied since the last one, and open the next. Return the newest sealed one.
+
+        Raises HalfAppliedError while the open segment holds half of an entry; it stays open then.
+        """
+        if self.half_applied:
+            raise HalfAppliedError(
+                f"the entry after {self._open.last.index} was applied in part and failed: nothing of it is written to the disk; "
+                "restart this replica, which applies it again from its log"
+            )
         if self._open.last == (self._sealed[-1].last if self._sealed else self._flushed):
             return self._sealed[-1] if self._sealed else None
         self._sealed.append(self._open)
         self.sealed_bytes += self._open.size
         self._open = Segment(self._open.last)
+        self._complete_size = 0
         self._relink()
         return self._sealed[-1]
 
@@ -190,8 +211,9 @@ class Table:
         """The segment to flush next."""
         return self._sealed[0] if self._sealed else None
 
-    def drop_oldest(self) -> None:
-        """The state below now shows the oldest segment."""
+    def drop_oldest(self, flushed: Segment) -> None:
+        """Drop the oldest segment, which must be `flushed`: the state below shows it now."""
+        invariant(bool(self._sealed) and self._sealed[0] is flushed, f"segment {flushed.last} was flushed and is not the oldest")
         segment = self._sealed.pop(0)
         self.sealed_bytes -= segment.size
         self._flushed = segment.last
@@ -208,6 +230,13 @@ class Table:
     @property
     def segments(self) -> int:
         return len(self._sealed) + (self._open.size > 0)
+
+
+def written(below: Below, at: EntryId, write: Callable[[Table], None]) -> Segment:
+    """Return what `write` writes over `below` as one segment that makes it the state at `at`."""
+    table = Table(below, at, segment_bytes_max=0)
+    write(table)
+    return table._open
 
 
 def _any(order: list[bytes], start: bytes, end: bytes | None) -> bool:

@@ -6,24 +6,35 @@ bounded queue cannot take is dropped and counted, and the core sends it again. E
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from ravel_node.raft.types import Index, Message, ReplicaId, Term
+from ravelpb.errors import Reason
+
+EXPELLED: Final = frozenset({Reason.REMOVED, Reason.DIRECTORY_OUTDATED, Reason.DIRECTORY_COPIED})
+"""Reasons of a refusal after which a replica has no place in its cluster any more."""
+
+NO_TERM: Final = Term(0)
+NO_INDEX: Final = Index(0)
+"""Of a replica without a log."""
 
 
 @dataclass(frozen=True, slots=True)
-class LocalHello:
-    """What this replica says of itself when it dials or answers a peer."""
+class Hello:
+    """What a replica says of itself when it dials or answers a peer."""
 
     cluster_id: str
     replica_id: ReplicaId
     server_id: str
     boot_id: str  # 16 hex digits, drawn at each start
     version: str
-    address: str  # where peers dial it
+    address: str  # where peers dial it; empty in an answer
+    boot_number: int = 0  # starts of this replica from its data directory, this one included
+    term: Term = NO_TERM  # on its disk at this moment
+    last_index: Index = NO_INDEX  # of the log on its disk at this moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,18 @@ class ProbeAnswer:
     replica_id: ReplicaId
     version: str
     boot_id: str
+    boot_number: int = 0  # as in Hello
+    term: Term = NO_TERM
+    last_index: Index = NO_INDEX
+
+
+@dataclass(frozen=True, slots=True)
+class MemberAddress:
+    """What a member knows of another one."""
+
+    server_id: str
+    address: str  # where peers dial it
+    removed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +92,14 @@ class ProbeFailedError(Exception):
     """Nobody of ours answered at that address in time; the message tells address and cause."""
 
 
+class PeerRefusedError(Exception):
+    """The replica that answered must not be talked to. `reason` is one of ravelpb.errors.Reason."""
+
+    def __init__(self, why: str, reason: str) -> None:
+        super().__init__(why)
+        self.reason = reason
+
+
 @dataclass(slots=True)
 class PeerStats:
     """Counters of one peer since it was added. `connected` is the outgoing stream's state now."""
@@ -95,8 +126,12 @@ class TransportListener(Protocol):
         """A snapshot transfer ended: the peer has verified and taken it (or it failed, or was refused)."""
         ...
 
-    def removed_by_peer(self, peer: ReplicaId) -> None:
-        """A member answered that this replica was removed from the cluster for good."""
+    def refused_by_peer(self, peer: ReplicaId, reason: str, why: str) -> None:
+        """A member answered that it does not talk to this replica, for a reason that only a person changes. Once a reason."""
+        ...
+
+    async def admit_answer(self, hello: Hello) -> None:
+        """Check what a replica that was dialled says of itself. Raises PeerRefusedError; may wait for the disk."""
         ...
 
 
@@ -125,9 +160,15 @@ class Transport(Protocol):
         """Ask a peer what it hashed. Raises ProbeFailedError, also for a peer of a version that cannot be asked."""
         ...
 
+    async def member(self, peer: ReplicaId, replica_id: ReplicaId, timeout_s: float) -> MemberAddress | None:
+        """Ask a peer what its cluster knows of a replica; None: nothing. Raises ProbeFailedError as `state_hashes`."""
+        ...
+
     def stats(self, peer: ReplicaId) -> PeerStats: ...
 
-    async def start(self, hello: LocalHello, listener: TransportListener) -> None: ...
+    async def start(self, hello: Callable[[], Hello], listener: TransportListener) -> None:
+        """Begin. `hello` is called for each connection: what the disk holds changes."""
+        ...
 
     async def close(self) -> None:
         """End every stream and task; returns within a second."""

@@ -16,7 +16,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from ravel_node.transport.base import LocalHello
+from ravel_node.raft.types import Index, ReplicaId, Term
+from ravel_node.transport.base import Hello
 from ravel_node.transport.handshakes import HANDSHAKE_FAILED, handshake_failure
 from ravelpb.errors import DOMAIN, Reason
 from ravelpb.v1 import raft_pb2
@@ -25,6 +26,7 @@ EXCHANGE: Final = "/ravel.v1.RaftTransport/Exchange"
 INSTALL_SNAPSHOT: Final = "/ravel.v1.RaftTransport/InstallSnapshot"
 PROBE: Final = "/ravel.v1.RaftTransport/Probe"
 STATE_HASHES: Final = "/ravel.v1.RaftTransport/StateHashes"
+MEMBER: Final = "/ravel.v1.RaftTransport/Member"
 
 CONNECT_TIMEOUT_S: Final = 2.0
 """Time for a connection and the answer to a hello. A host that drops packets would else hold an attempt for minutes."""
@@ -74,6 +76,7 @@ class Ended:
 
     why: str
     reason: str = ""
+    ours: bool = False  # this side ended it: the far end does not know the reason
 
     @property
     def is_identity(self) -> bool:
@@ -81,7 +84,9 @@ class Ended:
         return self.reason in _IDENTITY_REASONS
 
 
-_IDENTITY_REASONS: Final = frozenset({Reason.REMOVED, Reason.WRONG_CLUSTER_ID, Reason.WRONG_IDENTITY})
+_IDENTITY_REASONS: Final = frozenset(
+    {Reason.REMOVED, Reason.WRONG_CLUSTER_ID, Reason.WRONG_IDENTITY, Reason.DIRECTORY_OUTDATED, Reason.DIRECTORY_COPIED}
+)
 
 
 class CallEndedError(Exception):
@@ -132,8 +137,8 @@ def _reason(details: bytes) -> str:
     return ""
 
 
-def hello_to(hello: LocalHello, peer: int) -> raft_pb2.PeerHello:
-    """What this replica says of itself to that peer."""
+def hello_to(hello: Hello, peer: int) -> raft_pb2.PeerHello:
+    """Return what this replica says of itself to that peer."""
     return raft_pb2.PeerHello(
         cluster_id=hello.cluster_id,
         from_replica_id=hello.replica_id,
@@ -142,6 +147,24 @@ def hello_to(hello: LocalHello, peer: int) -> raft_pb2.PeerHello:
         boot_id=hello.boot_id,
         version=hello.version,
         from_address=hello.address,
+        boot_number=hello.boot_number,
+        term=hello.term,
+        last_index=hello.last_index,
+    )
+
+
+def hello_from(wire: raft_pb2.PeerHello) -> Hello:
+    """Return what a peer says of itself."""
+    return Hello(
+        cluster_id=wire.cluster_id,
+        replica_id=ReplicaId(wire.from_replica_id),
+        server_id=wire.from_server_id,
+        boot_id=wire.boot_id,
+        version=wire.version,
+        address=wire.from_address,
+        boot_number=wire.boot_number,
+        term=Term(wire.term),
+        last_index=Index(wire.last_index),
     )
 
 

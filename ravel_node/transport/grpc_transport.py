@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from random import Random, SystemRandom
 from typing import Any, Final, TypeVar
 
@@ -16,7 +16,8 @@ from ravel_node.raft.errors import invariant
 from ravel_node.raft.types import Index, Message, ReplicaId, Term
 from ravel_node.transport.base import (
     HashAt,
-    LocalHello,
+    Hello,
+    MemberAddress,
     OutgoingSnapshot,
     PeerStats,
     ProbeAnswer,
@@ -24,7 +25,16 @@ from ravel_node.transport.base import (
     StateHashes,
     TransportListener,
 )
-from ravel_node.transport.calls import PROBE, STATE_HASHES, ChannelFactory, close_quietly, ended_by, hello_to, insecure_channel
+from ravel_node.transport.calls import (
+    MEMBER,
+    PROBE,
+    STATE_HASHES,
+    ChannelFactory,
+    close_quietly,
+    ended_by,
+    hello_to,
+    insecure_channel,
+)
 from ravel_node.transport.peer import Peer, PeerOptions
 from ravel_node.transport.snapshot_stream import SnapshotSender, TransferFailedError
 from ravel_node.transport.wire import WireError
@@ -53,11 +63,11 @@ class GrpcTransport:
         self._peers: dict[ReplicaId, Peer] = {}
         self._snapshots: dict[ReplicaId, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
-        self._hello: LocalHello | None = None
+        self._hello: Callable[[], Hello] | None = None
         self._listener: TransportListener | None = None
         self._closed = False
 
-    async def start(self, hello: LocalHello, listener: TransportListener) -> None:
+    async def start(self, hello: Callable[[], Hello], listener: TransportListener) -> None:
         self._hello, self._listener = hello, listener
 
     async def close(self) -> None:
@@ -136,11 +146,11 @@ class GrpcTransport:
         if peer is None or message.to in self._snapshots or self._closed:
             asyncio.get_running_loop().call_soon(listener.snapshot_sent, message.to, False)
             return
-        task = asyncio.get_running_loop().create_task(self._carry(peer, hello, message, file), name=f"snapshot-to-{message.to}")
+        task = asyncio.get_running_loop().create_task(self._carry(peer, hello(), message, file), name=f"snapshot-to-{message.to}")
         self._snapshots[message.to] = task
         task.add_done_callback(lambda done: self._carried(message.to, listener, done))
 
-    async def _carry(self, peer: Peer, hello: LocalHello, message: Message, file: OutgoingSnapshot) -> None:
+    async def _carry(self, peer: Peer, hello: Hello, message: Message, file: OutgoingSnapshot) -> None:
         stats = peer.stats
         stats.snapshot_index = message.snapshot.index if message.snapshot else 0
         stats.snapshot_sent_bytes, stats.snapshot_size_bytes = 0, file.size_bytes
@@ -176,21 +186,33 @@ class GrpcTransport:
             replica_id=ReplicaId(answer.replica_id),
             version=answer.version,
             boot_id=answer.boot_id,
+            boot_number=answer.boot_number,
+            term=Term(answer.term),
+            last_index=Index(answer.last_index),
         )
 
     async def state_hashes(self, peer: ReplicaId, timeout_s: float) -> StateHashes:
-        known, hello = self._peers.get(peer), self._hello
-        if known is None or hello is None:
-            raise ProbeFailedError(f"replica {peer} is no peer of this one")
+        known, hello = self._known(peer)
         request = raft_pb2.StateHashesRequest(hello=hello_to(hello, peer))
         answer = await self._ask(known.address, STATE_HASHES, request, raft_pb2.StateHashesResponse, timeout_s)
-        theirs = answer.hello
-        if (theirs.cluster_id, theirs.from_replica_id) != (hello.cluster_id, peer):
-            raise ProbeFailedError(f"at {known.address} answers replica {theirs.from_replica_id}, where replica {peer} was meant")
+        _require_answer_of(peer, known.address, hello, answer.hello)
         return StateHashes(
             Index(answer.applied_index),
             tuple(HashAt(Index(one.index), Term(one.term), one.sha256, one.problem) for one in answer.hashes),
         )
+
+    async def member(self, peer: ReplicaId, replica_id: ReplicaId, timeout_s: float) -> MemberAddress | None:
+        known, hello = self._known(peer)
+        request = raft_pb2.MemberRequest(hello=hello_to(hello, peer), replica_id=replica_id)
+        answer = await self._ask(known.address, MEMBER, request, raft_pb2.MemberResponse, timeout_s)
+        _require_answer_of(peer, known.address, hello, answer.hello)
+        return MemberAddress(answer.server_id, answer.address, answer.removed) if answer.known else None
+
+    def _known(self, peer: ReplicaId) -> tuple[Peer, Hello]:
+        known, hello = self._peers.get(peer), self._hello
+        if known is None or hello is None:
+            raise ProbeFailedError(f"replica {peer} is no peer of this one")
+        return known, hello()
 
     async def _ask(self, address: str, method: str, request: Wire, answer: type[Answer], timeout_s: float) -> Answer:
         """One question on a connection of its own. Raises ProbeFailedError."""
@@ -206,3 +228,9 @@ class GrpcTransport:
             raise ProbeFailedError(f"what answers at {address} is no replica of ravel: {error}") from error
         finally:
             await close_quietly(channel)
+
+
+def _require_answer_of(peer: ReplicaId, address: str, hello: Hello, theirs: raft_pb2.PeerHello) -> None:
+    """Raise ProbeFailedError unless the answer is that of the peer that was asked."""
+    if (theirs.cluster_id, theirs.from_replica_id) != (hello.cluster_id, peer):
+        raise ProbeFailedError(f"at {address} answers replica {theirs.from_replica_id}, where replica {peer} was meant")

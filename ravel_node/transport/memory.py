@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from ravel_node.raft.errors import invariant
 from ravel_node.raft.types import Message, ReplicaId
 from ravel_node.transport.base import (
-    LocalHello,
+    EXPELLED,
+    Hello,
+    MemberAddress,
     OutgoingSnapshot,
+    PeerRefusedError,
     PeerStats,
     ProbeAnswer,
     ProbeFailedError,
@@ -39,9 +42,15 @@ CallLater = Callable[[float, Callable[[], None]], object]
 class Receiver(Protocol):
     """The incoming half of one server, as the servicer is in a real one."""
 
-    def refusal(self, hello: LocalHello, to: ReplicaId) -> str:
-        """The `Reason` for which messages of this replica are not taken; empty: they are."""
+    async def admit(self, hello: Hello, to: ReplicaId) -> Hello:
+        """Take the hello of a replica that dials, and return this one's. Raises PeerRefusedError."""
         ...
+
+    def removed(self, peer: ReplicaId) -> bool:
+        """Return whether a peer was removed while its stream was open."""
+        ...
+
+    def member_address(self, replica_id: ReplicaId) -> MemberAddress | None: ...
 
     def step(self, messages: Sequence[Message]) -> None: ...
 
@@ -75,8 +84,11 @@ class _Peer:
     address: str
     server_id: str
     stats: PeerStats = field(default_factory=PeerStats)
-    removal_told: bool = False
+    expelled_for: set[str] = field(default_factory=set)  # reasons that were reported to the listener
     queue: deque[Message] = field(default_factory=deque)  # under way, in order
+    connected_to: Receiver | None = None  # shook hands
+    connecting_to: Receiver | None = None
+    waiting: list[Message] = field(default_factory=list)  # have arrived before that
 
 
 class MemoryNetwork:
@@ -157,16 +169,17 @@ class MemoryTransport:
         self._network = network
         self._peers: dict[ReplicaId, _Peer] = {}
         self._snapshots: dict[ReplicaId, asyncio.Task[None]] = {}
-        self._hello: LocalHello | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._hello: Callable[[], Hello] | None = None
         self._listener: TransportListener | None = None
 
-    async def start(self, hello: LocalHello, listener: TransportListener) -> None:
+    async def start(self, hello: Callable[[], Hello], listener: TransportListener) -> None:
         self._hello, self._listener = hello, listener
 
     async def close(self) -> None:
         self._hello = self._listener = None
         self._peers.clear()
-        tasks = list(self._snapshots.values())
+        tasks = [*self._snapshots.values(), *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -219,15 +232,46 @@ class MemoryTransport:
         server = network.server(peer.address)
         if server is None or (peer.server_id and server.answer.server_id != peer.server_id):
             self._lost(peer, message.to, listener, f"{peer.address} refuses connections, or another server answers there")
-            return
-        if reason := server.receiver.refusal(hello, message.to):
-            self._lost(peer, message.to, listener, f"{peer.address} refuses this replica: {reason}")
-            if reason == Reason.REMOVED and not peer.removal_told:
-                peer.removal_told = True
-                listener.removed_by_peer(message.to)
-            return
-        peer.stats.connected = True
-        server.receiver.step([message_from_wire(message_to_wire(message))])
+        elif peer.connected_to is server.receiver and server.receiver.removed(hello().replica_id):
+            self._refused(peer, message.to, listener, PeerRefusedError("it was removed", Reason.REMOVED))
+        elif peer.connected_to is server.receiver:
+            server.receiver.step([message_from_wire(message_to_wire(message))])
+        else:
+            peer.waiting.append(message)
+            if peer.connecting_to is not server.receiver:
+                peer.connecting_to = server.receiver
+                self._start(self._connect(peer, server.receiver, message.to, hello(), listener))
+
+    async def _connect(
+        self, peer: _Peer, receiver: Receiver, peer_id: ReplicaId, hello: Hello, listener: TransportListener
+    ) -> None:
+        """Shake hands, then deliver what has arrived meanwhile."""
+        try:
+            try:
+                await listener.admit_answer(await receiver.admit(hello, peer_id))
+            except PeerRefusedError as error:
+                self._refused(peer, peer_id, listener, error)
+                return
+            peer.connected_to = receiver
+            peer.stats.connected = True
+            waiting, peer.waiting = peer.waiting, []
+            for message in waiting:
+                receiver.step([message_from_wire(message_to_wire(message))])
+        finally:
+            if peer.connecting_to is receiver:
+                peer.connecting_to = None
+
+    def _refused(self, peer: _Peer, peer_id: ReplicaId, listener: TransportListener, error: PeerRefusedError) -> None:
+        peer.waiting.clear()
+        self._lost(peer, peer_id, listener, str(error))
+        if error.reason in EXPELLED and error.reason not in peer.expelled_for:
+            peer.expelled_for.add(error.reason)
+            listener.refused_by_peer(peer_id, error.reason, str(error))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _lost(self, peer: _Peer, peer_id: ReplicaId, listener: TransportListener, why: str) -> None:
         """A message could not be delivered, and this end knows it: told once until one gets through again."""
@@ -235,6 +279,7 @@ class MemoryTransport:
         if peer.stats.connected or not peer.stats.last_error:
             listener.peer_unreachable(peer_id)
         peer.stats.connected = False
+        peer.connected_to = None
         peer.stats.last_error = why
 
     # --- snapshots
@@ -296,6 +341,12 @@ class MemoryTransport:
         return server.answer
 
     async def state_hashes(self, peer: ReplicaId, timeout_s: float) -> StateHashes:
+        return (await self._ask(peer, timeout_s)).state_hashes()
+
+    async def member(self, peer: ReplicaId, replica_id: ReplicaId, timeout_s: float) -> MemberAddress | None:
+        return (await self._ask(peer, timeout_s)).member_address(replica_id)
+
+    async def _ask(self, peer: ReplicaId, timeout_s: float) -> Receiver:
         await self._network.pause()
         known, hello = self._peers.get(peer), self._hello
         if known is None or hello is None:
@@ -304,6 +355,8 @@ class MemoryTransport:
             receiver = self._reach(known)
         except ConnectionError as error:
             raise ProbeFailedError(f"no replica answers at {known.address} within {timeout_s:g} s") from error
-        if reason := receiver.refusal(hello, peer):
-            raise ProbeFailedError(f"{known.address} refuses this replica: {reason}")
-        return receiver.state_hashes()
+        try:
+            await receiver.admit(hello(), peer)
+        except PeerRefusedError as error:
+            raise ProbeFailedError(f"{known.address} refuses this replica: {error}") from None
+        return receiver

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
@@ -25,7 +26,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from ravel_node.raft.types import Message, MessageType, ReplicaId
-from ravel_node.transport.base import LocalHello, PeerStats, TransportListener
+from ravel_node.transport.base import EXPELLED, Hello, PeerRefusedError, PeerStats, TransportListener
 from ravel_node.transport.calls import (
     CONNECT_TIMEOUT_S,
     EXCHANGE,
@@ -34,6 +35,7 @@ from ravel_node.transport.calls import (
     Ended,
     close_quietly,
     ended,
+    hello_from,
     hello_to,
 )
 from ravel_node.transport.handshakes import HANDSHAKE_FAILED
@@ -92,7 +94,7 @@ class Peer:
         address: str,
         server_id: str,
         *,
-        hello: LocalHello,
+        hello: Callable[[], Hello],
         listener: TransportListener,
         channel_factory: ChannelFactory,
         options: PeerOptions,
@@ -115,7 +117,7 @@ class Peer:
         self._wake = asyncio.Event()  # hurried, or the stream ended
         self._nudged = asyncio.Event()
         self._overflowed = False  # told to the listener once, until there is room again
-        self._removal_told = False
+        self._expelled_for: set[str] = set()  # reasons that were reported to the listener
         self._told, self._told_at = "", 0.0  # what was logged last, and when
         self._task: asyncio.Task[None] | None = None
 
@@ -227,9 +229,9 @@ class Peer:
             self.stats.last_error = why.why
             self._empty_queues()
             self._listener.peer_unreachable(self.id)
-            if why.reason == Reason.REMOVED and not self._removal_told:
-                self._removal_told = True
-                self._listener.removed_by_peer(self.id)
+            if why.reason in EXPELLED and not why.ours and why.reason not in self._expelled_for:
+                self._expelled_for.add(why.reason)
+                self._listener.refused_by_peer(self.id, why.reason, why.why)
             if why.is_identity or why.reason == HANDSHAKE_FAILED:
                 self._tell(why)
             if why.is_identity:
@@ -288,7 +290,8 @@ class Peer:
 
     async def _shake_hands(self, call: Any) -> None:
         """Both ends say who they are, and this one checks the answer. Raises CallEndedError."""
-        await call.write(raft_pb2.PeerFrame(hello=hello_to(self._hello, self.id)).SerializeToString())
+        own = self._hello()
+        await call.write(raft_pb2.PeerFrame(hello=hello_to(own, self.id)).SerializeToString())
         raw = await call.read()
         if raw is grpc.aio.EOF:
             raise CallEndedError(await ended(call))
@@ -296,7 +299,7 @@ class Peer:
             theirs = raft_pb2.PeerFrame.FromString(raw).hello
         except DecodeError:
             raise CallEndedError(Ended(f"{self.address} answered with bytes that are no hello")) from None
-        if theirs.cluster_id != self._hello.cluster_id:
+        if theirs.cluster_id != own.cluster_id:
             raise CallEndedError(Ended(f"{self.address} belongs to cluster {theirs.cluster_id[:64]!r}", Reason.WRONG_CLUSTER_ID))
         if theirs.from_replica_id != self.id or (self.server_id and theirs.from_server_id != self.server_id):
             raise CallEndedError(
@@ -306,6 +309,10 @@ class Peer:
                     Reason.WRONG_IDENTITY,
                 )
             )
+        try:
+            await self._listener.admit_answer(hello_from(theirs))
+        except PeerRefusedError as error:
+            raise CallEndedError(Ended(str(error), error.reason, ours=True)) from None
 
     async def _feed(self, call: Any) -> None:
         """Write frames until the call ends. What queues while one is written is the next one."""

@@ -83,6 +83,7 @@ def fill_message(wire: raft_pb2.Message, message: Message) -> None:
         wire.reject = message.reject
         wire.reject_hint = message.reject_hint
         wire.context = message.context
+        wire.promise_us = message.promise_us
         add = wire.entries.add
         for term, index, kind, data in message.entries:
             add(term=term, index=index, type=kind, data=data)
@@ -132,6 +133,7 @@ def message_from_wire(wire: raft_pb2.Message) -> Message:
         reject=wire.reject,
         reject_hint=Index(wire.reject_hint),
         context=wire.context,
+        promise_us=wire.promise_us,
     )
     if kind is MessageType.APPEND:
         _check_append(message)

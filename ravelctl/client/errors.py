@@ -189,7 +189,7 @@ class WrongServerError(RavelError):
 
 
 class RemovedError(RavelError):
-    """The asked replica was removed from its cluster for good."""
+    """The asked replica takes no part in its cluster any more: it was removed, or its data directory is old or a copy."""
 
     default_reason = Reason.REMOVED
 
@@ -270,6 +270,8 @@ CLASS_OF: Final[Mapping[Reason, type[RavelError]]] = {
     Reason.WRONG_CLUSTER_ID: WrongServerError,
     Reason.WRONG_IDENTITY: WrongServerError,
     Reason.REMOVED: RemovedError,
+    Reason.DIRECTORY_OUTDATED: RemovedError,
+    Reason.DIRECTORY_COPIED: RemovedError,
     Reason.UNKNOWN_MEMBER: RefusedError,
     Reason.NAME_TAKEN: RefusedError,
     Reason.OUTCOME_UNKNOWN: OutcomeUnknownError,

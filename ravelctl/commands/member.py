@@ -72,14 +72,23 @@ async def remove(app: App, replica: tuple[str, ...]) -> View:
 
 @command.command("replace", effect=Effect.PLANS)
 @click.argument("replica", type=REPLICA)
-@click.option("--with", "address", type=ENDPOINT, required=True, help="Where the blank daemon is that takes its place.")
+@click.option("--with", "address", type=ENDPOINT, help="The blank daemon that takes its place. [default: its own daemon]")
 @pass_app
-async def replace(app: App, replica: str, address: str) -> View:
-    """Put a blank daemon in the place of the voter REPLICA, a name or an id.
+async def replace(app: App, replica: str, address: str | None) -> View:
+    """Replace REPLICA, a name or an id, by a new replica that starts empty.
 
-    It joins as a learner; once it has caught up it becomes a voter and the old one is taken out for good, in one change, so that
-    the quorum is never smaller. Interrupted, the same command goes on where it stopped.
+    With --with, a blank daemon joins as a learner; once it has caught up it becomes a voter and the old replica is removed, in
+    one change, so that the quorum is never smaller.
+
+    Without --with, the server itself joins again under a new id. This is for a replica that the others refuse because its data
+    directory was restored from a copy (RV614). Its daemon keeps the old data in a folder of the data directory.
+
+    If the command is interrupted, run it again.
     """
+    if address is None:
+        from ravelctl.rejoin import rejoin
+
+        return await rejoin(app, replica)
     from ravelctl import changes
 
     return await changes.replace(app, replica, address)

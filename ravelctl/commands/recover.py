@@ -193,4 +193,14 @@ def apply(
         return View(kind="RecoverApply", data={"dry_run": True, "index": U64(wanted)}, body="nothing was made (--dry-run)")
     typed_id(app, old, confirm, look="ravelctl recover plan")
     made = recover(app, facts, Path(target), wanted, name or last, cluster_name)
-    return founded_view("RecoverApply", target, made.identity, made.at.index, made.revision, made.keys, admin=made.admin)
+    return founded_view(
+        "RecoverApply",
+        target,
+        made.identity,
+        made.upto.index,
+        made.at.term,
+        made.at.index,
+        made.revision,
+        made.keys,
+        admin=made.admin,
+    )

@@ -338,7 +338,17 @@ def restore(app: App, file: str, target: str, name: str, cluster_name: str) -> V
     if app.settings.dry_run:
         return _plan_restore(_file(file), target, name, cluster_name)
     made = make(app, _file(file), Path(target), name, cluster_name)
-    return founded_view("SnapshotRestore", target, made.identity, made.at.index, made.revision, made.keys, admin=made.admin)
+    return founded_view(
+        "SnapshotRestore",
+        target,
+        made.identity,
+        made.upto.index,
+        made.at.term,
+        made.at.index,
+        made.revision,
+        made.keys,
+        admin=made.admin,
+    )
 
 
 def _plan_restore(file: Path, target: str, name: str, cluster_name: str) -> View:
@@ -351,15 +361,17 @@ def _plan_restore(file: Path, target: str, name: str, cluster_name: str) -> View
     cluster = cluster_name or fields.get("cluster_name", "")
     short = plan.free_bytes < plan.size_bytes
     room = f"{size_text(plan.free_bytes)} are free there" + (": too little" if short else "")
-    position = f"entry {fields['index']}, revision {plan.revision}: {plan.revision_jump} more than in the file"
+    at, revision = plan.start.at, plan.start.revision
+    position = f"at least entry {at.index} of term {at.term}, revision {revision}: above all that the old cluster reported"
     data = {
         "data_dir": target,
         "from_cluster": fields["cluster_id"],
         "cluster_name": cluster,
         "name": name,
-        "index": U64(fields["index"]),
-        "revision": U64(plan.revision),
-        "revision_jump": U64(plan.revision_jump),
+        "snapshot_index": U64(fields["index"]),
+        "revision": U64(plan.start.revision),
+        "term": U64(plan.start.at.term),
+        "index": U64(plan.start.at.index),
         "keys": U64(fields.get("keys", 0)),
         "size_bytes": U64(plan.size_bytes),
         "free_bytes": U64(plan.free_bytes),

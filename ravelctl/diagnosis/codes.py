@@ -40,7 +40,7 @@ class Code:
         return FAMILIES[self.code[:3]]
 
 
-_DAMAGE: Final = frozenset({"RV602", "RV603", "RV604", "RV605", "RV609", "RV610"})
+_DAMAGE: Final = frozenset({"RV602", "RV603", "RV604", "RV605", "RV609", "RV610", "RV613"})
 _UNREACHABLE: Final = frozenset({"RV110"})
 _DEGRADED: Final = frozenset({"RV103", "RV108", "RV109"})
 """Of the family RV1xx: with these there may be a leader all the same."""
@@ -76,8 +76,11 @@ _ALARM_CAUSES: Final[Mapping[str, str]] = {
     "RV304": "the disk is much too slow, or something else keeps it busy",
     "RV305": "the disk, its controller or the file system hangs",
     "RV401": "a voter was added or removed, and its counterpart was not",
+    "RV410": "a data directory, or the disk of a whole machine, was copied while its server went on",
     "RV601": "a directory was copied or restored behind the cluster's back, or two versions do not agree",
     "RV602": "a byte has changed on a disk or in memory, or a version applies an entry otherwise than the others",
+    "RV614": "a backup of the directory or a snapshot of its disk was put back, or a disk did not keep what it had synced",
+    "RV613": "a byte has changed on the replica's disk or in its memory",
 }
 _ALARM_EVIDENCE: Final = "the alarm that a replica raises itself, with its values, in its status"
 
@@ -250,13 +253,6 @@ _OWN: Final = (
         cure="stop it; to use the machine again, give it an empty data directory and `ravelctl join`",
     ),
     _code(
-        "RV410", Severity.CRITICAL, "one identity twice",
-        meaning="two directories, or two daemons, have the same identity: together they can lose what was acknowledged",
-        cause="a data directory was copied",
-        evidence="server ids, and the processes that show them",
-        cure="stop both, keep the one whose log is longer, and never start the other again",
-    ),
-    _code(
         "RV411", Severity.WARNING, "address out of date",
         meaning="a member says that it is reached elsewhere than the cluster has on record",
         cause="it was restarted with other addresses, and could not tell the leader yet",
@@ -294,10 +290,13 @@ _OWN: Final = (
     ),
     _code(
         "RV505", Severity.WARNING, "timing differs",
-        meaning="members have different election timeouts or heartbeats: the hastier ones disturb the others",
+        meaning="members have different election timeouts or heartbeats: those with shorter timeouts stand for election first, "
+        "and the leader's lease lasts only as long as the shorter timeouts allow",
         cause="the daemons were started with different settings",
-        evidence="the timing that each daemon says",
-        cure="give all of them the same, and restart them one by one; `ravel_node start --check-config` prints what holds",
+        evidence="the timing that each daemon reports",
+        cure="set --election-ticks, --heartbeat-ticks and --tick alike on all members and restart them one by one; reads stay "
+        "correct meanwhile, because each member reports its own timeout to the leader; "
+        "`ravel_node start --check-config` prints the settings",
     ),
     _code(
         "RV506", Severity.WARNING, "quotas differ",

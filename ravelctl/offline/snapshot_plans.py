@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ravel_node.machine.refounding import REVISION_JUMP
+from ravel_node.machine.base import Start
+from ravel_node.machine.refounding import start_above
+from ravel_node.raft.types import EntryId, Index, Term
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.exit_codes import ExitCode
 from ravelctl.offline import directory
@@ -22,8 +25,7 @@ class RestorePlan:
     header: SnapshotHeader
     size_bytes: int  # of the state that would be copied
     free_bytes: int  # where it would go
-    revision: int  # of the new cluster
-    revision_jump: int
+    start: Start  # of the new cluster, if it is made now
 
 
 def plan_restore(file: Path, target: Path) -> RestorePlan:
@@ -37,8 +39,10 @@ def plan_restore(file: Path, target: Path) -> RestorePlan:
     checked = check(file)
     if checked.problem:
         raise SnapshotDamagedError(file, checked.problem)
-    revision = int(checked.header.fields.get("revision", 0)) + REVISION_JUMP
-    return RestorePlan(checked.header, checked.data_bytes, shutil.disk_usage(parent).free, revision, REVISION_JUMP)
+    fields = checked.header.fields
+    at = EntryId(Term(int(fields.get("term", 0))), Index(int(fields.get("index", 0))))
+    start = start_above(at, int(fields.get("revision", 0)), int(time.time() * 1_000_000))
+    return RestorePlan(checked.header, checked.data_bytes, shutil.disk_usage(parent).free, start)
 
 
 @dataclass(frozen=True, slots=True)

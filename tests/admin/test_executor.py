@@ -12,7 +12,7 @@ import pytest
 from ravel_node.admin.commands import BeginMove, DecideMove
 from ravel_node.admin.executor import Mover, MoverOptions
 from ravel_node.admin.model import ClusterNumber, Phase
-from ravel_node.admin.ports import ClusterAwayError, StepRefusedError
+from ravel_node.admin.ports import ClusterAwayError, StepImpossibleError, StepRefusedError
 from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1 import slots_pb2 as pb
 from tests.admin.fake_clusters import FakeClusters, FakeDirectory, ModelCluster
@@ -94,6 +94,54 @@ async def test_a_move_takes_its_steps_in_order() -> None:
     world.check_moved()
     assert mover.totals.slots_moved == len(SLOTS)
     assert mover.totals.keys_copied == 20
+
+
+async def test_a_key_that_was_left_behind_at_the_destination_does_not_come_back() -> None:
+    """A source whose index was damaged, with a version that trusted it, purged all keys but one: now the slot comes back."""
+    world = World()
+    stale = next(key for number in range(100_000) if slot_of(key := b"stale-%d" % number) in SLOTS)
+    world.destination.keys[stale] = (3, b"long deleted")
+    world.directory.plan(*SLOTS)
+    async with running(world):
+        await until(lambda: ended(world))
+    world.check_moved()
+
+
+async def test_a_cluster_that_refuses_to_tell_its_keys_ends_the_move() -> None:
+    """As one does whose index of slots is damaged. Nothing is lost, and the operator learns which replica it is."""
+    world = World()
+
+    async def refuse(cluster: ClusterNumber, request: Any) -> None:
+        if cluster == 1 and isinstance(request, pb.ReadSlotsRequest):
+            raise StepRefusedError("cluster c1: n2 (replica 2) cannot take part in a move")
+
+    world.clusters.before = refuse
+    world.directory.plan(*SLOTS)
+    async with running(world) as mover:
+        await until(lambda: ended(world))
+    world.check_called_off()
+    assert mover.totals.called_off == 1
+    assert "n2 (replica 2)" in mover.totals.why_called_off
+
+
+async def test_a_chunk_that_can_never_be_taken_ends_the_move() -> None:
+    """Sent again and again it would keep the move, and all others of the two clusters, from ever ending."""
+    world = World()
+    sent = 0
+
+    async def refuse(cluster: ClusterNumber, request: Any) -> None:
+        nonlocal sent
+        if isinstance(request, pb.ChangeSlotsRequest) and request.step == pb.IMPORT_CHUNK:
+            sent += 1
+            raise StepImpossibleError("cluster c2: the request has 9 bytes, the most is 8; raise --request-bytes-max")
+
+    world.clusters.before = refuse
+    world.directory.plan(*SLOTS)
+    async with running(world) as mover:
+        await until(lambda: ended(world))
+    world.check_called_off()
+    assert sent == 1
+    assert "--request-bytes-max" in mover.totals.why_called_off
 
 
 async def test_keys_keep_their_revisions_and_revisions_only_grow() -> None:

@@ -140,7 +140,7 @@ async def test_a_damaged_directory_says_what_is_damaged_and_what_to_do(tmp_path:
             spoil(server.data_dir)
             told = refusal(server)
             assert said in told, (spoil.__name__, told)
-            assert "join it anew" in told or "later one" in told, (spoil.__name__, told)
+            assert "ravelctl member replace" in told or "later one" in told, (spoil.__name__, told)
         shutil.rmtree(server.data_dir)
         shutil.copytree(whole, server.data_dir)
         server.start()

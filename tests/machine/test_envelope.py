@@ -106,12 +106,20 @@ def test_bytes_are_fixed() -> None:
         "CHECKSUM": 9,
         "SLOTS": 10,
         "DIRECTORY": 11,
+        "HIGH_WATER": 12,
+        "SETTING": 13,
     }
 
 
 def test_every_kind_is_of_a_known_format() -> None:
     assert {envelope.required_format(kind) for kind in Kind} <= set(range(1, envelope.FORMAT + 1))
-    assert [kind for kind in Kind if envelope.required_format(kind) > 1] == [Kind.CHECKSUM, Kind.SLOTS, Kind.DIRECTORY]
+    assert [kind for kind in Kind if envelope.required_format(kind) > 1] == [
+        Kind.CHECKSUM,
+        Kind.SLOTS,
+        Kind.DIRECTORY,
+        Kind.HIGH_WATER,
+        Kind.SETTING,
+    ]
 
 
 def test_an_older_version_stops_at_a_kind_that_came_after_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravel_node.machine import envelope, history
-from ravel_node.machine.base import Database, Outcome, Status
+from ravel_node.machine.base import Database, Outcome, Start, Status
 from ravel_node.machine.envelope import STEP_NEWEST, Once, UnknownCommandError
 from ravel_node.machine.kv import get
 from ravel_node.machine.ownership import Mark, Side, SlotMove, Tenure, notes, read_ownership, refused_slot, write_ownership
@@ -19,6 +19,7 @@ from ravel_node.machine.records import KV_RULES
 from ravel_node.machine.refounding import Founder, refound
 from ravel_node.machine.slots import ALL_SLOTS, NO_SLOTS, MovedKey, SlotsCommand, Step, bitmap, encode_step, read_step, slots_of
 from ravel_node.machine.summary import described
+from ravel_node.raft.types import EntryId, Index, Term
 from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1 import slots_pb2
 from tests.machine.helpers import Cluster, server_id
@@ -611,7 +612,8 @@ def test_a_new_cluster_of_an_old_state_owns_what_that_owned_and_forgets_moves(ow
     refounded = Cluster()
     refounded.state.databases[Database.KV].update(cluster.rows(Database.KV))
     cluster.state.applied = cluster.next()
-    refound(cluster.state, refounded.state, Founder(server_id(9), "n9", "0.1.0", 3), "anew")
+    start = Start(EntryId(Term(9), Index(99)), 1_000)
+    refound(cluster.state, refounded.state, Founder(server_id(9), "n9", "0.1.0", 3), "anew", start)
     refounded.reopen()
     own = refounded.machine.ownership
     assert set(refounded.rows(Database.KV)) == {A, C}

@@ -202,7 +202,7 @@ class Clients:
     def register(self) -> int:
         self.index += 1
         stamp = self.index << 16
-        self.sessions.register(stamp, self.state)
+        assert self.sessions.register(stamp, stamp, self.state)
         self.sessions.write(self.state)
         return stamp
 
@@ -254,7 +254,7 @@ def test_a_session_that_is_used_and_ended_in_one_entry_leaves_nothing() -> None:
     admission = clients.sessions.admit(once, some, 9 << 16, clients.state)
     clients.sessions.settle(admission, [Outcome(Status.OK, 1)], 1, clients.state)
     for place in (1, 2):
-        clients.sessions.register(9 << 16 | place, clients.state)
+        clients.sessions.register(9 << 16 | place, 9 << 16 | place, clients.state)
     clients.sessions.write(clients.state)
     assert set(clients.state.databases[Database.SESSIONS]) == {(9 << 16 | place).to_bytes(8, "big") for place in (1, 2)}
     assert not clients.state.databases[Database.RESULTS]

@@ -254,6 +254,7 @@ def _raft_config(cfg: Any) -> RaftConfig:
         proposal_forwarding=not cfg.disable_proposal_forwarding,
         conf_change_validation=not cfg.disable_conf_change_validation,
         step_down_on_removal=cfg.step_down_on_removal,
+        as_etcd=True,
     )
     # The kit knows 0, under which nothing is handed out after the first apply: RaftConfig refuses it for that reason.
     object.__setattr__(config, "committed_bytes_max", committed_bytes_max)

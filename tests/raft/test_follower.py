@@ -10,6 +10,7 @@ from ravel_node.raft import (
     ChangeType,
     ConfChange,
     ConfState,
+    DivergedError,
     Entry,
     EntryType,
     HardState,
@@ -47,10 +48,41 @@ class TestAppend:
     def test_below_commit_is_answered_with_commit(self) -> None:
         """Property 25."""
         one = follower(1, 1, 1, commit=3)
-        one.step(message(APPEND, from_=TWO, term=Term(5), index=Index(1), log_term=Term(1), entries=tuple(entries(9))))
+        one.step(message(APPEND, from_=TWO, term=Term(5), index=Index(1), log_term=Term(1), entries=tuple(entries(1, first=2))))
         (answer,) = one.settle()
         assert (answer.reject, answer.index) == (False, 3)
         assert len(one.log) == 3
+
+    @pytest.mark.parametrize(
+        ("log_term", "new"),
+        [
+            (2, ()),  # the entry before them is another one
+            (1, tuple(entries(2, first=2))),
+            (1, tuple(entries(1, 3, first=2))),
+            (1, tuple(entries(1, 4, 4, first=2))),  # some of them lie beyond the commit index
+        ],
+    )
+    def test_a_leader_that_has_other_entries_where_this_log_is_committed_stops_the_replica(
+        self, log_term: int, new: tuple[Entry, ...]
+    ) -> None:
+        one = follower(1, 1, 1, commit=3)
+        with pytest.raises(DivergedError, match=r"committed here in term 1.*replica 2, which leads term 5"):
+            one.step(message(APPEND, from_=TWO, term=Term(5), index=Index(1), log_term=Term(log_term), entries=new))
+        assert len(one.log) == 3
+
+    def test_what_is_compacted_cannot_be_compared(self) -> None:
+        one = follower(1, 1, 1, commit=3)
+        one.settle()
+        one.snapshot_and_compact(Index(3))
+        one.step(message(APPEND, from_=TWO, term=Term(5), index=Index(1), log_term=Term(9)))
+        (answer,) = one.settle()
+        assert (answer.reject, answer.index) == (False, 3)
+
+    def test_entries_that_no_leader_can_send_are_reported_before_they_are_compared(self) -> None:
+        one = follower(1, 1, 1, commit=3)
+        one.step(message(APPEND, from_=TWO, term=Term(5), index=Index(1), log_term=Term(1), entries=tuple(entries(9, first=2))))
+        assert one.settle() == []
+        assert any(isinstance(event, SafetyEvent) for event in one.events)
 
     def test_a_refusal_names_the_last_possible_match(self) -> None:
         """Property 27: the follower skips its own terms above the one asked for."""
@@ -254,7 +286,7 @@ class TestRequests:
         answer = message(MessageType.READ_INDEX_RESPONSE, from_=TWO, term=Term(5), index=Index(4), entries=sent.entries)
         one.step(answer)
         one.settle()
-        assert one.reads == [(4, b"r")]
+        assert [read[:2] for read in one.reads] == [(4, b"r")]
 
     def test_reads_and_transfers_without_a_leader_are_dropped(self) -> None:
         """Property 73."""

@@ -316,7 +316,7 @@ class TestMembership:
         one.settle()
         one.raw.read_index(b"r")
         acknowledge(one, 2, index=2)
-        assert one.reads == [(1, b"r")]
+        assert [read[:2] for read in one.reads] == [(1, b"r")]
 
     @pytest.mark.parametrize(
         "impossible",
@@ -414,7 +414,7 @@ class TestReads:
         one = settled_leader(check_quorum=True, read_only=ReadOnlyOption.LEASE_BASED)
         one.raw.read_index(b"r")
         assert one.settle() == []
-        assert one.reads == [(1, b"r")]
+        assert [read[:2] for read in one.reads] == [(1, b"r")]
 
     def test_a_followers_read_is_answered_to_it(self) -> None:
         """Property 73."""
@@ -437,7 +437,7 @@ class TestReads:
         one.tick()
         beat = of_type(one.settle(), HEARTBEAT)[0]
         beat_answer(one, 2, context=beat.context)
-        assert one.reads == [(1, b"r")]
+        assert [read[:2] for read in one.reads] == [(1, b"r")]
 
     def test_reads_end_with_the_term(self) -> None:
         """Property 71."""

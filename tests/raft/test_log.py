@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ravel_node.raft import (
     NO_LIMIT,
     CompactedError,
+    Entry,
     EntryType,
     HardState,
     Index,
@@ -275,13 +276,39 @@ class TestApplying:
             one.restore(Snapshot(Index(2), Term(1), conf(1)))
 
 
-def test_conf_changes_are_found_page_by_page() -> None:
-    one = log()
-    plain = entries(1, 1, 1)
-    one.append([*plain, entry(1, 4, b"x", EntryType.CONF_CHANGE), *entries(1, first=5)])
-    assert one.has_conf_change(Index(1), Index(6), 1)
-    assert not one.has_conf_change(Index(1), Index(4), 1)
-    assert not one.has_conf_change(Index(5), Index(6), 1)
+class TestUnappliedConfChange:
+    def one(self) -> RaftLog:
+        storage = MemoryStorage()
+        storage.append([*entries(1, 1, 1), entry(1, 4, b"x", EntryType.CONF_CHANGE), *entries(1, 1, first=5)])
+        return RaftLog(storage, NO_LIMIT)
+
+    def test_is_found_among_what_is_committed_page_by_page(self) -> None:
+        one = self.one()
+        one.commit_to(Index(3))
+        assert not one.has_unapplied_conf_change(1)
+        one.commit_to(Index(5))
+        assert one.has_unapplied_conf_change(1)
+        one.applied_to(Index(4), 0)
+        assert not one.has_unapplied_conf_change(1)
+
+    def test_is_looked_for_once_in_each_entry(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        one = self.one()
+        read: list[Index] = []
+        real = RaftLog.slice
+
+        def counted(self: RaftLog, first: Index, end: Index, bytes_max: int) -> tuple[Entry, ...]:
+            found = real(self, first, end, bytes_max)
+            read.extend(each.index for each in found)
+            return found
+
+        monkeypatch.setattr(RaftLog, "slice", counted)
+        one.commit_to(Index(3))
+        for _ in range(3):
+            assert not one.has_unapplied_conf_change(1)
+        one.commit_to(Index(6))
+        for _ in range(3):
+            assert one.has_unapplied_conf_change(1)
+        assert read == [1, 2, 3, 4]
 
 
 class TestMemoryStorage:

@@ -485,7 +485,7 @@ class TestReads:
             one.step(message(MessageType.HEARTBEAT_RESPONSE, from_=peer, term=Term(1), context=beats[0].context))
             one.settle()
             assert bool(one.reads) is released
-        assert one.reads == [(1, b"r")]
+        assert [read[:2] for read in one.reads] == [(1, b"r")]
 
     def test_an_answer_to_an_earlier_heartbeat_proves_nothing(self) -> None:
         """Property 69: the heartbeat must have left after the request."""
@@ -519,7 +519,7 @@ class TestReads:
                     )
                     one.step(answer)
         one.settle()
-        assert one.reads == [(3, b"r")]
+        assert [read[:2] for read in one.reads] == [(3, b"r")]
 
 
 def settle_votes(one: Replica, voters: tuple[int, ...]) -> None:

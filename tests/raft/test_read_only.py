@@ -21,14 +21,14 @@ def waiting(*indexes: int) -> ReadOnly:
 
 
 def released(reads: ReadOnly, quorum: JointConfig = QUORUM) -> list[int]:
-    return [read.index for read in reads.release(quorum)]
+    return [read.index for read, _ in reads.release(quorum)]
 
 
 def test_nothing_is_carried_while_nothing_waits() -> None:
     """Property 73: what was served takes no room."""
     reads = waiting(4)
     assert reads.context
-    reads.echo(TWO, reads.context)
+    reads.echo(TWO, reads.context, 0)
     assert released(reads) == [4]
     assert (reads.context, reads.pending) == (b"", 0)
 
@@ -41,9 +41,9 @@ def test_an_echo_proves_everything_before_it_in_order() -> None:
     reads.add(Index(5), REQUEST, ONE)
     late = reads.context
     assert released(reads) == []
-    reads.echo(TWO, early)
+    reads.echo(TWO, early, 0)
     assert released(reads) == [4]
-    reads.echo(THREE, late)
+    reads.echo(THREE, late, 0)
     assert released(reads) == [5, 5]
 
 
@@ -52,7 +52,7 @@ def test_equal_requests_stay_two() -> None:
     reads = waiting(4)
     first = reads.context
     reads.add(Index(4), REQUEST, ONE)
-    reads.echo(TWO, first)
+    reads.echo(TWO, first, 0)
     assert released(reads) == [4]
     assert reads.pending == 1
 
@@ -61,23 +61,23 @@ def test_both_halves_must_echo() -> None:
     joint = JointConfig(MajorityConfig(frozenset(ids(1, 2, 3))), MajorityConfig(frozenset(ids(3, 4, 5))))
     reads = waiting(4)
     for replica in (TWO, THREE):
-        reads.echo(replica, reads.context)
+        reads.echo(replica, reads.context, 0)
     assert released(reads, joint) == []
-    reads.echo(ReplicaId(5), reads.context)
+    reads.echo(ReplicaId(5), reads.context, 0)
     assert released(reads, joint) == [4]
 
 
 def test_a_leader_outside_of_the_quorum_does_not_count_itself() -> None:
     quorum = JointConfig(MajorityConfig(frozenset(ids(2, 3))))
     reads = waiting(4)
-    reads.echo(TWO, reads.context)
+    reads.echo(TWO, reads.context, 0)
     assert released(reads, quorum) == []
 
 
 @pytest.mark.parametrize("context", [b"", b"x", b"r1", (2).to_bytes(8, "big"), b"\xff" * 8, b"\x00" * 8])
 def test_an_echo_of_nothing_proves_nothing(context: bytes) -> None:
     reads = waiting(4)
-    assert not reads.echo(TWO, context)
+    assert not reads.echo(TWO, context, 0)
     assert released(reads) == []
 
 

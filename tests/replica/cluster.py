@@ -17,7 +17,8 @@ from ravel_node.machine import envelope, kv, members
 from ravel_node.machine.base import MemberRecord, Outcome, Txn
 from ravel_node.machine.kv import KVMachine
 from ravel_node.raft import ConfState, HardState, Index, Message, RaftEvent, ReplicaId, SafetyEvent, Snapshot, Term
-from ravel_node.replica.errors import RemovedError, ReplicaError, WrongClusterError, WrongIdentityError
+from ravel_node.replica.admission import reason_of
+from ravel_node.replica.errors import ReplicaError
 from ravel_node.replica.events import EventLog
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.reads import ReadMode
@@ -26,9 +27,8 @@ from ravel_node.replica.status import Expectation
 from ravel_node.storage.base import Identity, StagedSnapshot
 from ravel_node.storage.memory import MemoryEngine, open_memory_store
 from ravel_node.storage.store import DiskStore, StoreOptions
-from ravel_node.transport.base import LocalHello, ProbeAnswer, StateHashes
+from ravel_node.transport.base import Hello, MemberAddress, PeerRefusedError, ProbeAnswer, StateHashes
 from ravel_node.transport.memory import Faults, MemoryNetwork
-from ravelpb.errors import Reason
 
 CLUSTER_ID = "c" * 32
 OPTIONS = ReplicaOptions(tick_s=0.01, heartbeat_ticks=2, election_ticks=10)
@@ -99,15 +99,18 @@ class Node:
 
     # --- what a servicer does
 
-    def refusal(self, hello: LocalHello, to: ReplicaId) -> str:
+    async def admit(self, hello: Hello, to: ReplicaId) -> Hello:
         try:
-            self.replica.check_peer(hello.cluster_id, hello.replica_id, to, hello.server_id)
-        except RemovedError:
-            return Reason.REMOVED
-        except (WrongClusterError, WrongIdentityError):
-            return Reason.WRONG_IDENTITY
-        self.replica.introduce(hello.replica_id, hello.address, hello.server_id)
-        return ""
+            await self.replica.admit_peer(hello, to)
+        except ReplicaError as error:
+            raise PeerRefusedError(str(error), reason_of(error)) from None
+        return replace(self.replica.hello(), address="")
+
+    def removed(self, peer: ReplicaId) -> bool:
+        return self.machine.is_removed(peer)
+
+    def member_address(self, replica_id: ReplicaId) -> MemberAddress | None:
+        return self.replica.member_address(replica_id)
 
     def step(self, messages: Sequence[Message]) -> None:
         self.replica.step([message for message in messages if self.held is None or not self.held(message)])
@@ -272,6 +275,20 @@ class Cluster:
 
     def isolate(self, node: Node) -> None:
         self.network.partition([node.record.peer], [other.record.peer for other in self.nodes if other is not node])
+
+    async def starts_recorded(self) -> None:
+        """Return once the log holds the newest start of every member, so that the leader adds nothing to it by itself."""
+        leader = await self.leader()
+
+        def recorded() -> bool:
+            marks = leader.machine.marks
+            ids = {*leader.replica.conf_state.voters, *leader.replica.conf_state.learners}
+            return all(
+                node.id in marks and marks[node.id].boot_id == node.replica.boot_id for node in self.alive if node.id in ids
+            )
+
+        await until("the starts of all members are in the log", recorded)
+        await self.converged()
 
     async def converged(self) -> None:
         """Every replica that lives holds the same, and all of it."""

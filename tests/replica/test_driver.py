@@ -217,6 +217,7 @@ class TestPeersCannot:
     async def test_propose_past_the_limits_of_the_leader(self, tmp_path: Path) -> None:
         async with cluster_of(tmp_path, 3) as cluster:
             leader = await cluster.leader()
+            await cluster.starts_recorded()
             last = leader.replica._raw.last_index
             entry = Entry(Term(0), Index(0), EntryType.NORMAL, envelope.payload([envelope.group([envelope.put(b"k", b"v")])]))
             peer = (await cluster.followers())[0].id
@@ -240,7 +241,6 @@ class TestPeersCannot:
                 term=Term(leader.replica.term + 1),
                 log_term=leader.replica.term,
                 index=Index(leader.replica._raw.last_index + 1),
-                context=b"CampaignTransfer",
             )
             cluster.isolate(follower)
             loop = asyncio.get_running_loop()
@@ -334,6 +334,24 @@ class TestFailures:
             await cluster.converged()
             assert leader.peek(b"first") == b"v"
             assert leader.peek(b"0") is None, "it was told that nothing was done"
+
+    @virtual
+    async def test_a_leader_whose_flush_does_not_keep_up_hands_over(self, tmp_path: Path) -> None:
+        store_options = replace(STORE_OPTIONS, segment_bytes_max=200, unflushed_bytes_max=400)
+        async with cluster_of(tmp_path, 3, store_options=store_options) as cluster:
+            leader = await cluster.leader()
+            await leader.put(b"before", b"v")
+            going = stall(leader, "state-")
+            asked = asyncio.get_running_loop().time()
+            while not leader.store.congested:
+                await outcome_of(leader.put(b"k", b"v" * 100))
+            successor = await cluster.leader(leader)
+            assert asyncio.get_running_loop().time() - asked < 4 * ELECTION_S
+            assert [event.name for event in leader.events.since(0) if event.name.endswith("-stalled")] == ["flush-stalled"]
+            await successor.put(b"after", b"v")
+            going.set()
+            await cluster.converged()
+            assert leader.peek(b"after") == b"v"
 
     @virtual
     async def test_alone_with_a_disk_that_hangs_proposals_are_answered(self, tmp_path: Path) -> None:

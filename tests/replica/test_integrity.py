@@ -275,7 +275,7 @@ async def test_no_older_server_is_taken_in_once_all_know_more(tmp_path: Path) ->
         leader = await cluster.leader()
         old = await cluster.blank(2)
         record = replace(old.record, replica_id=ReplicaId(0), format=1)
-        with pytest.raises(UnsupportedVersionError, match="knows format 1, and all members know 4"):
+        with pytest.raises(UnsupportedVersionError, match="knows format 1, and all members know 5"):
             await leader.replica.add_member(record, dry_run=False, expect=ANY)
         await leader.replica.update_member(replace(leader.record, format=1), expect=ANY)
         member, _ = await leader.replica.add_member(record, dry_run=False, expect=ANY)

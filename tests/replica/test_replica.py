@@ -18,6 +18,7 @@ from ravel_node.replica.errors import (
     ChangeInProgressError,
     LeadershipLostError,
     MembershipError,
+    MoveRefusedError,
     NameTakenError,
     NotCaughtUpError,
     NotLeaderError,
@@ -34,8 +35,10 @@ from ravel_node.replica.errors import (
 from ravel_node.replica.reads import ReadMode
 from ravel_node.replica.status import Expectation
 from ravel_node.replica.verdict import Plan
+from ravel_node.storage.keys import slot_key
 from ravel_node.transport.base import ProbeAnswer
 from ravel_node.transport.memory import Faults
+from ravelpb.slots import slot_of
 from tests.replica.cluster import ANY, OPTIONS, Cluster, Node, cluster_of, outcome_of, patch, record, until
 from tests.replica.virtual import virtual
 
@@ -141,6 +144,24 @@ class TestWrites:
             assert f"replica {other} " in alarm.message
             assert leader.replica.is_leader
             await leader.put(b"k", b"v")
+
+    @virtual
+    async def test_a_damaged_index_of_slots_refuses_moves_and_raises_an_alarm(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            await leader.put(b"k", b"v")
+            await leader.store.flush()
+            slot = slot_of(b"k")
+            assert await leader.replica.verify_slots([slot], 1) == 1
+            await leader.store._state.environment.write(lambda txn: txn.delete("slots", slot_key(slot)))
+            for _ in range(2):
+                with pytest.raises(MoveRefusedError, match=rf"{leader.record.name} \(replica {leader.id}\).* slot {slot} "):
+                    await leader.replica.verify_slots([slot], 1)
+            [alarm] = leader.replica.status().alarms
+            assert (alarm.code, alarm.replica_id, f"slot {slot} " in alarm.message) == ("RV613", leader.id, True)
+            assert [event.name for event in leader.events.since(0)].count("alarm-raised") == 1
+            await leader.put(b"other", b"w")
+            assert await leader.get(b"k") == b"v", "the keys are whole, and the replica goes on"
 
     @virtual
     async def test_followers_refuse_and_name_the_leader(self, tmp_path: Path) -> None:
@@ -455,13 +476,29 @@ class TestMembership:
             joiners = [await cluster.join(number, auto_promote=False) for number in (2, 3)]
             ids = [joiner.id for joiner in joiners]
             await until("they have caught up", lambda: set(ids) <= leader.replica.health().caught_up)
-            before = leader.machine.config_index
+            await cluster.starts_recorded()
+            before = leader.replica._raw.last_index
             await leader.replica.promote(ids, dry_run=False, expect=ANY)
             assert leader.replica.conf_state.voters == (1, 2, 3)
             assert not leader.replica.conf_state.voters_outgoing
             assert leader.machine.config_index == before + 2, "the joint configuration, and its end"
             again = await leader.replica.promote(ids, dry_run=False, expect=ANY)
             assert again.allowed
+
+    @virtual
+    async def test_a_change_whose_joint_configuration_does_not_end_stops_waiting(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            joiners = [await cluster.join(number, auto_promote=False) for number in (4, 5)]
+            ids = [joiner.id for joiner in joiners]
+            await until("they have caught up", lambda: set(ids) <= leader.replica.health().caught_up)
+            patch(leader.replica._raw._raft, "_leave_joint", lambda: None)
+            with pytest.raises(ChangeInProgressError, match="the end of the joint configuration is not committed"):
+                await leader.replica.promote(ids, dry_run=False, expect=ANY)
+            assert set(leader.replica.conf_state.voters) == {1, 2, 3, 4, 5}
+            successor = (await cluster.followers())[0]
+            await leader.replica.transfer_leader(successor.id, dry_run=False, expect=ANY)
+            await until("the next leader ends it", lambda: not successor.replica.conf_state.voters_outgoing)
 
     @virtual
     async def test_a_learner_that_is_behind_is_not_promoted(self, tmp_path: Path) -> None:

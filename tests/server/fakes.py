@@ -18,9 +18,10 @@ from ravel_node.machine import envelope
 from ravel_node.machine.base import MemberRecord, Outcome, Rules
 from ravel_node.machine.kv import KVMachine
 from ravel_node.machine.members import bootstrap_state
+from ravel_node.machine.settings import ClusterSetting
 from ravel_node.raft.types import ConfState, Entry, EntryId, Index, Message, ReplicaId, Role, Snapshot, Term
 from ravel_node.replica.compaction import Compaction
-from ravel_node.replica.errors import BlankError
+from ravel_node.replica.errors import BlankError, MoveRefusedError
 from ravel_node.replica.events import EventLog
 from ravel_node.replica.histogram import LatencySummary
 from ravel_node.replica.integrity import Comparison
@@ -43,7 +44,7 @@ from ravel_node.storage.base import (
     SnapshotHeader,
     SnapshotRefusedError,
 )
-from ravel_node.transport.base import HashAt, StateHashes
+from ravel_node.transport.base import HashAt, Hello, MemberAddress, StateHashes
 from ravelpb.alarms import Severity
 from tests.machine.memory_txn import MemoryState
 
@@ -193,6 +194,9 @@ class FakeReplica:
         self.applied = EntryId(Term(3), Index(9))
         self.leader_id = ReplicaId(1)
         self.proposals: list[Proposal] = []
+        self.verified: list[int] = []  # slots whose index was verified, in order
+        self.damaged_slots: set[int] = set()
+        self.slots_at_once = 64
         self.failures: list[Exception | None] = []  # for the next proposals, in order; None: do it
         self.gate: asyncio.Event | None = None  # proposals wait for it
         self.quota_full = False
@@ -201,6 +205,7 @@ class FakeReplica:
         self.barrier_failure: Exception | None = None
         self.stepped: list[Message] = []
         self.peer_failure: Exception | None = None
+        self.admit_failure: Exception | None = None
         self.hellos: list[tuple[str, int, int, str]] = []
         self.changes: list[tuple[Any, ...]] = []
         self.change_failure: Exception | None = None
@@ -247,6 +252,14 @@ class FakeReplica:
     def reader(self) -> MemoryState:
         return self.state
 
+    async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
+        """Some slots at a time. Raises MoveRefusedError for a damaged one."""
+        some = slots[: self.slots_at_once]
+        self.verified += some
+        for slot in self.damaged_slots.intersection(some):
+            raise MoveRefusedError(f"n1 (replica 1) cannot take part in a move: the index of slot {slot} is damaged")
+        return len(some)
+
     def check_leader(self) -> None:
         if self.barrier_failure is not None:
             raise self.barrier_failure
@@ -254,10 +267,29 @@ class FakeReplica:
     def step(self, messages: Sequence[Message]) -> None:
         self.stepped += messages
 
-    def check_peer(self, cluster_id: str, from_id: ReplicaId, to_id: ReplicaId, from_server_id: str) -> None:
-        self.hellos.append((cluster_id, from_id, to_id, from_server_id))
+    @property
+    def admission(self) -> FakeReplica:
+        return self
+
+    def check(self, hello: Hello, to: ReplicaId) -> None:
+        self.hellos.append((hello.cluster_id, hello.replica_id, to, hello.server_id))
         if self.peer_failure is not None:
             raise self.peer_failure
+
+    def address_of(self, hello: Hello) -> str:
+        record = self.machine.members.get(hello.replica_id)
+        return hello.address if record is None else record.peer
+
+    async def admit_peer(self, hello: Hello, to: ReplicaId) -> None:
+        if self.admit_failure is not None:
+            raise self.admit_failure
+
+    def hello(self) -> Hello:
+        return Hello(CLUSTER, ReplicaId(1), server_id(1), "b" * 16, "0.1.0", "127.0.0.1:8001", 7, Term(5), Index(90))
+
+    def member_address(self, replica_id: ReplicaId) -> MemberAddress | None:
+        record = self.machine.members.get(replica_id)
+        return None if record is None else MemberAddress(record.server_id, record.peer, record.removed)
 
     async def receive_snapshot(self, message: Message, header: bytes, size_bytes: int, sha256: bytes) -> FakeStaged:
         assert message.snapshot is not None
@@ -281,6 +313,9 @@ class FakeReplica:
         self.changes.append(what)
         if self.change_failure is not None:
             raise self.change_failure
+
+    async def set_setting(self, setting: ClusterSetting, value: str) -> None:
+        await self._change("set", setting.name, value)
 
     async def add_member(
         self, record: MemberRecord, *, dry_run: bool, expect: Expectation
@@ -425,6 +460,10 @@ class FakeHost:
     async def join(self, via: Sequence[str], *, promote: bool, dry_run: bool) -> Joined:
         self.asked.append(("join", list(via), promote, dry_run))
         return self.joined
+
+    async def reset(self, server_id: str, *, dry_run: bool) -> str:
+        self.asked.append(("reset", server_id, dry_run))
+        return "old-1"
 
 
 def as_host(host: FakeHost) -> Host:

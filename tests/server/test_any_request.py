@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from ravel_node.machine.base import MemberRecord
 from ravel_node.machine.kv import KVMachine
-from ravel_node.replica.errors import AlreadyMemberError
+from ravel_node.replica.errors import AlreadyMemberError, MembershipError
 from ravel_node.replica.events import EventLog
 from ravel_node.replica.replica import Replica
 from ravel_node.server.binding import snake_case
@@ -154,6 +154,8 @@ class NodeHost:
     boot_id = "b" * 16
     version = "0"
     uptime_s = 1.0
+    client_connections = (0, 1)
+    peer_tls = False
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -187,6 +189,9 @@ class NodeHost:
 
     async def join(self, via: Sequence[str], *, promote: bool, dry_run: bool) -> Joined:
         raise AlreadyMemberError(self.identity.cluster_id, self.identity.replica_id)
+
+    async def reset(self, server_id: str, *, dry_run: bool) -> str:
+        raise MembershipError("it takes part")
 
 
 _HELLO: Final = raft_pb2.PeerHello(

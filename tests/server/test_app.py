@@ -200,6 +200,9 @@ class Nosy:
     async def state_hashes(self, request: raft_pb2.StateHashesRequest) -> raft_pb2.StateHashesResponse:
         return raft_pb2.StateHashesResponse()
 
+    async def member(self, request: raft_pb2.MemberRequest) -> raft_pb2.MemberResponse:
+        return raft_pb2.MemberResponse()
+
     async def exchange(self, frames: Any, info: CallInfo) -> Any:
         async for _ in frames:
             yield raft_pb2.PeerFrame(hello=raft_pb2.PeerHello(version=info.peer))

@@ -10,7 +10,8 @@ import grpc
 import pytest
 
 from ravel_node.admin.directory import DirectoryMachine
-from ravel_node.raft.types import ReplicaId
+from ravel_node.machine import envelope
+from ravel_node.raft.types import EntryId, Index, ReplicaId, Term
 from ravel_node.replica.errors import (
     AlreadyMemberError,
     ChangeInProgressError,
@@ -328,3 +329,22 @@ async def test_an_admin_group_takes_no_replica_of_keys() -> None:
         request.machine = "directory"
         await ClusterStub(channel).AddMember(request)
         assert len(host.fake.changes) == 1
+
+
+async def test_a_daemon_is_reset(cluster: Any, host: FakeHost) -> None:
+    answer = await cluster.Reset(cluster_pb2.ResetRequest(server_id=server_id(1), dry_run=True))
+    assert answer.folder == "old-1"
+    assert host.asked == [("reset", server_id(1), True)]
+
+
+async def test_settings_are_listed_and_set(cluster: Any, host: FakeHost) -> None:
+    host.fake.machine.apply(
+        EntryId(Term(1), Index(2)), envelope.payload([envelope.group([envelope.setting("leases", "off")])]), host.fake.state
+    )
+    (leases,) = (await cluster.Settings(cluster_pb2.SettingsRequest())).settings
+    assert (leases.name, leases.value, leases.default, list(leases.values)) == ("leases", "off", "on", ["on", "off"])
+    assert leases.help
+    await cluster.SetSetting(cluster_pb2.SetSettingRequest(name="leases", value="on"))
+    assert host.fake.changes == [("set", "leases", "on")]
+    code, reason, fields = await refused(cluster.SetSetting(cluster_pb2.SetSettingRequest(name="lease")))
+    assert (code, reason, fields["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", "name")

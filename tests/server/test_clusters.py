@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ravel_node.admin.model import ClusterEntry, ClusterNumber
-from ravel_node.admin.ports import ClusterAwayError, StepRefusedError
+from ravel_node.admin.ports import ClusterAwayError, StepImpossibleError, StepRefusedError
 from ravel_node.server import clusters
 from ravel_node.server.clusters import Clusters
 from ravelctl.client.errors import CLASS_OF
@@ -32,6 +32,7 @@ class OneCluster:
         (Reason.MOVE_REFUSED, StepRefusedError),
         (Reason.QUOTA_EXCEEDED, StepRefusedError),
         (Reason.UNSUPPORTED_VERSION, StepRefusedError),
+        (Reason.REQUEST_TOO_LARGE, StepImpossibleError),
         (Reason.NO_LEADER, ClusterAwayError),
         (Reason.OUTCOME_UNKNOWN, ClusterAwayError),
         (Reason.TIMEOUT, ClusterAwayError),
@@ -54,6 +55,7 @@ async def test_only_the_cluster_itself_refuses_a_step(
     monkeypatch.setattr(clusters, "SlotsClient", Client)
     desk: Any = OneCluster()
     port = Clusters(desk, None)
-    with pytest.raises(kind, match="cluster c1: so it is"):
+    with pytest.raises(kind, match="cluster c1: so it is") as caught:
         await port.change(ClusterNumber(1), ChangeSlotsRequest(step=EXPORT))
+    assert type(caught.value) is kind
     await port.close()

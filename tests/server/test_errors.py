@@ -21,6 +21,7 @@ from tests.server.fakes import info_of_status
 
 NEVER_ON_THE_WIRE = {
     raft_errors.InvariantError,  # a fault of ours: INTERNAL with an id
+    raft_errors.DivergedError,  # it stops the replica
     raft_errors.RaftConfigError,  # at start only
 }
 

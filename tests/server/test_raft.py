@@ -10,17 +10,19 @@ from typing import Any
 import grpc
 import pytest
 
+from ravel_node.machine.limits import REQUEST_BYTES_CEILING
 from ravel_node.machine.members import write_member
 from ravel_node.raft.types import Index, ReplicaId, Term
 from ravel_node.replica.errors import RemovedError, WrongClusterError, WrongIdentityError
 from ravel_node.server import raft as raft_handlers
-from ravel_node.server.app import RpcServer
-from ravel_node.transport.base import HashAt, LocalHello, ProbeAnswer, ProbeFailedError, StateHashes
+from ravel_node.server.app import RpcServer, ServerOptions, build_peer_server
+from ravel_node.server.limits import Limits
+from ravel_node.transport.base import HashAt, Hello, ProbeAnswer, ProbeFailedError, StateHashes
 from ravel_node.transport.calls import EXCHANGE, INSTALL_SNAPSHOT
 from ravel_node.transport.grpc_transport import GrpcTransport
 from ravel_node.transport.wire import message_to_wire
 from ravelpb.v1 import raft_pb2
-from tests.server.fakes import CLUSTER, FakeHost, info_of, record, server_id, start_peer_server
+from tests.server.fakes import CLUSTER, FakeHost, as_host, info_of, record, server_id, start_peer_server
 from tests.transport.support import Listener, append, heartbeat, snapshot_message
 
 
@@ -45,6 +47,24 @@ async def channel(server: RpcServer) -> AsyncIterator[grpc.aio.Channel]:
 HELLO = raft_pb2.PeerHello(
     cluster_id=CLUSTER, from_replica_id=2, to_replica_id=1, from_server_id=server_id(2), boot_id="2" * 16, version="0.1.0"
 )
+
+
+async def test_what_a_leader_takes_from_a_client_this_replica_takes_from_the_leader(host: FakeHost) -> None:
+    """However little this replica itself would take from a client."""
+    small = ServerOptions(listen="127.0.0.1:0", limits=Limits(value_bytes_max=1_000, request_bytes_max=8 << 10))
+    server = build_peer_server(as_host(host), small, host.fatal.append)
+    await server.start()
+    large = replace(append(8, bytes(REQUEST_BYTES_CEILING + (1 << 20))), from_=ReplicaId(2), to=ReplicaId(1))
+    try:
+        async with grpc.aio.insecure_channel(
+            f"127.0.0.1:{server.port}", options=[("grpc.max_send_message_length", -1)]
+        ) as channel:
+            call = await exchange(channel, raft_pb2.PeerFrame(hello=HELLO), raft_pb2.PeerFrame(messages=[message_to_wire(large)]))
+            await call.done_writing()
+            await _read_to_the_end(call)
+    finally:
+        await server.stop(0.0)
+    assert [message.entries for message in host.fake.stepped] == [large.entries]
 
 
 async def exchange(channel: grpc.aio.Channel, *frames: raft_pb2.PeerFrame | bytes) -> Any:
@@ -129,7 +149,7 @@ async def test_what_a_replica_hashed_is_told_to_its_peers(host: FakeHost, server
     hashes = (HashAt(Index(5), Term(2), b"5" * 32), HashAt(Index(7), Term(3), problem="why"), HashAt(Index(9), Term(3)))
     host.fake.hashes = hashes
     transport = GrpcTransport()
-    await transport.start(LocalHello(CLUSTER, ReplicaId(2), server_id(2), "2" * 16, "0.1.0", "127.0.0.1:1"), Listener())
+    await transport.start(lambda: Hello(CLUSTER, ReplicaId(2), server_id(2), "2" * 16, "0.1.0", "127.0.0.1:1"), Listener())
     transport.add_peer(ReplicaId(1), f"127.0.0.1:{server.port}", server_id(1))
     transport.add_peer(ReplicaId(3), f"127.0.0.1:{server.port}", server_id(3))
     try:
@@ -150,7 +170,7 @@ async def test_an_older_replica_cannot_be_asked_for_hashes() -> None:
     port = blank.add_insecure_port("127.0.0.1:0")
     await blank.start()
     transport = GrpcTransport()
-    await transport.start(LocalHello(CLUSTER, ReplicaId(2), server_id(2), "2" * 16, "0.1.0", "127.0.0.1:1"), Listener())
+    await transport.start(lambda: Hello(CLUSTER, ReplicaId(2), server_id(2), "2" * 16, "0.1.0", "127.0.0.1:1"), Listener())
     transport.add_peer(ReplicaId(1), f"127.0.0.1:{port}", server_id(1))
     try:
         with pytest.raises(ProbeFailedError, match="of a version that does not answer this"):
@@ -170,7 +190,7 @@ async def test_who_has_dialled_is_told(host: FakeHost) -> None:
         await (await exchange(channel, raft_pb2.PeerFrame(hello=hello))).read()
         host.fake.peer_failure = RemovedError("gone")
         await refused(await exchange(channel, raft_pb2.PeerFrame(hello=hello)))
-    assert told == [(2, "127.0.0.1:8002", server_id(2))]
+    assert told == [(2,)]
     await server.stop(0.0)
 
 

@@ -17,13 +17,16 @@ from ravel_node.raft.types import ReplicaId
 from ravel_node.replica import slots as replica_slots
 from ravel_node.replica.errors import NotLeaderError
 from ravel_node.replica.reads import ReadMode
+from ravel_node.server.app import ServerOptions, build_client_server
+from ravel_node.server.limits import Limits
+from ravelctl.client import InvalidArgumentError, SlotsClient
 from ravelpb.errors import Reason
 from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1 import kv_pb2, slots_pb2
 from ravelpb.v1.kv_pb2_grpc import KVStub
 from ravelpb.v1.slots_pb2 import ChangeSlotsRequest, MovedKey, OwnershipRequest, ReadSlotsRequest
 from ravelpb.v1.slots_pb2_grpc import SlotsStub
-from tests.server.fakes import FakeHost, info_of, info_of_status, serving
+from tests.server.fakes import FakeHost, as_host, info_of, info_of_status, serving
 
 KEYS = [key for number in range(40_000) if slot_of(key := b"key-%d" % number) in (7, 8)]
 IN_7, IN_8 = (sorted(key for key in KEYS if slot_of(key) == slot) for slot in (7, 8))
@@ -147,6 +150,65 @@ async def test_purge_deletes_some_at_a_time_and_sweeps_the_notes(host: FakeHost,
     assert reason == Reason.MOVE_REFUSED
 
 
+@pytest.mark.parametrize("slots_at_once", [1, 2, 64])
+async def test_a_slot_is_verified_before_its_keys_are_told(
+    host: FakeHost, slots: Any, monkeypatch: pytest.MonkeyPatch, slots_at_once: int
+) -> None:
+    monkeypatch.setattr(replica_slots, "PAGE_KEYS", 5)
+    host.fake.slots_at_once = slots_at_once
+    found = await pages(slots, slots=[5, 7, 8, 9])
+    assert [moved.key for page in found for moved in page.keys] == IN_7 + IN_8
+    assert [page.more for page in found] == [True] * (len(found) - 1) + [False]
+    assert host.fake.verified == [5, 7, 8, 9], "each once"
+    host.fake.damaged_slots = {8}
+    told: list[bytes] = []
+
+    async def read() -> None:
+        async for page in slots.ReadSlots(ReadSlotsRequest(slots=[5, 7, 8, 9])):
+            told.extend(moved.key for moved in page.keys)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await read()
+    assert info_of(caught.value).reason == Reason.MOVE_REFUSED
+    assert "n1 (replica 1)" in (caught.value.details() or "")
+    assert told == (IN_7 if slots_at_once < 3 else []), "no key of a slot that was not verified"
+
+
+async def test_notes_are_records_of_their_own_and_need_no_index(host: FakeHost, slots: Any) -> None:
+    await slots.ChangeSlots(change(slots_pb2.EXPORT, slots=[7]))
+    await host.fake.propose(envelope.group([envelope.put(IN_7[0], b"new")]), 1, grows=True)
+    host.fake.damaged_slots = {7}
+    assert [moved.key for page in await pages(slots, noted_for_move=5, slots=[7]) for moved in page.keys] == [IN_7[0]]
+    assert host.fake.verified == []
+
+
+@pytest.mark.parametrize("step", [slots_pb2.PURGE, slots_pb2.DROP])
+async def test_a_damaged_index_does_not_say_that_all_keys_are_deleted(step: slots_pb2.SlotsStep.ValueType) -> None:
+    host = managed(ALL_SLOTS if step == slots_pb2.PURGE else NO_SLOTS)
+    async with serving(host) as channel:
+        slots = SlotsStub(channel)
+        if step == slots_pb2.PURGE:
+            for key in KEYS:
+                await KVStub(channel).Put(kv_pb2.PutRequest(key=key, value=b"v"))
+            for before in (slots_pb2.EXPORT, slots_pb2.FREEZE, slots_pb2.RELEASE):
+                await slots.ChangeSlots(change(before, slots=[7, 8] if before == slots_pb2.EXPORT else [], map_version=4))
+        else:
+            await slots.ChangeSlots(change(slots_pb2.IMPORT, slots=[7, 8]))
+            keys = [MovedKey(key=key, value=b"v", revision=1) for key in KEYS]
+            await slots.ChangeSlots(change(slots_pb2.IMPORT_CHUNK, chunk=1, keys=keys, revision=80))
+        host.fake.damaged_slots = {8}
+        assert (await slots.ChangeSlots(change(step, limit=len(KEYS) - 1))).more, "what it names may go"
+        assert host.fake.verified == []
+        reason, _ = await refused(slots.ChangeSlots(change(step)))
+        assert reason == Reason.MOVE_REFUSED
+        assert [move.move for move in (await slots.Ownership(OwnershipRequest())).moves] == [5], "the move is not over"
+        host.fake.damaged_slots = set()  # another replica leads
+        assert not (await slots.ChangeSlots(change(step))).more
+        assert host.fake.verified[-2:] == [7, 8]
+        assert host.fake.state.databases[Database.KV] == {}
+        assert list((await slots.Ownership(OwnershipRequest())).moves) == []
+
+
 async def test_an_import_and_its_end() -> None:
     host = managed(NO_SLOTS)
     async with serving(host) as channel:
@@ -189,6 +251,23 @@ async def test_what_breaks_a_bound_never_reaches_the_log(fields: dict[str, Any])
         reason, _ = await refused(SlotsStub(channel).ChangeSlots(request))
     assert reason == Reason.INVALID_ARGUMENT
     assert host.fake.proposals == []
+
+
+async def test_a_chunk_that_is_larger_than_what_this_server_reads_is_refused_with_the_setting_to_raise() -> None:
+    """The destination of a move may have a smaller limit than the source, which holds the value."""
+    server = build_client_server(
+        as_host(managed(NO_SLOTS)), ServerOptions(listen="127.0.0.1:0", limits=Limits(request_bytes_max=8 << 10)), print
+    )
+    await server.start()
+    try:
+        async with SlotsClient([f"127.0.0.1:{server.port}"], timeout_s=30.0) as client:
+            await client.change(change(slots_pb2.IMPORT, slots=[7]))
+            chunk = change(slots_pb2.IMPORT_CHUNK, chunk=1, keys=[MovedKey(key=IN_7[0], value=bytes(2 << 20), revision=1)])
+            with pytest.raises(InvalidArgumentError, match=r"2097\d\d\d bytes.*--request-bytes-max") as caught:
+                await client.change(chunk)
+            assert caught.value.reason == Reason.REQUEST_TOO_LARGE
+    finally:
+        await server.stop(0.0)
 
 
 async def test_only_the_leader_answers(host: FakeHost, slots: Any) -> None:

@@ -22,9 +22,24 @@ from ravel_node.machine.base import Database
 from ravel_node.machine.sessions import Admission, Sessions
 from ravel_node.raft.core import Raft
 from ravel_node.raft.log import RaftLog
-from ravel_node.raft.types import NO_REPLICA, ConfState, HardState, Index, Message, MessageType, ReadState, Snapshot, Term
+from ravel_node.raft.types import (
+    NO_LIMIT,
+    NO_REPLICA,
+    ConfState,
+    HardState,
+    Index,
+    Message,
+    MessageType,
+    ReadState,
+    ReplicaId,
+    Snapshot,
+    Term,
+)
 from ravel_node.replica import driver as driver_module
+from ravel_node.replica import reads as reads_module
+from ravel_node.replica import replica as replica_module
 from ravel_node.replica.driver import Driver
+from ravel_node.replica.peer_marks import PeerMarks
 from ravel_node.replica.reads import Reads
 from ravel_node.replica.replica import Replica
 from ravel_node.storage import memory as memory_module
@@ -91,7 +106,16 @@ def _sent_before_stored(*kinds: MessageType) -> Plant:
             else:
                 real(self, message)
 
+        real_hold = Driver._hold
+
+        def hold(self: Driver, message: Message) -> None:
+            if message.type in kinds:
+                self._router.send((message,))
+            else:
+                real_hold(self, message)
+
         put(Raft, "send_after_append", send)
+        put(Driver, "_hold", hold)
 
     return plant
 
@@ -147,9 +171,9 @@ def _membership_not_stored(put: Put) -> None:
 def _applied_index_not_stored(put: Put) -> None:
     real = state_store_module.write_segment
 
-    def write(txn: WriteTxn, segment: Segment, at: Any) -> None:
+    def write(txn: WriteTxn, segment: Segment, at: Any, file: str) -> None:
         before = txn.get(STORE, APPLIED)
-        real(txn, segment, at)
+        real(txn, segment, at, file)
         if before is not None:
             txn.put(STORE, APPLIED, before)
 
@@ -157,7 +181,7 @@ def _applied_index_not_stored(put: Put) -> None:
 
 
 def _flushed_out_of_order(put: Put) -> None:
-    def drop(self: Table) -> None:
+    def drop(self: Table, flushed: Segment) -> None:
         segment = self._sealed.pop()
         self.sealed_bytes -= segment.size
         self._flushed = segment.last
@@ -245,7 +269,7 @@ def _lease_despite_transfer(put: Put) -> None:
 
 
 def _lease_read_before_applied(put: Put) -> None:
-    put(Reads, "lease_holds", lambda self, applied: self._clock() < self._lease_until)
+    put(Reads, "lease_holds", lambda self, applied, commit: self._clock() < self._lease_until)
 
 
 def _round_read_before_applied(put: Put) -> None:
@@ -254,26 +278,21 @@ def _round_read_before_applied(put: Put) -> None:
 
 
 def _votes_at_once_after_restart(put: Put) -> None:
-    real = Driver.__init__
-
-    def init(self: Driver, **arguments: Any) -> None:
-        real(self, **arguments)
-        self._mute_votes_ticks = 0
-
-    put(Driver, "__init__", init)
+    put(replica_module, "_silent_ticks", lambda store, options: NO_LIMIT)
 
 
-def _lease_lasts(seconds: Callable[[int, float], float]) -> Plant:
-    """A lease of another length, from election ticks and the seconds of one."""
+def _lease_lasts(share: float, more_ticks: float = 0.0) -> Plant:
+    """A lease of another share of what was promised, and so many ticks more."""
 
     def plant(put: Put) -> None:
-        real = Reads.__init__
+        put(reads_module, "LEASE_SHARE", share)
+        if more_ticks:
 
-        def init(self: Reads, **arguments: Any) -> None:
-            real(self, **arguments)
-            self._lease_s = seconds(arguments["election_ticks"], arguments["tick_s"])
+            def promise_us(election_ticks: int, tick_s: float) -> int:
+                return int((election_ticks - 1 + more_ticks) * tick_s * 1e6)
 
-        put(Reads, "__init__", init)
+            put(driver_module, "vote_promise_us", promise_us)
+            put(replica_module, "vote_promise_us", promise_us)
 
     return plant
 
@@ -289,7 +308,41 @@ def _clock_stops_in_sleep(put: Put) -> None:
 
 
 def _promise_not_kept(put: Put) -> None:
-    put(Raft, "_lease_holds", lambda self: False)
+    put(Raft, "promises", property(lambda self: False))
+
+
+def _promise_forgotten_in_a_new_term(put: Put) -> None:
+    """A replica that is moved to a later term by anything but a leader believes that it has promised nothing."""
+    real = Raft.become_follower
+
+    def become_follower(self: Raft, term: Term, leader: ReplicaId) -> None:
+        moved = term > self.term and leader == NO_REPLICA
+        real(self, term, leader)
+        if moved:
+            self.silent_ticks = self.config.election_ticks
+
+    put(Raft, "become_follower", become_follower)
+
+
+def _own_timing_for_all(put: Put) -> None:
+    """The lease counts on the leader's own timing, whatever those who confirm it have promised."""
+    real = Reads.confirmed
+
+    def confirmed(self: Reads, states: list[ReadState], term: Term, applied: Index) -> None:
+        real(self, [state._replace(promise_us=NO_LIMIT) for state in states], term, applied)
+
+    put(Reads, "confirmed", confirmed)
+
+
+def _restored_directory_admitted(put: Put) -> None:
+    put(PeerMarks, "objection", lambda self, hello: "")
+
+
+def _sent_before_its_term_is_stored(put: Put) -> None:
+    def hold(self: Driver, message: Message) -> None:
+        self._router.send((message,))
+
+    put(Driver, "_hold", hold)
 
 
 def _clock_read_too_early(put: Put) -> None:
@@ -302,7 +355,7 @@ def _clock_read_too_early(put: Put) -> None:
         read[self.reads] = self._clock()
 
     put(Driver, "_pump", pump)
-    put(Reads, "lease_holds", lambda self, applied: applied >= self._lease_index and read.get(self, 0.0) < self._lease_until)
+    put(Reads, "lease_holds", lambda self, applied, commit: applied >= commit and read.get(self, 0.0) < self._lease_until)
 
 
 def _ticks_in_a_burst(put: Put) -> None:
@@ -319,7 +372,7 @@ def _ticks_in_a_burst(put: Put) -> None:
 
 
 def _quorum_read_leased(put: Put) -> None:
-    put(Replica, "barrier_free", lambda self, mode: self._driver.reads.lease_holds(self._store.applied.index))
+    put(Replica, "barrier_free", lambda self, mode: self._driver.reads.lease_holds(self._store.applied.index, self._raw.commit))
 
 
 BUGS: Final[Sequence[Bug]] = (
@@ -353,19 +406,16 @@ BUGS: Final[Sequence[Bug]] = (
     Bug("lease-read-before-applied", "a leased read waits for the round's index", _lease_read_before_applied, 150),
     Bug("round-read-before-applied", "a confirmed read waits for the round's index", _round_read_before_applied, 150),
     Bug("votes-at-once-after-restart", "a restarted replica gives no vote for one timeout", _votes_at_once_after_restart, 150),
-    Bug("lease-without-margin", "nine tenths: clocks run apart", _lease_lasts(lambda ticks, tick_s: (ticks - 1) * tick_s), 150),
-    Bug(
-        "lease-without-a-tick",
-        "less one tick: a timer may be about to move",
-        _lease_lasts(lambda n, tick_s: 0.9 * n * tick_s),
-        150,
-    ),
-    Bug(
-        "lease-too-long", "the lease is shorter than the election timeout", _lease_lasts(lambda n, tick_s: 1.5 * n * tick_s), 150
-    ),
+    Bug("lease-without-margin", "nine tenths: clocks run apart", _lease_lasts(1.0), 150),
+    Bug("lease-without-a-tick", "less one tick: a timer may be about to move", _lease_lasts(0.9, 1.0), 150),
+    Bug("lease-too-long", "the lease is shorter than the election timeout", _lease_lasts(1.5, 1.0), 150),
     Bug("clock-stops-in-sleep", "the clock counts on while the machine sleeps", _clock_stops_in_sleep, 150),
     Bug("ticks-in-a-burst", "ticks are never closer together than one interval", _ticks_in_a_burst, 150),
     Bug("quorum-read-leased", "a quorum read takes the round even under a lease", _quorum_read_leased, 150),
     Bug("promise-not-kept", "who hears a leader votes for nobody else", _promise_not_kept, 150),
+    Bug("promise-of-one-term", "the promise to a leader outlives its term", _promise_forgotten_in_a_new_term, 300),
+    Bug("lease-by-own-timing", "the lease lasts as long as those who confirm it promise", _own_timing_for_all, 150),
+    Bug("restored-admitted", "a directory that is older than its marks is refused", _restored_directory_admitted, 300),
+    Bug("sent-before-term-saved", "a term is on disk before anything is sent in it", _sent_before_its_term_is_stored, 50),
     Bug("clock-read-too-early", "the clock is read when the read is served", _clock_read_too_early, 150),
 )

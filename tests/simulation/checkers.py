@@ -5,10 +5,11 @@
     G3 log matching            two entries of one name are one entry, and so is everything before them
     G4 leader completeness     a new leader holds everything committed in earlier terms
     G5 state machine safety    every replica applies 1, 2, 3, ... with the same bytes, the same answers and the same state
-    G6 durability              what a replica acknowledges is on its disk at that moment; a commit is on a majority's
+    G6 durability              what a replica acknowledges, and the term of each message, is on its disk at that moment; a commit
+                               is on a majority's
     G7 monotony                term, commit and applied never fall; one vote a term, over restarts too
     G8 order of the marks      applied <= commit <= last, match < next
-    G10 read safety            a read shows at least what was acknowledged to any client before it was asked
+    G10 read safety            a read shows at least what was committed anywhere before it was asked
     lease                      held only by the leader, in the term and under the configuration it was won in, and by nobody once
                                a later term has a leader; a read is served under it while the clock says so, and from a state
                                that shows what earlier leaders committed
@@ -181,7 +182,6 @@ class Checker:
         self.applies: dict[Index, tuple[EntryId, bytes, object]] = {}
         self.states: dict[Index, int] = {}
         self.writes: dict[bytes, Index] = {}  # where each value was written
-        self.acknowledged = Index(0)  # applied by a leader that has answered a client
         self.servers: dict[ReplicaId, Server] = {}
         self.violation: ViolationError | None = None
         self.elections = 0
@@ -190,6 +190,7 @@ class Checker:
         self._leases: dict[str, tuple[float, tuple[Term, Membership]]] = {}  # until when, and in what they were won
         self._transferred: dict[str, Term] = {}  # the last term that each has begun to hand over
         self._durable: dict[str, HardState] = {}
+        self._lost: set[str] = set()  # servers whose disk was replaced by a backup of it
 
     def require(self, holds: bool, otherwise: str) -> None:
         if not holds:
@@ -396,8 +397,17 @@ class Checker:
             f"G6: {server.name} commits {at.index} of term {at.term}, which only replicas {sorted(holding)} have on disk",
         )
 
-    @staticmethod
-    def _holds(server: Server, index: Index, term: Term) -> bool:
+    def restored(self, server: Server) -> None:
+        """A backup was put in the place of a server's disk: its replica may have forgotten anything, and must take no part."""
+        self._durable.pop(server.name, None)
+        self._seen.pop(server.name, None)
+        self._lost.add(server.name)
+        for name, term in [key for key in self.votes if key[0] == server.name]:
+            del self.votes[name, term]
+
+    def _holds(self, server: Server, index: Index, term: Term) -> bool:
+        if server.name in self._lost:
+            return True  # it held what it has acknowledged, until its disk was replaced
         raft = server.disk.raft()
         if raft is None or raft[META].get(BASE) is None:
             return False
@@ -406,6 +416,8 @@ class Checker:
     def sent(self, server: Server, message: Message) -> None:
         """A message leaves: what it promises must be durable."""
         kind = message.type
+        if kind not in (MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESPONSE):
+            self._term_sent(server, message)
         if kind in (MessageType.APPEND, MessageType.HEARTBEAT):
             self._commit_sent(server, message)
         if message.reject or kind not in (MessageType.VOTE_RESPONSE, MessageType.APPEND_RESPONSE):
@@ -427,6 +439,20 @@ class Checker:
             self.require(
                 last.index >= message.index,
                 f"G6: {server.name} acknowledges entry {message.index}; on disk its log ends at {last}",
+            )
+
+    def _term_sent(self, server: Server, message: Message) -> None:
+        raft = server.disk.raft()
+        assert raft is not None
+        hard = _hard_state(raft)
+        self.require(
+            hard.term >= message.term,
+            f"G6: {server.name} sends {message.type.name.lower()} in term {message.term}; on disk is term {hard.term}",
+        )
+        if message.type is MessageType.VOTE and hard.term == message.term:
+            self.require(
+                hard.vote == message.from_,
+                f"G6: {server.name} stands in term {message.term}; on disk is its vote for {hard.vote or 'nobody'}",
             )
 
     def _commit_sent(self, server: Server, message: Message) -> None:
@@ -500,10 +526,6 @@ class Checker:
 
     # --- what clients see
 
-    def answered(self, replica_applied: Index) -> None:
-        """A leader that has applied so far answers a client."""
-        self.acknowledged = max(self.acknowledged, replica_applied)
-
     @property
     def committed_index(self) -> Index:
         """The last entry that any leader has committed."""
@@ -514,8 +536,9 @@ class Checker:
         replica = server.replica
         assert replica is not None
         name, applied = server.name, replica.applied.index
-        known = "acknowledged" if leased else "committed"
-        self.require(applied >= floor, f"G10: {name} serves a read from entry {applied}; {floor} was {known} before it was asked")
+        self.require(
+            applied >= floor, f"G10: {name} serves a read from entry {applied}; {floor} was committed before it was asked"
+        )
         if leased:
             reads, term = replica._driver.reads, replica._raw.term
             self.require(reads.lease_remaining_s > 0.0, f"lease: {name} serves a read under a lease that its clock has ended")

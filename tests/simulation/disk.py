@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,11 +24,16 @@ from random import Random
 from typing import Any, Protocol, TypeVar
 from unittest.mock import patch
 
+from ravel_node.machine.high_water import Marks, decode_marks
 from ravel_node.storage import files
 from ravel_node.storage.base import StoreError, StoreFailedError
 from ravel_node.storage.directory import RAFT
 from ravel_node.storage.engine import DATA_FILE, Environment, ReadTxn, View, WriteTxn
+from ravel_node.storage.keys import BOOT, META, PEERS, decode_boot
 from ravel_node.storage.memory import MemoryEngine, MemoryEnvironment, MemoryTxn, Records
+
+SEAL_BYTES = 4
+"""Of the check sum in front of every record."""
 
 T = TypeVar("T")
 Databases = dict[str, Records]
@@ -67,6 +73,21 @@ class Host(Protocol):
     def tell(self, what: str) -> None: ...
 
 
+class DiskBackup:
+    """What a disk held at one moment."""
+
+    def __init__(self) -> None:
+        self.environments: dict[Path, Databases] = {}
+        self.folders: list[Path] = []
+        self.files: dict[Path, bytes] = {}
+
+    def boot_number(self) -> int:
+        """Return how often the replica had been started."""
+        raft = next((databases for path, databases in self.environments.items() if path.name == RAFT), None)
+        record = None if raft is None else raft[META].get(BOOT)
+        return 0 if record is None else decode_boot(record[SEAL_BYTES:]).number
+
+
 class Disk:
     """What one server's process leaves behind when it dies."""
 
@@ -80,6 +101,33 @@ class Disk:
         """The committed records of raft/."""
         return self.environments.get(self.path / RAFT)
 
+    def peer_marks(self) -> Marks:
+        """The high-water marks of peers that are recorded here."""
+        raft = self.raft()
+        record = None if raft is None else raft[META].get(PEERS)
+        return {} if record is None else decode_marks(record[SEAL_BYTES:])
+
+    def backup(self) -> DiskBackup:
+        """Return a copy of everything that is on the disk now, as a backup of its files would hold it."""
+        backup = DiskBackup()
+        backup.environments = {path: _copied(databases) for path, databases in self.environments.items()}
+        for path in self.path.rglob("*"):
+            if path.is_dir():
+                backup.folders.append(path)
+            elif path.is_file():
+                backup.files[path] = path.read_bytes()
+        return backup
+
+    def restore(self, backup: DiskBackup) -> None:
+        """Put a backup back in the place of everything that is there. No process may use the disk."""
+        shutil.rmtree(self.path)
+        self.path.mkdir()
+        for folder in backup.folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        for path, data in backup.files.items():
+            path.write_bytes(data)
+        self.environments = {path: _copied(databases) for path, databases in backup.environments.items()}
+
 
 class SimTxn(MemoryTxn):
     """A write transaction that notes which log records it appends."""
@@ -90,7 +138,7 @@ class SimTxn(MemoryTxn):
 
     def append(self, database: str, key: bytes, value: bytes) -> None:
         self.appended.append((key, value))
-        self.put(database, key, value)
+        super().append(database, key, value)
 
 
 class _View(MemoryTxn):

@@ -39,6 +39,8 @@ class Nemesis:
             Fault.LOST_LEADER: self._lose_leader,
             Fault.FORGOTTEN_PROMISE: self._forget_promise,
             Fault.LOST_TRANSFER: self._lose_after_transfer,
+            Fault.LATE_REFUSAL: self._refuse_late,
+            Fault.RESTORED: self._restore,
         }
 
     async def run(self) -> None:
@@ -109,6 +111,51 @@ class Nemesis:
             running.spawn(running.stop()).add_done_callback(
                 lambda _: world.timeline.after(0.0, lambda: gone() if server.running is running else None)
             )
+
+    def _restore(self) -> None:
+        """Keep a copy of a data directory, start its server again, and put the copy back once every member has heard of that.
+
+        Before that a member may have been away for as long as the replica has run on what the copy does not hold: nobody can then
+        notice (docs/operations.md, "A data directory that was restored").
+        """
+        world, rng = self._world, self._rng
+        members = world.members()
+        if world.restored or len(members) < 3:
+            return
+        server = rng.choice(members)
+        if server.running is None or server.replica is None:
+            return
+        world.restored.add(server)
+        backup, boots = server.disk.backup(), server.boots
+        world.tell(f"a copy of {server.name}'s disk is kept")
+        late = world.timeline.now + 8 * world.profile.election_timeout_s
+
+        def restart() -> None:
+            if server.running is not None and server.boots == boots:
+                server.crash("and is started again at once")
+                server.boot()
+            self._after(0.05, put_back)
+
+        def put_back() -> None:
+            replica, others = server.replica, [member for member in world.members() if member is not server]
+            if world.timeline.now > late or replica is None or len(others) < 2:
+                world.restored.discard(server)
+                return
+            known = [other.disk.peer_marks().get(replica.id) for other in others]
+            if server.boots == boots or any(mark is None or mark.boot_number <= backup.boot_number() for mark in known):
+                self._after(0.05, put_back)
+                return
+            server.crash("and its disk is replaced by the copy")
+            world.checker.restored(server)
+            server.disk.restore(backup)
+            server.boot()
+            world.replace_restored(server)
+            leader = self._leader()
+            if leader not in (None, server) and rng.random() < 0.6:
+                # Those that are left may lack what the leader has committed with the help of the one that was restored.
+                self._isolate(leader, world.profile.election_timeout_s * rng.uniform(2.0, 5.0))
+
+        self._after(rng.uniform(0.0, 1.0), restart)
 
     # --- the network
 
@@ -322,6 +369,75 @@ class Nemesis:
             replica._driver.inbox.call(lambda raw: raw.campaign())
         if self._world.timeline.now < until:
             self._after(self._rng.uniform(0.005, 0.02), lambda: self._hurry(server, until))
+
+    def _refuse_late(self) -> None:
+        """A leader is silent until one follower stands in the next term, without getting its votes, and another one polls. The
+        first refuses, naming its term; before that arrives the second hears the leader again and confirms its lease.
+        """
+        world, rng, leader = self._world, self._rng, self._leader()
+        if leader is None or leader.running is None or leader.running.process.paused:
+            return
+        network, timeout = world.network, world.profile.election_timeout_s
+        end = self._alone_until = world.timeline.now + 6 * timeout
+        candidate: list[Server] = []
+
+        def rest(for_s: float) -> None:
+            for client in world.clients:
+                if not client.only_reads:
+                    client.resting_until = world.timeline.now + for_s
+
+        def give_up() -> None:
+            network.watch = None
+            leader.resume()
+            rest(0.0)
+            self._alone_until = 0.0
+
+        def watch(source: str, message: Message) -> None:
+            if message.type is not MessageType.VOTE or source == leader.address:
+                return
+            network.watch = None
+            candidate.extend(server for server in world.servers if server.address == source)
+            stood = candidate[0]
+            others = [server for server in world.servers if server not in (stood, leader)]
+            self._lose({(stood.address, other.address) for other in others}, 0.01)  # its requests are lost
+            self._lose({(stood.address, leader.address), (leader.address, stood.address)}, end - world.timeline.now)
+            self._after(0.01, lambda: hold(stood, others))
+
+        def hold(stood: Server, others: list[Server]) -> None:
+            for other in others:
+                network.hold((stood.address, other.address))
+            wake_when_refused(stood, others)
+
+        def wake_when_refused(stood: Server, others: list[Server]) -> None:
+            polls = [
+                other for other in others if other.replica is not None and other.replica._raw._raft.role is Role.PRE_CANDIDATE
+            ]
+            if world.timeline.now > end or leader.running is None or stood.replica is None:
+                for other in others:
+                    network.let_go((stood.address, other.address))
+                give_up()
+            elif polls:
+                self._after(rng.uniform(0.005, 0.02), lambda: wake(stood, others))
+            else:
+                self._after(0.01, lambda: wake_when_refused(stood, others))
+
+        def wake(stood: Server, others: list[Server]) -> None:
+            leader.resume()
+            self._after(rng.uniform(0.0, 2.0) * world.profile.replica.tick_s + 0.02, lambda: tell(stood, others))
+
+        def tell(stood: Server, others: list[Server]) -> None:
+            links = {link for other in others for link in ((leader.address, other.address), (other.address, leader.address))}
+            self._lose(links, 2 * timeout)  # or the later term would end the leader's
+            for other in others:
+                network.let_go((stood.address, other.address))
+            self._hurry(stood, world.timeline.now + 2 * timeout)
+            rest(0.0)
+            self._alone_until = world.timeline.now + 2 * timeout
+
+        rest(6 * timeout)
+        network.watch = watch
+        leader.pause()
+        self._after(5 * timeout, lambda: give_up() if network.watch is watch else None)
 
     def _lose_after_transfer(self) -> None:
         world, rng, leader = self._world, self._rng, self._leader()

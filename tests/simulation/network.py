@@ -8,7 +8,7 @@ paused takes everything in and does nothing with it; one that is cut off is sile
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from ravel_node.raft import Message, MessageType, ReplicaId
 from ravel_node.replica.errors import ReplicaError
 from ravel_node.transport.base import (
-    LocalHello,
+    EXPELLED,
+    Hello,
+    MemberAddress,
     OutgoingSnapshot,
+    PeerRefusedError,
     PeerStats,
     ProbeAnswer,
     ProbeFailedError,
@@ -25,6 +28,7 @@ from ravel_node.transport.base import (
     TransportListener,
 )
 from ravel_node.transport.wire import message_from_wire, message_to_wire
+from ravelpb.errors import Reason
 from tests.simulation.timeline import Process, Timeline
 
 if TYPE_CHECKING:
@@ -60,6 +64,7 @@ class Network:
         self.timeline = timeline
         self.listening: dict[str, Running] = {}  # by address
         self.cuts: set[tuple[str, str]] = set()
+        self._held: dict[tuple[str, str], list[Callable[[], None]]] = {}  # links whose messages wait, and those messages
         self.watch: Callable[[str, Message], None] | None = None  # is shown every message that a replica sends, once set
         self._arrivals: dict[tuple[str, str], float] = {}  # when the newest message in order arrives on each link
 
@@ -90,8 +95,30 @@ class Network:
         if (source, target) in self.cuts:
             self.tell(f"{source} -> {target}: {what}: cut off")
             return
+        if (held := self._held.get((source, target))) is not None:
+            self.tell(f"{source} -> {target}: {what}: held back")
+            held.append(lambda: self._arrived(source, target, what, arrive))
+            return
         self.tell(f"{source} -> {target}: {what}")
         arrive()
+
+    def hold(self, link: tuple[str, str]) -> None:
+        """From now on messages on a link wait until `let_go`: a network may be as slow as that."""
+        self._held.setdefault(link, [])
+
+    def let_go(self, link: tuple[str, str]) -> int:
+        """Deliver what was held back on a link; return how many messages there were."""
+        held = self._held.pop(link, [])
+        for arrive in held:
+            arrive()
+        return len(held)
+
+    def heal(self) -> None:
+        """End every fault: nothing is cut off, held back, lost or slow."""
+        self.cuts.clear()
+        self.faults = NetworkFaults()
+        for link in list(self._held):
+            self.let_go(link)
 
     async def call(
         self,
@@ -139,6 +166,10 @@ class _Peer:
     server_id: str
     stats: PeerStats = field(default_factory=PeerStats)
     told_unreachable: bool = False
+    connected_to: Running | None = None  # shook hands
+    connecting_to: Running | None = None
+    waiting: list[Message] = field(default_factory=list)  # have arrived before that
+    expelled_for: set[str] = field(default_factory=set)  # reasons that were reported to the replica
 
 
 class SimTransport:
@@ -151,10 +182,10 @@ class SimTransport:
         self._sent = sent
         self._peers: dict[ReplicaId, _Peer] = {}
         self._snapshots: dict[ReplicaId, asyncio.Task[None]] = {}
-        self._hello: LocalHello | None = None
+        self._hello: Callable[[], Hello] | None = None
         self._listener: TransportListener | None = None
 
-    async def start(self, hello: LocalHello, listener: TransportListener) -> None:
+    async def start(self, hello: Callable[[], Hello], listener: TransportListener) -> None:
         self._hello, self._listener = hello, listener
 
     async def close(self) -> None:
@@ -206,13 +237,56 @@ class SimTransport:
                 self._tell(lambda listener: listener.peer_unreachable(message.to))
             return
         peer.told_unreachable = False
-        running.process.after(0.0, lambda: self._hand_over(running, hello, message))
+        running.process.after(0.0, lambda: self._hand_over(peer, running, hello(), message))
 
-    def _hand_over(self, running: Running, hello: LocalHello, message: Message) -> None:
-        if running.dead:
+    def _hand_over(self, peer: _Peer, running: Running, hello: Hello, message: Message) -> None:
+        """On the loop of the process at the other end."""
+        if running.dead or running.maybe_replica is None:
             return
-        if running.take(hello, message):
-            self._tell(lambda listener: listener.removed_by_peer(message.to))
+        if peer.connected_to is running:
+            if running.take(hello, message):
+                self._expelled(peer, message.to, Reason.REMOVED, "it was removed")
+            return
+        peer.waiting.append(message)
+        if peer.connecting_to is not running:
+            peer.connecting_to = running
+            running.spawn(self._greet(peer, running, hello, message.to))
+
+    async def _greet(self, peer: _Peer, running: Running, hello: Hello, to: ReplicaId) -> None:
+        """The handshake, first the half at the other end."""
+        try:
+            theirs = await running.admit(hello, to)
+        except PeerRefusedError as error:
+            peer.waiting.clear()
+            peer.connecting_to = None
+            self._network.tell(f"{peer.address} refuses {self._address}: {error.reason}")
+            self._expelled(peer, to, error.reason, str(error))
+            return
+
+        async def check() -> None:
+            if self._listener is None:
+                return
+            try:
+                await self._listener.admit_answer(theirs)
+            except PeerRefusedError as error:
+                peer.waiting.clear()
+                peer.connecting_to = None
+                self._network.tell(f"{self._address} refuses {peer.address}: {error.reason}")
+                return
+            peer.connected_to, peer.connecting_to = running, None
+            waiting, peer.waiting = peer.waiting, []
+            for message in waiting:
+                running.process.after(0.0, lambda message=message: self._hand_over(peer, running, hello, message))  # type: ignore[misc]
+
+        self._running.process.after(0.0, lambda: None if self._running.dead else self._spawn(check()))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._running.spawn(work)
+
+    def _expelled(self, peer: _Peer, peer_id: ReplicaId, reason: str, why: str) -> None:
+        if reason in EXPELLED and reason not in peer.expelled_for:
+            peer.expelled_for.add(reason)
+            self._tell(lambda listener: listener.refused_by_peer(peer_id, reason, why))
 
     def _tell(self, what: Callable[[TransportListener], None]) -> None:
         """Tell the replica at this end, unless its process is dead or closed."""
@@ -262,7 +336,7 @@ class SimTransport:
         def begin(running: Running) -> Awaitable[Any]:
             first.append(running)
             if hello is not None:
-                running.welcome(hello, message.to)
+                running.replica.admission.check(hello(), message.to)
             return running.replica.receive_snapshot(message, file.header, file.size_bytes, file.sha256)
 
         staged = await ask("begin", begin)
@@ -279,18 +353,24 @@ class SimTransport:
             raise ProbeFailedError(f"no replica answers at {address}: {error}") from None
 
     async def state_hashes(self, peer: ReplicaId, timeout_s: float) -> StateHashes:
+        return await self._ask(peer, "state hashes", lambda other: other.replica.state_hashes())
+
+    async def member(self, peer: ReplicaId, replica_id: ReplicaId, timeout_s: float) -> MemberAddress | None:
+        return await self._ask(peer, f"who is replica {replica_id}", lambda other: other.replica.member_address(replica_id))
+
+    async def _ask(self, peer: ReplicaId, what: str, question: Callable[[Running], T]) -> T:
         known, hello = self._peers.get(peer), self._hello
         if known is None or hello is None:
             raise ProbeFailedError(f"replica {peer} is no peer of this one")
-        address = known.address
+        address, own = known.address, hello()
 
-        async def answer(other: Running) -> StateHashes:
-            other.welcome(hello, peer)
-            return other.replica.state_hashes()
+        async def answer(other: Running) -> T:
+            await other.admit(own, peer)
+            return question(other)
 
         try:
-            return await self._network.call(self._running.process, self._address, address, "state hashes", answer)
-        except (ConnectionError, ReplicaError) as error:
+            return await self._network.call(self._running.process, self._address, address, what, answer)
+        except (ConnectionError, ReplicaError, PeerRefusedError) as error:
             raise ProbeFailedError(f"no replica answers at {address}: {error}") from None
 
 

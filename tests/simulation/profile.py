@@ -33,9 +33,11 @@ class Fault(Enum):
     LOST_LEADER = "a leader is stopped and cut off, and wakes while it is"
     FORGOTTEN_PROMISE = "a voter is restarted when its leader is cut off"
     LOST_TRANSFER = "a leader is cut off just after it has handed over"
+    RESTORED = "a backup of a data directory is put back"
+    LATE_REFUSAL = "a voter that hears its leader again is told of a later term"
 
 
-PLOTS = (Fault.LOST_LEADER, Fault.FORGOTTEN_PROMISE, Fault.LOST_TRANSFER, Fault.SLOW_FLUSH)
+PLOTS = (Fault.LOST_LEADER, Fault.FORGOTTEN_PROMISE, Fault.LOST_TRANSFER, Fault.SLOW_FLUSH, Fault.LATE_REFUSAL)
 """Misfortunes in the order that hurts reads."""
 
 
@@ -51,6 +53,7 @@ class Profile:
     leases: bool  # reads use them
     rates: tuple[float, float]  # of the servers' clocks, seconds of their own for one of the world
     apart: bool  # the first server's clock is as slow as may be, all others' as fast
+    timings: tuple[int, ...]  # election ticks of the servers, in turn: they need not be configured alike
     writing: Habits
     reading: Habits
     replica: ReplicaOptions
@@ -59,7 +62,7 @@ class Profile:
     @property
     def election_timeout_s(self) -> float:
         """The shortest election timeout of the slowest clock, in world time."""
-        return self.replica.election_timeout_s / self.rates[0]
+        return max(self.timings) * self.replica.tick_s / self.rates[0]
 
     @classmethod
     def draw(cls, rng: Random) -> Profile:
@@ -79,6 +82,7 @@ class Profile:
             leases=steady,
             rates=(0.955, 1.045) if steady else (0.5, 2.0),
             apart=steady and rng.random() < 0.5,
+            timings=(),
             writing=Habits(
                 keys=keys,
                 modes=modes,
@@ -94,7 +98,9 @@ class Profile:
             store=_store_options(rng, congested=Fault.SLOW_FLUSH in faults),
         )
         # Last, so that worlds keep what they drew before it: entries that wait for each other's rounds hide faults of the lease.
-        return replace(drawn, replica=replace(drawn.replica, gather_s=rng.choice((0.0, 0.0, 0.05))))
+        drawn = replace(drawn, replica=replace(drawn.replica, gather_s=rng.choice((0.0, 0.0, 0.05))))
+        ticks = drawn.replica.election_ticks
+        return replace(drawn, timings=rng.choice(((ticks,), (ticks,), (ticks,), (12, 6), (6, 12, 6))))
 
 
 def _draw_faults(rng: Random, steady: bool) -> tuple[Fault, ...]:

@@ -23,13 +23,14 @@ from ravel_node.raft import (
     Snapshot,
     Term,
 )
-from ravel_node.replica.errors import RemovedError, ReplicaStoppedError, WrongClusterError, WrongIdentityError
+from ravel_node.replica.admission import reason_of
+from ravel_node.replica.errors import RemovedError, ReplicaError, ReplicaStoppedError
 from ravel_node.replica.events import EventLog
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.replica.replica import Replica
 from ravel_node.storage.base import Identity, StoreError, StoreFailedError
 from ravel_node.storage.store import DiskStore, StoreOptions, open_store
-from ravel_node.transport.base import LocalHello, ProbeAnswer
+from ravel_node.transport.base import Hello, PeerRefusedError, ProbeAnswer
 from tests.simulation.checkers import Checker, SimMachine
 from tests.simulation.disk import Disk, SimEngine, SimEnvironment, SimTxn
 from tests.simulation.network import Network, SimTransport
@@ -59,7 +60,7 @@ class Settings:
 class Server:
     """What an operator would call a machine."""
 
-    def __init__(self, number: int, disk: Disk, settings: Settings, rate: float, seed: int) -> None:
+    def __init__(self, number: int, disk: Disk, settings: Settings, rate: float, seed: int, election_ticks: int) -> None:
         self.name = f"s{number}"
         self.number = number
         self.address = self.name
@@ -67,6 +68,7 @@ class Server:
         self.disk = disk
         self.settings = settings
         self.rate = rate
+        self.election_ticks = election_ticks
         self.boots = 0
         self.seed = seed
         self.running: Running | None = None
@@ -177,9 +179,9 @@ class Running:
             transport=self.transport,
             observer=_Observer(self.server),
             events=EventLog(f"{self.server.boots:016x}", self.boot_clock),
-            options=self.settings.replica,
+            options=replace(self.settings.replica, election_ticks=self.server.election_ticks),
             rng=self.rng,
-            boot_id=f"{self.server.boots:016x}",
+            boot_id=self.boot_id,
             version=VERSION,
             peer_address=self.server.address,
             clock=self.boot_clock,
@@ -292,23 +294,24 @@ class Running:
         if not self.dead:
             back(result, error)
 
-    def take(self, hello: LocalHello, message: Message) -> bool:
-        """Take a message of a peer; True if the peer is to be told that it was removed."""
-        if self.maybe_replica is None:
-            return False
+    def take(self, hello: Hello, message: Message) -> bool:
+        """Take a message of a peer that was admitted; True if the peer is to be told that it was removed."""
         try:
-            self.welcome(hello, message.to)
+            self.replica.admission.check(hello, message.to)
         except RemovedError:
             return True
-        except (WrongClusterError, WrongIdentityError):
+        except ReplicaError:
             return False
-        self.maybe_replica.step([message])
+        self.replica.step([message])
         return False
 
-    def welcome(self, hello: LocalHello, to: ReplicaId) -> None:
-        """Raises what keeps a peer from talking to this replica."""
-        self.replica.check_peer(hello.cluster_id, hello.replica_id, to, hello.server_id)
-        self.replica.introduce(hello.replica_id, hello.address, hello.server_id)
+    async def admit(self, hello: Hello, to: ReplicaId) -> Hello:
+        """The half of a handshake at the end that is dialled. Raises PeerRefusedError."""
+        try:
+            await self.replica.admit_peer(hello, to)
+        except ReplicaError as error:
+            raise PeerRefusedError(str(error), reason_of(error)) from None
+        return replace(self.replica.hello(), address="")
 
     async def step_later(self, message: Message) -> None:
         self.replica.step([message])
@@ -316,7 +319,15 @@ class Running:
     async def probed(self) -> ProbeAnswer:
         assert self.store is not None
         identity = self.store.identity
-        return ProbeAnswer(identity.server_id, identity.cluster_id, identity.replica_id, VERSION, f"{self.server.boots:016x}")
+        answer = ProbeAnswer(identity.server_id, identity.cluster_id, identity.replica_id, VERSION, self.boot_id)
+        if self.maybe_replica is None:
+            return answer
+        hello = self.maybe_replica.hello()
+        return replace(answer, boot_number=hello.boot_number, term=hello.term, last_index=hello.last_index)
+
+    @property
+    def boot_id(self) -> str:
+        return f"{self.server.boots:016x}"
 
     # --- Host of the disk
 

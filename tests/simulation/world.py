@@ -16,7 +16,14 @@ from typing import Any, Final, TypeVar
 
 from ravel_node.machine.members import all_replicas
 from ravel_node.raft import ConfState, ReplicaId
-from ravel_node.replica.errors import MembershipError, NotLeaderError, RemovedError, ReplicaError, ReplicaStoppedError
+from ravel_node.replica.errors import (
+    MembershipError,
+    NotLeaderError,
+    OutdatedDirectoryError,
+    RemovedError,
+    ReplicaError,
+    ReplicaStoppedError,
+)
 from ravel_node.replica.status import Expectation
 from ravel_node.storage.base import DamagedError, StoreError
 from ravelctl.linearizability.checker import check
@@ -25,7 +32,7 @@ from tests.simulation.checkers import Checker, ViolationError
 from tests.simulation.clients import PATIENCE_S, Client, Habits
 from tests.simulation.disk import Disk, DiskFaults, files_in_memory
 from tests.simulation.faults import Nemesis
-from tests.simulation.network import Network, NetworkFaults
+from tests.simulation.network import Network
 from tests.simulation.profile import Profile
 from tests.simulation.server import Running, Server, Settings
 from tests.simulation.timeline import Clock, Process, Timeline
@@ -97,6 +104,7 @@ class World:
             crashed=self.crashed,
         )
         self.servers: list[Server] = []
+        self.restored: set[Server] = set()  # whose disk was replaced by a backup, or is about to be
         self._by_name: dict[str, Server] = {}
         for _ in range(self.profile.servers):
             self.add_server()
@@ -126,7 +134,9 @@ class World:
         rate = self.rng.choice((slow, fast, self.rng.uniform(slow, fast)))
         if self.profile.apart:
             rate = slow if number == 1 else fast
-        server = Server(number, Disk(path, Random(f"disk {number} {self.seed}")), self._settings, rate, self.seed)
+        timings = self.profile.timings
+        disk = Disk(path, Random(f"disk {number} {self.seed}"))
+        server = Server(number, disk, self._settings, rate, self.seed, timings[(number - 1) % len(timings)])
         self.servers.append(server)
         self._by_name[server.name] = server
         return server
@@ -243,8 +253,7 @@ class World:
     def _recover(self) -> None:
         self.tell("everything is healed")
         self.healed = True
-        self.network.cuts.clear()
-        self.network.faults = NetworkFaults()
+        self.network.heal()
         for server in self.servers:
             server.disk.faults = DiskFaults()
             server.resume()
@@ -329,7 +338,7 @@ class World:
             for name in names:
                 try:
                     return await self.ask(self._by_name[name], what, ask)
-                except (NotLeaderError, ReplicaStoppedError, RemovedError, ConnectionError):
+                except (NotLeaderError, ReplicaStoppedError, RemovedError, OutdatedDirectoryError, ConnectionError):
                     await asyncio.sleep(0.05)
 
     async def _bootstrap(self, server: Server) -> None:
@@ -382,6 +391,20 @@ class World:
                 await self.remove(rng.choice(members))
         finally:
             self._changing = False
+
+    def replace_restored(self, server: Server) -> None:
+        """What an operator does once an alarm names a server whose directory was restored: a new replica takes its place."""
+        self.spawn(self._replace_restored(server))
+
+    async def _replace_restored(self, server: Server) -> None:
+        await asyncio.sleep(self.rng.uniform(0.0, 2.0))
+        while server in self.members():
+            await self.remove(server)
+            await asyncio.sleep(0.2)
+        if len(self.servers) < SERVERS_MAX:
+            other = self.add_server()
+            other.boot()
+            await self.join(other)
 
     async def remove(self, server: Server) -> None:
         replica = server.replica

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ravel_node.machine.base import Database
+from ravel_node.machine.high_water import HighWaterMark
 from ravel_node.machine.members import read_cluster_name, read_members
 from ravel_node.raft.errors import (
     CompactedError,
@@ -23,8 +24,8 @@ from ravel_node.raft.errors import (
     UnavailableError,
 )
 from ravel_node.raft.storage import entry_size
-from ravel_node.raft.types import NO_LIMIT, ConfState, HardState, Index, ReplicaId
-from ravel_node.storage.base import Save, SnapshotFile, SnapshotRefusedError, StoreError, StoreFailedError
+from ravel_node.raft.types import NO_LIMIT, ConfState, HardState, Index, ReplicaId, Term
+from ravel_node.storage.base import Boot, HalfAppliedError, Save, SnapshotFile, SnapshotRefusedError, StoreError, StoreFailedError
 from ravel_node.storage.engine import Engine
 from ravel_node.storage.store import DiskStore, StoreOptions, open_store
 from ravelpb.slots import slot_of
@@ -122,6 +123,20 @@ class StoreSuite:
         await append(other, 1, 1)
         with pytest.raises(StoreError, match="has a log"):
             await bootstrap(other)
+
+    async def test_starts_and_marks_of_peers_are_kept(self, harness: Harness) -> None:
+        store = await harness.open()
+        assert (store.boot, dict(store.peer_marks)) == (Boot(), {})
+        await bootstrap(store)
+        boot = Boot(3, "ab" * 8, 750_000)
+        marks = {ReplicaId(2): HighWaterMark(4, "cd" * 8, Term(7), Index(90)), ReplicaId(3): HighWaterMark(term=Term(2))}
+        await store.record_boot(boot)
+        await store.record_peer_marks(marks)
+        store = await harness.open()
+        assert (store.boot, dict(store.peer_marks)) == (boot, marks)
+        await store.record_peer_marks({})
+        store = await harness.open()
+        assert (store.boot, dict(store.peer_marks)) == (boot, {})
 
     async def test_an_identity_is_taken_once(self, harness: Harness) -> None:
         store = await harness.open()
@@ -387,6 +402,57 @@ class StoreSuite:
         await store.flush()
         assert store.flushed == at(100)
         assert (await harness.open(options=options)).applied == at(100)
+
+    @pytest.mark.parametrize("flushed", [False, True])
+    async def test_half_of_an_entry_never_reaches_the_disk(self, harness: Harness, store: DiskStore, flushed: bool) -> None:
+        """A machine that raises in the middle of an entry: nobody may see what it wrote of it, now or after a restart."""
+        await append(store, 2, 4)
+        apply(store, 2, {b"a": b"2"})
+        if flushed:
+            await store.flush()
+        apply(store, 3, {b"a": b"3"})
+        store.txn().put(Database.KV, b"a", b"half of entry 4")
+        with pytest.raises(HalfAppliedError, match="the entry after 3"):
+            store.reader()
+        for use in (store.flush, store.build_snapshot, lambda: append(store, 5, 5)):
+            with pytest.raises(HalfAppliedError):
+                await use()
+        with pytest.raises(HalfAppliedError):
+            store.hash_applied()
+        with pytest.raises(HalfAppliedError):
+            store.txn()
+        store = await harness.open()
+        assert store.applied == (at(2) if flushed else at(1))
+        assert contents(store) == ([(b"a", b"2")] if flushed else [])
+        assert list(store.entries(Index(2), Index(5), NO_LIMIT)) == entries(2, 4)
+        for index in range(store.applied.index + 1, 5):
+            apply(store, index, {b"a": b"%d" % index})
+        await store.flush()
+        assert contents(store) == [(b"a", b"4")]
+        assert await store.check() == []
+
+    async def test_the_timer_fails_a_store_with_half_of_an_entry(self, harness: Harness) -> None:
+        events: list[str] = []
+        options = StoreOptions(flush_interval_s=0.02, observe=lambda event, fields: events.append(event))
+        store = await harness.open(options=options)
+        await append(store, 1, 2)
+        apply(store, 1, {b"a": b"1"})
+        store.txn().put(Database.KV, b"a", b"half of entry 2")
+        await until(lambda: "store.failed" in events)
+        with pytest.raises(HalfAppliedError):
+            store.txn()
+        store = await harness.open()
+        assert (store.applied, contents(store)) == (at(0, 0), [])
+
+    async def test_full_segments_before_half_of_an_entry_are_flushed(self, harness: Harness) -> None:
+        store = await harness.open(options=replace(NEVER, segment_bytes_max=1))
+        await append(store, 1, 3)
+        apply(store, 1, {b"a": b"1"})
+        apply(store, 2, {b"a": b"2"})
+        store.txn().put(Database.KV, b"a", b"half of entry 3")
+        await until(lambda: store.flushed == at(2))
+        store = await harness.open()
+        assert (store.applied, contents(store)) == (at(2), [(b"a", b"2")])
 
     async def test_a_scan_does_not_outlive_its_point_in_time(self, store: DiskStore) -> None:
         await append(store, 2, 3)

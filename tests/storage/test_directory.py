@@ -7,14 +7,16 @@ import shutil
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from ravel_node.storage import files
 from ravel_node.storage.base import DamagedError, DirectoryInUseError, FormatError, Save, StoreError
-from ravel_node.storage.directory import Presence
-from ravel_node.storage.store import open_store
+from ravel_node.storage.directory import Presence, next_folder, set_aside
+from ravel_node.storage.store import StoreOptions, open_store
 from tests.storage.support import NEVER, append, apply, bootstrap, contents, entries, hard_state
 
 
@@ -191,3 +193,51 @@ async def test_a_directory_that_is_taken_away_while_it_is_open_is_noticed(tmp_pa
         assert presence.missing() == path / "raft" / "data.mdb", "a copy under the name is not what is open"
     finally:
         await store.close()
+
+
+async def test_data_is_set_aside_and_the_directory_can_be_filled_again(tmp_path: Path) -> None:
+    path = tmp_path / "n1"
+    store = await open_store(path, NEVER)
+    await bootstrap(store)
+    await append(store, 2, 2)
+    apply(store, 2, {b"a": b"1"})
+    await store.build_snapshot()
+    before = store.identity
+    with pytest.raises(DirectoryInUseError):
+        set_aside(path, next_folder(path))
+    await store.close()
+    for number in (1, 2):
+        assert next_folder(path) == f"old-{number}"
+        set_aside(path, f"old-{number}")
+        store = await open_store(path, StoreOptions())
+        assert store.identity.blank
+        assert store.identity.server_id != before.server_id
+        assert (store.boot.number, dict(store.peer_marks)) == (0, {})
+        await store.close()
+    assert sorted(each.name for each in (path / "old-1").iterdir()) == ["incoming", "raft", "snapshots", "state-2"]
+
+
+@pytest.mark.parametrize("moved", range(5))
+async def test_a_crash_while_data_is_set_aside_leaves_the_old_identity_or_a_blank_one(tmp_path: Path, moved: int) -> None:
+    path = tmp_path / "n1"
+    store = await open_store(path, NEVER)
+    await bootstrap(store)
+    before = store.identity
+    await store.close()
+    steps = 0
+
+    real = files.rename
+
+    def rename(source: Path, target: Path) -> None:
+        nonlocal steps
+        if steps == moved:
+            raise KeyboardInterrupt
+        steps += 1
+        real(source, target)
+
+    with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(files, "rename", rename)
+        set_aside(path, "old-1")
+    store = await open_store(path, StoreOptions())
+    assert store.identity == before if moved == 0 else store.identity.blank
+    await store.close()

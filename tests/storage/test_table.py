@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from zlib import crc32
 
 import pytest
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from ravel_node.machine.base import Database
 from ravel_node.raft.errors import InvariantError
 from ravel_node.storage import table as table_module
-from ravel_node.storage.table import Segment, Table
+from ravel_node.storage.base import HalfAppliedError
+from ravel_node.storage.table import Segment, Table, written
 from ravelpb.slots import slot_of
 from tests.storage.support import at
 
@@ -80,7 +81,7 @@ def test_the_table_shows_what_a_dict_would(
             model.pop(key, None)
         elif step == "flush" and table.oldest is not None:
             below.take(table.oldest)
-            table.drop_oldest()
+            table.drop_oldest(table.oldest)
         else:
             index += 1
             table.applied_to(at(index))
@@ -124,9 +125,23 @@ def test_an_interrupted_scan_is_noticed_only_when_the_chain_moved() -> None:
     assert next(scan) == (b"b", b"2")
     scan = table.scan(KV, b"", None)
     next(scan)
+    table.applied_to(at(2))
     table.seal()
     with pytest.raises(InvariantError, match="moved on"):
         next(scan)
+
+
+def test_a_segment_is_full_at_its_very_size() -> None:
+    for size, full in ((163, True), (164, True), (165, False)):
+        table = Table(Dict(), at(0, 0), segment_bytes_max=size)
+        table.put(KV, b"k", b"v" * 99)
+        assert table.applied_to(at(1)) == full
+
+
+def test_a_deletion_has_a_size_too() -> None:
+    table = Table(Dict(), at(0, 0), segment_bytes_max=1 << 20)
+    table.delete(KV, b"key")
+    assert table.size == 3 + table_module.RECORD_OVERHEAD_BYTES
 
 
 def test_sizes_and_segments() -> None:
@@ -138,13 +153,53 @@ def test_sizes_and_segments() -> None:
     table.put(KV, b"k", b"")
     assert table.applied_to(at(2))
     sealed = table.seal()
+    assert sealed is not None
     assert sealed is table.oldest
     assert (table.size, table.segments, table.sealed_bytes) == (229, 1, 229)
     assert table.seal() is sealed
     table.applied_to(at(3))
     table.seal()
     assert (table.applied, table.flushed) == (at(3), at(0, 0))
-    table.drop_oldest()
+    table.drop_oldest(sealed)
     assert (table.flushed, table.sealed_bytes) == (at(2), 0)
-    table.drop_oldest()
-    assert (table.flushed, table.oldest) == (at(3), None)
+    with pytest.raises(InvariantError, match="not the oldest"):
+        table.drop_oldest(sealed)
+    assert table.oldest is not None
+    table.drop_oldest(table.oldest)
+    assert table.flushed == at(3)
+    assert table.oldest is None
+
+
+@pytest.mark.parametrize(
+    "write", [lambda table: table.put(KV, b"b", b""), lambda table: table.delete(KV, b"a")], ids=["put", "delete"]
+)
+def test_half_of_an_entry_is_never_sealed(write: Callable[[Table], None]) -> None:
+    table = table_over(Dict())
+    table.put(KV, b"a", b"1")
+    table.applied_to(at(1))
+    write(table)
+    for _ in range(2):
+        with pytest.raises(HalfAppliedError, match="the entry after 1"):
+            table.seal()
+    assert table.oldest is None
+    table.applied_to(at(2))  # it was only slow
+    sealed = table.seal()
+    assert sealed is not None
+    assert sealed.last == at(2)
+    write(table)  # the size of a new segment is counted from its own beginning
+    with pytest.raises(HalfAppliedError, match="the entry after 2"):
+        table.seal()
+
+
+def test_what_is_written_at_once_is_one_segment_at_that_entry() -> None:
+    below = Dict()
+    below.values = {b"a": b"1", b"b": b"2"}
+
+    def write(table: Table) -> None:
+        assert table.applied == at(7)
+        assert table.get(KV, b"a") == b"1"
+        table.delete(KV, b"a")
+
+    segment = written(below, at(7), write)
+    below.take(segment)
+    assert (segment.last, below.values) == (at(7), {b"b": b"2"})

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ravel_node.raft.types import ConfState, Entry, Index, Message, MessageType, ReplicaId, Snapshot, Term
-from ravel_node.transport.base import LocalHello, OutgoingSnapshot
+from ravel_node.transport.base import Hello, OutgoingSnapshot, PeerRefusedError
+from ravelpb.errors import Reason
 from tests.server.fakes import CLUSTER, server_id
 
 ONE, TWO = ReplicaId(1), ReplicaId(2)
-HELLO = LocalHello(CLUSTER, TWO, server_id(2), "2" * 16, "0.1.0", "127.0.0.1:8002")
+HELLO = Hello(CLUSTER, TWO, server_id(2), "2" * 16, "0.1.0", "127.0.0.1:8002", 3, Term(5), Index(70))
 """Replica 2 dials the host of tests.server.fakes, which is replica 1."""
 
 
@@ -54,6 +55,9 @@ class Listener:
         self.unreachable: list[ReplicaId] = []
         self.snapshots: list[tuple[ReplicaId, bool]] = []
         self.removed: list[ReplicaId] = []
+        self.refused: list[tuple[ReplicaId, str]] = []
+        self.answers: list[Hello] = []
+        self.objection: PeerRefusedError | None = None  # to whatever is dialled
 
     def peer_unreachable(self, peer: ReplicaId) -> None:
         self.unreachable.append(peer)
@@ -61,8 +65,15 @@ class Listener:
     def snapshot_sent(self, peer: ReplicaId, delivered: bool) -> None:
         self.snapshots.append((peer, delivered))
 
-    def removed_by_peer(self, peer: ReplicaId) -> None:
-        self.removed.append(peer)
+    def refused_by_peer(self, peer: ReplicaId, reason: str, why: str) -> None:
+        self.refused.append((peer, reason))
+        if reason == Reason.REMOVED:
+            self.removed.append(peer)
+
+    async def admit_answer(self, hello: Hello) -> None:
+        self.answers.append(hello)
+        if self.objection is not None:
+            raise self.objection
 
 
 async def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
@@ -14,10 +15,21 @@ import pytest
 
 from ravel_node.raft.types import Index, Message, ReplicaId, Snapshot, Term
 from ravel_node.storage.base import SnapshotRefusedError
-from ravel_node.transport.base import HashAt, LocalHello, OutgoingSnapshot, ProbeAnswer, ProbeFailedError, StateHashes
+from ravel_node.transport.base import (
+    HashAt,
+    Hello,
+    MemberAddress,
+    OutgoingSnapshot,
+    PeerRefusedError,
+    ProbeAnswer,
+    ProbeFailedError,
+    StateHashes,
+)
 from ravel_node.transport.memory import Faults, MemoryNetwork, MemoryTransport
 from tests.server.fakes import CLUSTER, server_id
 from tests.transport.support import HELLO, ONE, TWO, Listener, eventually, heartbeat, outgoing, snapshot_message
+
+TURNS = 10
 
 
 class Clock:
@@ -31,10 +43,12 @@ class Clock:
     def call_later(self, delay_s: float, action: Callable[[], None]) -> None:
         heappush(self._due, (self.now + delay_s, next(self._order), action))
 
-    def run(self) -> None:
+    async def run(self) -> None:
         while self._due:
             self.now, _, action = heappop(self._due)
             action()
+        for _ in range(TURNS):
+            await asyncio.sleep(0)  # a handshake needs a few turns of the loop
 
 
 class Staged:
@@ -65,8 +79,16 @@ class Receiver:
         self.reason = ""
         self.staged: Staged | None = None
 
-    def refusal(self, hello: LocalHello, to: ReplicaId) -> str:
-        return self.reason
+    async def admit(self, hello: Hello, to: ReplicaId) -> Hello:
+        if self.reason:
+            raise PeerRefusedError("no", self.reason)
+        return replace(hello, replica_id=to, server_id=server_id(1), address="")
+
+    def removed(self, peer: ReplicaId) -> bool:
+        return False
+
+    def member_address(self, replica_id: ReplicaId) -> MemberAddress | None:
+        return MemberAddress(server_id(3), "three", False) if replica_id == ReplicaId(3) else None
 
     def step(self, messages: Sequence[Message]) -> None:
         self.stepped += messages
@@ -89,7 +111,7 @@ async def pair(network: MemoryNetwork) -> tuple[MemoryTransport, Receiver, Liste
     receiver, listener = Receiver(), Listener()
     network.attach("one", receiver, ANSWER)
     transport = network.transport("two")
-    await transport.start(HELLO, listener)
+    await transport.start(lambda: HELLO, listener)
     transport.add_peer(ONE, "one", server_id(1))
     return transport, receiver, listener
 
@@ -99,7 +121,7 @@ async def delivered(seed: int, faults: Faults, total: int = 2000) -> list[int]:
     transport, receiver, _ = await pair(MemoryNetwork(Random(seed), clock.call_later, faults))
     for number in range(total):
         transport.send([heartbeat(number)])
-    clock.run()
+    await clock.run()
     return [message.commit for message in receiver.stepped]
 
 
@@ -131,16 +153,16 @@ async def test_a_cut_is_silent_and_one_way() -> None:
     transport, receiver, listener = await pair(network)
     network.cut("one", "two")
     transport.send([heartbeat(1)])
-    clock.run()
+    await clock.run()
     assert len(receiver.stepped) == 1
     network.partition(["one", "three"], ["two"])
     transport.send([heartbeat(2)])
-    clock.run()
+    await clock.run()
     assert len(receiver.stepped) == 1
     assert listener.unreachable == []
     network.heal()
     transport.send([heartbeat(3)])
-    clock.run()
+    await clock.run()
     assert [message.commit for message in receiver.stepped] == [1, 3]
 
 
@@ -151,10 +173,10 @@ async def test_a_dead_process_refuses_and_is_told_once() -> None:
     for _ in range(2):
         network.detach("one")
         transport.send([heartbeat()] * 3)
-        clock.run()
+        await clock.run()
         network.attach("one", receiver, ANSWER)
         transport.send([heartbeat()])
-        clock.run()
+        await clock.run()
         assert transport.stats(ONE).connected
     assert listener.unreachable == [ONE, ONE]
     assert len(receiver.stepped) == 2
@@ -165,16 +187,16 @@ async def test_refusals_and_removal() -> None:
     transport, receiver, listener = await pair(MemoryNetwork(Random(1), clock.call_later))
     receiver.reason = "REMOVED"
     transport.send([heartbeat()] * 2)
-    clock.run()
+    await clock.run()
     assert (receiver.stepped, listener.removed) == ([], [ONE])
     receiver.reason = ""
     transport.add_peer(ONE, "one", server_id(9))
     transport.send([heartbeat()])
-    clock.run()
+    await clock.run()
     assert receiver.stepped == []
     transport.remove_peer(ONE)
     transport.send([heartbeat()])
-    clock.run()
+    await clock.run()
     assert receiver.stepped == []
 
 
@@ -230,8 +252,10 @@ async def test_hashes_are_asked_for_and_refused_as_messages_are() -> None:
     network = MemoryNetwork(Random(1), asyncio.get_running_loop().call_later)
     transport, receiver, _ = await pair(network)
     assert await transport.state_hashes(ONE, 1.0) == HASHES
+    assert await transport.member(ONE, ReplicaId(3), 1.0) == MemberAddress(server_id(3), "three", False)
+    assert await transport.member(ONE, ReplicaId(4), 1.0) is None
     receiver.reason = "REMOVED"
-    with pytest.raises(ProbeFailedError, match="REMOVED"):
+    with pytest.raises(ProbeFailedError, match="refuses this replica"):
         await transport.state_hashes(ONE, 1.0)
     network.detach("one")
     with pytest.raises(ProbeFailedError, match="no replica answers at one"):

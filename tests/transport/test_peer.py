@@ -15,7 +15,7 @@ import pytest
 from ravel_node.raft.types import LOCAL_APPEND, Index, Message, MessageType, Term
 from ravel_node.replica.errors import BlankError, RemovedError, WrongClusterError, WrongIdentityError
 from ravel_node.server.app import RpcServer
-from ravel_node.transport.base import LocalHello
+from ravel_node.transport.base import Hello
 from ravel_node.transport.grpc_transport import GrpcTransport
 from ravel_node.transport.peer import BULK_MESSAGES_MAX, URGENT_MESSAGES_MAX, PeerOptions
 from tests.faults.proxy import Network
@@ -28,10 +28,10 @@ NEVER_ALONE = PeerOptions(tidings_linger_s=3_600.0)
 
 @asynccontextmanager
 async def dialling(
-    address: str, listener: Listener, options: PeerOptions = FAST, hello: LocalHello = HELLO, expected: str = server_id(1)
+    address: str, listener: Listener, options: PeerOptions = FAST, hello: Hello = HELLO, expected: str = server_id(1)
 ) -> AsyncIterator[GrpcTransport]:
     transport = GrpcTransport(options=options, rng=Random(1))
-    await transport.start(hello, listener)
+    await transport.start(lambda: hello, listener)
     transport.add_peer(ONE, address, expected)
     try:
         yield transport
@@ -223,11 +223,11 @@ async def test_a_removed_replica_hears_it_once(host: FakeHost, server: RpcServer
     ("hello", "expected", "why"),
     [
         (HELLO, server_id(9), "was meant"),
-        (LocalHello("d" * 32, TWO, server_id(2), "2" * 16, "0.1.0", ""), server_id(1), "belongs to cluster"),
+        (Hello("d" * 32, TWO, server_id(2), "2" * 16, "0.1.0", ""), server_id(1), "belongs to cluster"),
     ],
 )
 async def test_the_answer_to_a_hello_is_checked_too(
-    host: FakeHost, server: RpcServer, hello: LocalHello, expected: str, why: str
+    host: FakeHost, server: RpcServer, hello: Hello, expected: str, why: str
 ) -> None:
     async with dialling(at(server), Listener(), hello=hello, expected=expected) as transport:
         transport.send([heartbeat()])

@@ -15,7 +15,7 @@ from ravel_node.replica.errors import WrongClusterError
 from ravel_node.server.app import RpcServer
 from ravel_node.storage.base import SnapshotRefusedError, StoreFailedError
 from ravel_node.transport import snapshot_stream
-from ravel_node.transport.base import LocalHello
+from ravel_node.transport.base import Hello
 from ravel_node.transport.grpc_transport import GrpcTransport
 from ravel_node.transport.snapshot_stream import CHUNK_BYTES
 from tests.server.fakes import FakeHost, server_id, start_peer_server
@@ -44,7 +44,7 @@ def listener() -> Listener:
 @pytest.fixture
 async def transport(server: RpcServer, listener: Listener) -> AsyncIterator[GrpcTransport]:
     transport = GrpcTransport()
-    await transport.start(HELLO, listener)
+    await transport.start(lambda: HELLO, listener)
     transport.add_peer(ONE, f"127.0.0.1:{server.port}", server_id(1))
     yield transport
     await transport.close()
@@ -209,7 +209,7 @@ async def test_a_newer_transfer_takes_the_place_of_a_hanging_one(
     transport.send_snapshot(snapshot_message(), file)
     await eventually(lambda: len(host.store.staged_data.get(file.sha256, b"")) >= CHUNK_BYTES)
     second, other = GrpcTransport(), Listener()
-    await second.start(LocalHello(HELLO.cluster_id, HELLO.replica_id, HELLO.server_id, "3" * 16, "0.1.0", ""), other)
+    await second.start(lambda: Hello(HELLO.cluster_id, HELLO.replica_id, HELLO.server_id, "3" * 16, "0.1.0", ""), other)
     second.add_peer(ONE, f"127.0.0.1:{server.port}", server_id(1))
     second.send_snapshot(snapshot_message(), file)
     await eventually(lambda: listener.snapshots == [(ONE, False)])

@@ -51,7 +51,7 @@ async def serving(host: FakeHost, tls: PeerTlsConfig | None) -> AsyncIterator[Rp
 async def dialling(server: RpcServer, tls: PeerTlsConfig | None) -> AsyncIterator[GrpcTransport]:
     transport = GrpcTransport(channel_factory=credentials.peer_channels(tls or PeerTlsConfig()), options=FAST, rng=Random(1))
     hello = replace(HELLO, address="127.0.0.1:9")
-    await transport.start(hello, Listener())
+    await transport.start(lambda: hello, Listener())
     transport.add_peer(ONE, f"127.0.0.1:{server.port}", server_id(1))
     try:
         yield transport

@@ -45,6 +45,21 @@ class ClusterStub(object):
                 request_serializer=ravelpb_dot_v1_dot_cluster__pb2.JoinRequest.SerializeToString,
                 response_deserializer=ravelpb_dot_v1_dot_cluster__pb2.JoinResponse.FromString,
                 _registered_method=True)
+        self.Reset = channel.unary_unary(
+                '/ravel.v1.Cluster/Reset',
+                request_serializer=ravelpb_dot_v1_dot_cluster__pb2.ResetRequest.SerializeToString,
+                response_deserializer=ravelpb_dot_v1_dot_cluster__pb2.ResetResponse.FromString,
+                _registered_method=True)
+        self.Settings = channel.unary_unary(
+                '/ravel.v1.Cluster/Settings',
+                request_serializer=ravelpb_dot_v1_dot_cluster__pb2.SettingsRequest.SerializeToString,
+                response_deserializer=ravelpb_dot_v1_dot_cluster__pb2.SettingsResponse.FromString,
+                _registered_method=True)
+        self.SetSetting = channel.unary_unary(
+                '/ravel.v1.Cluster/SetSetting',
+                request_serializer=ravelpb_dot_v1_dot_cluster__pb2.SetSettingRequest.SerializeToString,
+                response_deserializer=ravelpb_dot_v1_dot_cluster__pb2.SettingsResponse.FromString,
+                _registered_method=True)
         self.AddMember = channel.unary_unary(
                 '/ravel.v1.Cluster/AddMember',
                 request_serializer=ravelpb_dot_v1_dot_cluster__pb2.AddMemberRequest.SerializeToString,
@@ -106,6 +121,27 @@ class ClusterServicer(object):
     def Join(self, request, context):
         """Asked of a blank daemon: join the cluster that is reached at one of these addresses. Repeated, it is the same answer.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reset(self, request, context):
+        """Asked of a daemon whose replica has no place in its cluster any more (removed, or its data directory is old or a copy): set its
+        data aside and start again as a blank daemon, with a new server id. Refused for a replica that takes part.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Settings(self, request, context):
+        """The settings of the whole cluster, and a change of one of them. Asked of the leader.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetSetting(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -184,6 +220,21 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.Join,
                     request_deserializer=ravelpb_dot_v1_dot_cluster__pb2.JoinRequest.FromString,
                     response_serializer=ravelpb_dot_v1_dot_cluster__pb2.JoinResponse.SerializeToString,
+            ),
+            'Reset': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reset,
+                    request_deserializer=ravelpb_dot_v1_dot_cluster__pb2.ResetRequest.FromString,
+                    response_serializer=ravelpb_dot_v1_dot_cluster__pb2.ResetResponse.SerializeToString,
+            ),
+            'Settings': grpc.unary_unary_rpc_method_handler(
+                    servicer.Settings,
+                    request_deserializer=ravelpb_dot_v1_dot_cluster__pb2.SettingsRequest.FromString,
+                    response_serializer=ravelpb_dot_v1_dot_cluster__pb2.SettingsResponse.SerializeToString,
+            ),
+            'SetSetting': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetSetting,
+                    request_deserializer=ravelpb_dot_v1_dot_cluster__pb2.SetSettingRequest.FromString,
+                    response_serializer=ravelpb_dot_v1_dot_cluster__pb2.SettingsResponse.SerializeToString,
             ),
             'AddMember': grpc.unary_unary_rpc_method_handler(
                     servicer.AddMember,
@@ -286,6 +337,87 @@ class Cluster(object):
             '/ravel.v1.Cluster/Join',
             ravelpb_dot_v1_dot_cluster__pb2.JoinRequest.SerializeToString,
             ravelpb_dot_v1_dot_cluster__pb2.JoinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ravel.v1.Cluster/Reset',
+            ravelpb_dot_v1_dot_cluster__pb2.ResetRequest.SerializeToString,
+            ravelpb_dot_v1_dot_cluster__pb2.ResetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Settings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ravel.v1.Cluster/Settings',
+            ravelpb_dot_v1_dot_cluster__pb2.SettingsRequest.SerializeToString,
+            ravelpb_dot_v1_dot_cluster__pb2.SettingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetSetting(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ravel.v1.Cluster/SetSetting',
+            ravelpb_dot_v1_dot_cluster__pb2.SetSettingRequest.SerializeToString,
+            ravelpb_dot_v1_dot_cluster__pb2.SettingsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,13 @@ class ClusterStub:
     """Makes a blank daemon the first voter of a new cluster. Repeated with the same cluster id it is the same answer."""
     Join: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.JoinRequest, _cluster_pb2.JoinResponse]
     """Asked of a blank daemon: join the cluster that is reached at one of these addresses. Repeated, it is the same answer."""
+    Reset: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ResetRequest, _cluster_pb2.ResetResponse]
+    """Asked of a daemon whose replica has no place in its cluster any more (removed, or its data directory is old or a copy): set its
+    data aside and start again as a blank daemon, with a new server id. Refused for a replica that takes part.
+    """
+    Settings: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.SettingsRequest, _cluster_pb2.SettingsResponse]
+    """The settings of the whole cluster, and a change of one of them. Asked of the leader."""
+    SetSetting: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.SetSettingRequest, _cluster_pb2.SettingsResponse]
     AddMember: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.AddMemberRequest, _cluster_pb2.AddMemberResponse]
     """Asked of the leader by a joining daemon: take this server in, as a learner."""
     Promote: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.PromoteRequest, _cluster_pb2.ChangeResponse]
@@ -64,6 +71,13 @@ class ClusterAsyncStub(ClusterStub):
     """Makes a blank daemon the first voter of a new cluster. Repeated with the same cluster id it is the same answer."""
     Join: _aio.UnaryUnaryMultiCallable[_cluster_pb2.JoinRequest, _cluster_pb2.JoinResponse]  # type: ignore[assignment]
     """Asked of a blank daemon: join the cluster that is reached at one of these addresses. Repeated, it is the same answer."""
+    Reset: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ResetRequest, _cluster_pb2.ResetResponse]  # type: ignore[assignment]
+    """Asked of a daemon whose replica has no place in its cluster any more (removed, or its data directory is old or a copy): set its
+    data aside and start again as a blank daemon, with a new server id. Refused for a replica that takes part.
+    """
+    Settings: _aio.UnaryUnaryMultiCallable[_cluster_pb2.SettingsRequest, _cluster_pb2.SettingsResponse]  # type: ignore[assignment]
+    """The settings of the whole cluster, and a change of one of them. Asked of the leader."""
+    SetSetting: _aio.UnaryUnaryMultiCallable[_cluster_pb2.SetSettingRequest, _cluster_pb2.SettingsResponse]  # type: ignore[assignment]
     AddMember: _aio.UnaryUnaryMultiCallable[_cluster_pb2.AddMemberRequest, _cluster_pb2.AddMemberResponse]  # type: ignore[assignment]
     """Asked of the leader by a joining daemon: take this server in, as a learner."""
     Promote: _aio.UnaryUnaryMultiCallable[_cluster_pb2.PromoteRequest, _cluster_pb2.ChangeResponse]  # type: ignore[assignment]
@@ -100,6 +114,31 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.JoinResponse, _abc.Awaitable[_cluster_pb2.JoinResponse]]:
         """Asked of a blank daemon: join the cluster that is reached at one of these addresses. Repeated, it is the same answer."""
+
+    @_abc_1.abstractmethod
+    def Reset(
+        self,
+        request: _cluster_pb2.ResetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ResetResponse, _abc.Awaitable[_cluster_pb2.ResetResponse]]:
+        """Asked of a daemon whose replica has no place in its cluster any more (removed, or its data directory is old or a copy): set its
+        data aside and start again as a blank daemon, with a new server id. Refused for a replica that takes part.
+        """
+
+    @_abc_1.abstractmethod
+    def Settings(
+        self,
+        request: _cluster_pb2.SettingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.SettingsResponse, _abc.Awaitable[_cluster_pb2.SettingsResponse]]:
+        """The settings of the whole cluster, and a change of one of them. Asked of the leader."""
+
+    @_abc_1.abstractmethod
+    def SetSetting(
+        self,
+        request: _cluster_pb2.SetSettingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.SettingsResponse, _abc.Awaitable[_cluster_pb2.SettingsResponse]]: ...
 
     @_abc_1.abstractmethod
     def AddMember(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15ravelpb/v1/raft.proto\x12\x08ravel.v1\"@\n\x05\x45ntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04type\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"q\n\tConfState\x12\x0e\n\x06voters\x18\x01 \x03(\x04\x12\x10\n\x08learners\x18\x02 \x03(\x04\x12\x17\n\x0fvoters_outgoing\x18\x03 \x03(\x04\x12\x15\n\rlearners_next\x18\x04 \x03(\x04\x12\x12\n\nauto_leave\x18\x05 \x01(\x08\"b\n\x0cSnapshotMeta\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\'\n\nconf_state\x18\x03 \x01(\x0b\x32\x13.ravel.v1.ConfState\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\xf2\x01\n\x07Message\x12\x0c\n\x04type\x18\x01 \x01(\r\x12\n\n\x02to\x18\x02 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x03 \x01(\x04\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x10\n\x08log_term\x18\x05 \x01(\x04\x12\r\n\x05index\x18\x06 \x01(\x04\x12 \n\x07\x65ntries\x18\x07 \x03(\x0b\x32\x0f.ravel.v1.Entry\x12\x0e\n\x06\x63ommit\x18\x08 \x01(\x04\x12(\n\x08snapshot\x18\t \x01(\x0b\x32\x16.ravel.v1.SnapshotMeta\x12\x0e\n\x06reject\x18\n \x01(\x08\x12\x13\n\x0breject_hint\x18\x0b \x01(\x04\x12\x0f\n\x07\x63ontext\x18\x0c \x01(\x0c\"\x9f\x01\n\tPeerHello\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x17\n\x0f\x66rom_replica_id\x18\x02 \x01(\x04\x12\x15\n\rto_replica_id\x18\x03 \x01(\x04\x12\x16\n\x0e\x66rom_server_id\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x14\n\x0c\x66rom_address\x18\x07 \x01(\t\"T\n\tPeerFrame\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x13.ravel.v1.PeerHello\x12#\n\x08messages\x18\x02 \x03(\x0b\x32\x11.ravel.v1.Message\"\x8a\x01\n\x0cSnapshotOpen\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x13.ravel.v1.PeerHello\x12\"\n\x07message\x18\x02 \x01(\x0b\x32\x11.ravel.v1.Message\x12\x0e\n\x06header\x18\x03 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06sha256\x18\x05 \x01(\x0c\"S\n\rSnapshotChunk\x12$\n\x04open\x18\x01 \x01(\x0b\x32\x16.ravel.v1.SnapshotOpen\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"8\n\x10SnapshotProgress\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"8\n\x12StateHashesRequest\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x13.ravel.v1.PeerHello\"K\n\x0bStateHashAt\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x0f\n\x07problem\x18\x04 \x01(\t\"w\n\x13StateHashesResponse\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x13.ravel.v1.PeerHello\x12\x15\n\rapplied_index\x18\x02 \x01(\x04\x12%\n\x06hashes\x18\x03 \x03(\x0b\x32\x15.ravel.v1.StateHashAt\"\x0e\n\x0cProbeRequest\"l\n\rProbeResponse\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x12\n\nreplica_id\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t2\x9b\x02\n\rRaftTransport\x12\x38\n\x08\x45xchange\x12\x13.ravel.v1.PeerFrame\x1a\x13.ravel.v1.PeerFrame(\x01\x30\x01\x12J\n\x0fInstallSnapshot\x12\x17.ravel.v1.SnapshotChunk\x1a\x1a.ravel.v1.SnapshotProgress(\x01\x30\x01\x12J\n\x0bStateHashes\x12\x1c.ravel.v1.StateHashesRequest\x1a\x1d.ravel.v1.StateHashesResponse\x12\x38\n\x05Probe\x12\x16.ravel.v1.ProbeRequest\x1a\x17.ravel.v1.ProbeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15ravelpb/v1/raft.proto\x12\x08ravel.v1\"@\n\x05\x45ntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04type\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"q\n\tConfState\x12\x0e\n\x06voters\x18\x01 \x03(\x04\x12\x10\n\x08learners\x18\x02 \x03(\x04\x12\x17\n\x0fvoters_outgoing\x18\x03 \x03(\x04\x12\x15\n\rlearners_next\x18\x04 \x03(\x04\x12\x12\n\nauto_leave\x18\x05 \x01(\x08\"b\n\x0cSnapshotMeta\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\'\n\nconf_state\x18\x03 \x01(\x0b\x32\x13.ravel.v1.ConfState\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x86\x02\n\x07Message\x12\x0c\n\x04type\x18\x01 \x01(\r\x12\n\n\x02to\x18\x02 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x03 \x01(\x04\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x10\n\x08log_term\x18\x05 \x01(\x04\x12\r\n\x05index\x18\x06 \x01(\x04\x12 \n\x07\x65ntries\x18\x07 \x03(\x0b\x32\x0f.ravel.v1.Entry\x12\x0e\n\x06\x63ommit\x18\x08 \x01(\x04\x12(\n\x08snapshot\x18\t \x01(\x0b\x32\x16.ravel.v1.SnapshotMeta\x12\x0e\n\x06reject\x18\n \x01(\x08\x12\x13\n\x0breject_hint\x18\x0b \x01(\x04\x12\x0f\n\x07\x63ontext\x18\x0c \x01(\x0c\x12\x12\n\npromise_us\x18\r \x01(\x04\"\xd6\x01\n\tPeerHello\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x17\n\x0f\x66rom_replica_id\x18\x02 \x01(\x04\x12\x15\n\rto_replica_id\x18\x03 \x01(\x04\x12\x16\n\x0e\x66rom_server_id\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x14\n\x0c\x66rom_address\x18\x07 \x01(\t\x12\x13\n\x0b\x62oot_number\x18\x08 \x01(\x04\x12\x0c\n\x04term\x18\t \x01(\x04\x12\x12\n\nlast_index\x18\n \x01(\x04\"T\n\tPeerFrame\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x13.ravel.v1.PeerHello\x12#\n\x08messages\x18\x02 \x03(\x0b\x32\x11.ravel.v1.Message\"\x8a\x01\n\x0cSnapshotOpen\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x13.ravel.v1.PeerHello\x12\"\n\x07message\x18\x02 \x01(\x0b\x32\x11.ravel.v1.Message\x12\x0e\n\x06header\x18\x03 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06sha256\x18\x05 \x01(\x0c\"S\n\rSnapshotChunk\x12$\n\x04open\x18\x01 \x01(\x0b\x32\x16.ravel.v1.SnapshotOpen\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"8\n\x10SnapshotProgress\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"8\n\x12StateHashesRequest\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x13.ravel.v1.PeerHello\"K\n\x0bStateHashAt\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x0f\n\x07problem\x18\x04 \x01(\t\"w\n\x13StateHashesResponse\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x13.ravel.v1.PeerHello\x12\x15\n\rapplied_index\x18\x02 \x01(\x04\x12%\n\x06hashes\x18\x03 \x03(\x0b\x32\x15.ravel.v1.StateHashAt\"\x0e\n\x0cProbeRequest\"\xa3\x01\n\rProbeResponse\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x12\n\nreplica_id\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t\x12\x13\n\x0b\x62oot_number\x18\x06 \x01(\x04\x12\x0c\n\x04term\x18\x07 \x01(\x04\x12\x12\n\nlast_index\x18\x08 \x01(\x04\"G\n\rMemberRequest\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x13.ravel.v1.PeerHello\x12\x12\n\nreplica_id\x18\x02 \x01(\x04\"x\n\x0eMemberResponse\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x13.ravel.v1.PeerHello\x12\r\n\x05known\x18\x02 \x01(\x08\x12\x11\n\tserver_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0f\n\x07removed\x18\x05 \x01(\x08\x32\xd8\x02\n\rRaftTransport\x12\x38\n\x08\x45xchange\x12\x13.ravel.v1.PeerFrame\x1a\x13.ravel.v1.PeerFrame(\x01\x30\x01\x12J\n\x0fInstallSnapshot\x12\x17.ravel.v1.SnapshotChunk\x1a\x1a.ravel.v1.SnapshotProgress(\x01\x30\x01\x12J\n\x0bStateHashes\x12\x1c.ravel.v1.StateHashesRequest\x1a\x1d.ravel.v1.StateHashesResponse\x12\x38\n\x05Probe\x12\x16.ravel.v1.ProbeRequest\x1a\x17.ravel.v1.ProbeResponse\x12;\n\x06Member\x12\x17.ravel.v1.MemberRequest\x1a\x18.ravel.v1.MemberResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,27 +38,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SNAPSHOTMETA']._serialized_start=216
   _globals['_SNAPSHOTMETA']._serialized_end=314
   _globals['_MESSAGE']._serialized_start=317
-  _globals['_MESSAGE']._serialized_end=559
-  _globals['_PEERHELLO']._serialized_start=562
-  _globals['_PEERHELLO']._serialized_end=721
-  _globals['_PEERFRAME']._serialized_start=723
-  _globals['_PEERFRAME']._serialized_end=807
-  _globals['_SNAPSHOTOPEN']._serialized_start=810
-  _globals['_SNAPSHOTOPEN']._serialized_end=948
-  _globals['_SNAPSHOTCHUNK']._serialized_start=950
-  _globals['_SNAPSHOTCHUNK']._serialized_end=1033
-  _globals['_SNAPSHOTPROGRESS']._serialized_start=1035
-  _globals['_SNAPSHOTPROGRESS']._serialized_end=1091
-  _globals['_STATEHASHESREQUEST']._serialized_start=1093
-  _globals['_STATEHASHESREQUEST']._serialized_end=1149
-  _globals['_STATEHASHAT']._serialized_start=1151
-  _globals['_STATEHASHAT']._serialized_end=1226
-  _globals['_STATEHASHESRESPONSE']._serialized_start=1228
-  _globals['_STATEHASHESRESPONSE']._serialized_end=1347
-  _globals['_PROBEREQUEST']._serialized_start=1349
-  _globals['_PROBEREQUEST']._serialized_end=1363
-  _globals['_PROBERESPONSE']._serialized_start=1365
-  _globals['_PROBERESPONSE']._serialized_end=1473
-  _globals['_RAFTTRANSPORT']._serialized_start=1476
-  _globals['_RAFTTRANSPORT']._serialized_end=1759
+  _globals['_MESSAGE']._serialized_end=579
+  _globals['_PEERHELLO']._serialized_start=582
+  _globals['_PEERHELLO']._serialized_end=796
+  _globals['_PEERFRAME']._serialized_start=798
+  _globals['_PEERFRAME']._serialized_end=882
+  _globals['_SNAPSHOTOPEN']._serialized_start=885
+  _globals['_SNAPSHOTOPEN']._serialized_end=1023
+  _globals['_SNAPSHOTCHUNK']._serialized_start=1025
+  _globals['_SNAPSHOTCHUNK']._serialized_end=1108
+  _globals['_SNAPSHOTPROGRESS']._serialized_start=1110
+  _globals['_SNAPSHOTPROGRESS']._serialized_end=1166
+  _globals['_STATEHASHESREQUEST']._serialized_start=1168
+  _globals['_STATEHASHESREQUEST']._serialized_end=1224
+  _globals['_STATEHASHAT']._serialized_start=1226
+  _globals['_STATEHASHAT']._serialized_end=1301
+  _globals['_STATEHASHESRESPONSE']._serialized_start=1303
+  _globals['_STATEHASHESRESPONSE']._serialized_end=1422
+  _globals['_PROBEREQUEST']._serialized_start=1424
+  _globals['_PROBEREQUEST']._serialized_end=1438
+  _globals['_PROBERESPONSE']._serialized_start=1441
+  _globals['_PROBERESPONSE']._serialized_end=1604
+  _globals['_MEMBERREQUEST']._serialized_start=1606
+  _globals['_MEMBERREQUEST']._serialized_end=1677
+  _globals['_MEMBERRESPONSE']._serialized_start=1679
+  _globals['_MEMBERRESPONSE']._serialized_end=1799
+  _globals['_RAFTTRANSPORT']._serialized_start=1802
+  _globals['_RAFTTRANSPORT']._serialized_end=2146
 # @@protoc_insertion_point(module_scope)

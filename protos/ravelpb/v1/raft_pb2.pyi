@@ -132,6 +132,7 @@ class Message(_message.Message):
     REJECT_FIELD_NUMBER: _builtins.int
     REJECT_HINT_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    PROMISE_US_FIELD_NUMBER: _builtins.int
     type: _builtins.int
     to: _builtins.int
     term: _builtins.int
@@ -141,6 +142,8 @@ class Message(_message.Message):
     reject: _builtins.bool
     reject_hint: _builtins.int
     context: _builtins.bytes
+    promise_us: _builtins.int
+    """heartbeat response: how long the sender votes for nobody else; 0: it does not say"""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Entry]: ...
     @_builtins.property
@@ -159,10 +162,11 @@ class Message(_message.Message):
         reject: _builtins.bool = ...,
         reject_hint: _builtins.int = ...,
         context: _builtins.bytes = ...,
+        promise_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "context", b"context", "entries", b"entries", "from", b"from", "index", b"index", "log_term", b"log_term", "reject", b"reject", "reject_hint", b"reject_hint", "snapshot", b"snapshot", "term", b"term", "to", b"to", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "context", b"context", "entries", b"entries", "from", b"from", "index", b"index", "log_term", b"log_term", "promise_us", b"promise_us", "reject", b"reject", "reject_hint", b"reject_hint", "snapshot", b"snapshot", "term", b"term", "to", b"to", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -181,6 +185,9 @@ class PeerHello(_message.Message):
     BOOT_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     FROM_ADDRESS_FIELD_NUMBER: _builtins.int
+    BOOT_NUMBER_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    LAST_INDEX_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     from_replica_id: _builtins.int
     to_replica_id: _builtins.int
@@ -190,6 +197,12 @@ class PeerHello(_message.Message):
     version: _builtins.str
     from_address: _builtins.str
     """where its peers dial it: a replica with no state yet has no other way to know"""
+    boot_number: _builtins.int
+    """starts of this replica from its data directory, this one included"""
+    term: _builtins.int
+    """on its disk"""
+    last_index: _builtins.int
+    """of the log on its disk"""
     def __init__(
         self,
         *,
@@ -200,10 +213,13 @@ class PeerHello(_message.Message):
         boot_id: _builtins.str = ...,
         version: _builtins.str = ...,
         from_address: _builtins.str = ...,
+        boot_number: _builtins.int = ...,
+        term: _builtins.int = ...,
+        last_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cluster_id", b"cluster_id", "from_address", b"from_address", "from_replica_id", b"from_replica_id", "from_server_id", b"from_server_id", "to_replica_id", b"to_replica_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "boot_number", b"boot_number", "cluster_id", b"cluster_id", "from_address", b"from_address", "from_replica_id", b"from_replica_id", "from_server_id", b"from_server_id", "last_index", b"last_index", "term", b"term", "to_replica_id", b"to_replica_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -433,6 +449,9 @@ class ProbeResponse(_message.Message):
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     BOOT_ID_FIELD_NUMBER: _builtins.int
+    BOOT_NUMBER_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    LAST_INDEX_FIELD_NUMBER: _builtins.int
     server_id: _builtins.str
     cluster_id: _builtins.str
     """empty for a blank daemon"""
@@ -440,6 +459,10 @@ class ProbeResponse(_message.Message):
     """0 for a blank daemon"""
     version: _builtins.str
     boot_id: _builtins.str
+    boot_number: _builtins.int
+    """as in PeerHello; 0 for a blank daemon"""
+    term: _builtins.int
+    last_index: _builtins.int
     def __init__(
         self,
         *,
@@ -448,11 +471,70 @@ class ProbeResponse(_message.Message):
         replica_id: _builtins.int = ...,
         version: _builtins.str = ...,
         boot_id: _builtins.str = ...,
+        boot_number: _builtins.int = ...,
+        term: _builtins.int = ...,
+        last_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cluster_id", b"cluster_id", "replica_id", b"replica_id", "server_id", b"server_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "boot_number", b"boot_number", "cluster_id", b"cluster_id", "last_index", b"last_index", "replica_id", b"replica_id", "server_id", b"server_id", "term", b"term", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProbeResponse: _TypeAlias = ProbeResponse  # noqa: Y015
+
+@_typing.final
+class MemberRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELLO_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    replica_id: _builtins.int
+    @_builtins.property
+    def hello(self) -> Global___PeerHello: ...
+    def __init__(
+        self,
+        *,
+        hello: Global___PeerHello | None = ...,
+        replica_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "replica_id", b"replica_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberRequest: _TypeAlias = MemberRequest  # noqa: Y015
+
+@_typing.final
+class MemberResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELLO_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    SERVER_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    known: _builtins.bool
+    server_id: _builtins.str
+    address: _builtins.str
+    """where its peers dial it"""
+    removed: _builtins.bool
+    @_builtins.property
+    def hello(self) -> Global___PeerHello: ...
+    def __init__(
+        self,
+        *,
+        hello: Global___PeerHello | None = ...,
+        known: _builtins.bool = ...,
+        server_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        removed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "hello", b"hello", "known", b"known", "removed", b"removed", "server_id", b"server_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberResponse: _TypeAlias = MemberResponse  # noqa: Y015

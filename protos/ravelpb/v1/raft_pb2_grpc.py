@@ -55,6 +55,11 @@ class RaftTransportStub(object):
                 request_serializer=ravelpb_dot_v1_dot_raft__pb2.ProbeRequest.SerializeToString,
                 response_deserializer=ravelpb_dot_v1_dot_raft__pb2.ProbeResponse.FromString,
                 _registered_method=True)
+        self.Member = channel.unary_unary(
+                '/ravel.v1.RaftTransport/Member',
+                request_serializer=ravelpb_dot_v1_dot_raft__pb2.MemberRequest.SerializeToString,
+                response_deserializer=ravelpb_dot_v1_dot_raft__pb2.MemberResponse.FromString,
+                _registered_method=True)
 
 
 class RaftTransportServicer(object):
@@ -91,6 +96,13 @@ class RaftTransportServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Member(self, request, context):
+        """What does your cluster know of this replica? Asked of a known member about one that this replica's log does not know yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RaftTransportServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +125,11 @@ def add_RaftTransportServicer_to_server(servicer, server):
                     servicer.Probe,
                     request_deserializer=ravelpb_dot_v1_dot_raft__pb2.ProbeRequest.FromString,
                     response_serializer=ravelpb_dot_v1_dot_raft__pb2.ProbeResponse.SerializeToString,
+            ),
+            'Member': grpc.unary_unary_rpc_method_handler(
+                    servicer.Member,
+                    request_deserializer=ravelpb_dot_v1_dot_raft__pb2.MemberRequest.FromString,
+                    response_serializer=ravelpb_dot_v1_dot_raft__pb2.MemberResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -224,6 +241,33 @@ class RaftTransport(object):
             '/ravel.v1.RaftTransport/Probe',
             ravelpb_dot_v1_dot_raft__pb2.ProbeRequest.SerializeToString,
             ravelpb_dot_v1_dot_raft__pb2.ProbeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Member(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ravel.v1.RaftTransport/Member',
+            ravelpb_dot_v1_dot_raft__pb2.MemberRequest.SerializeToString,
+            ravelpb_dot_v1_dot_raft__pb2.MemberResponse.FromString,
             options,
             channel_credentials,
             insecure,

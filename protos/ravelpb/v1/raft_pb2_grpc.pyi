@@ -45,6 +45,8 @@ class RaftTransportStub:
     """The hashes that this replica made of its state at the last checksum entries. Asked by the leader, who compares them."""
     Probe: _grpc.UnaryUnaryMultiCallable[_raft_pb2.ProbeRequest, _raft_pb2.ProbeResponse]
     """Who is there? Asked by a leader before it takes a server in, and by doctors."""
+    Member: _grpc.UnaryUnaryMultiCallable[_raft_pb2.MemberRequest, _raft_pb2.MemberResponse]
+    """What does your cluster know of this replica? Asked of a known member about one that this replica's log does not know yet."""
 
 @_typing.type_check_only
 class RaftTransportAsyncStub(RaftTransportStub):
@@ -63,6 +65,8 @@ class RaftTransportAsyncStub(RaftTransportStub):
     """The hashes that this replica made of its state at the last checksum entries. Asked by the leader, who compares them."""
     Probe: _aio.UnaryUnaryMultiCallable[_raft_pb2.ProbeRequest, _raft_pb2.ProbeResponse]  # type: ignore[assignment]
     """Who is there? Asked by a leader before it takes a server in, and by doctors."""
+    Member: _aio.UnaryUnaryMultiCallable[_raft_pb2.MemberRequest, _raft_pb2.MemberResponse]  # type: ignore[assignment]
+    """What does your cluster know of this replica? Asked of a known member about one that this replica's log does not know yet."""
 
 class RaftTransportServicer(metaclass=_abc_1.ABCMeta):
     """Messages between replicas. Served on --peer-listen only: no client can reach it."""
@@ -102,5 +106,13 @@ class RaftTransportServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_raft_pb2.ProbeResponse, _abc.Awaitable[_raft_pb2.ProbeResponse]]:
         """Who is there? Asked by a leader before it takes a server in, and by doctors."""
+
+    @_abc_1.abstractmethod
+    def Member(
+        self,
+        request: _raft_pb2.MemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_raft_pb2.MemberResponse, _abc.Awaitable[_raft_pb2.MemberResponse]]:
+        """What does your cluster know of this replica? Asked of a known member about one that this replica's log does not know yet."""
 
 def add_RaftTransportServicer_to_server(servicer: RaftTransportServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

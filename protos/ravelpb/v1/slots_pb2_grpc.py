@@ -49,6 +49,10 @@ class SlotsStub(object):
     refused (MOVE_REFUSED), also one that was taken before: OK means that the keys of this very request were taken. That is what keeps
     the chunks of two movers apart. EXPORT and FREEZE name the mover that asks: once one has exported, those before it are refused. So a
     mover that looks after its EXPORT, and finds the source not frozen, knows that only its own FREEZE can freeze it.
+
+    Which keys a slot has is an index of each replica. A leader verifies its own against a sealed summary before it trusts it: in
+    ReadSlots, and in the last PURGE or DROP. Where it is damaged the answer is MOVE_REFUSED, which names the replica, and the replica
+    raises RV613.
     """
 
     def __init__(self, channel):
@@ -98,6 +102,10 @@ class SlotsServicer(object):
     refused (MOVE_REFUSED), also one that was taken before: OK means that the keys of this very request were taken. That is what keeps
     the chunks of two movers apart. EXPORT and FREEZE name the mover that asks: once one has exported, those before it are refused. So a
     mover that looks after its EXPORT, and finds the source not frozen, knows that only its own FREEZE can freeze it.
+
+    Which keys a slot has is an index of each replica. A leader verifies its own against a sealed summary before it trusts it: in
+    ReadSlots, and in the last PURGE or DROP. Where it is damaged the answer is MOVE_REFUSED, which names the replica, and the replica
+    raises RV613.
     """
 
     def Ownership(self, request, context):
@@ -169,6 +177,10 @@ class Slots(object):
     refused (MOVE_REFUSED), also one that was taken before: OK means that the keys of this very request were taken. That is what keeps
     the chunks of two movers apart. EXPORT and FREEZE name the mover that asks: once one has exported, those before it are refused. So a
     mover that looks after its EXPORT, and finds the source not frozen, knows that only its own FREEZE can freeze it.
+
+    Which keys a slot has is an index of each replica. A leader verifies its own against a sealed summary before it trusts it: in
+    ReadSlots, and in the last PURGE or DROP. Where it is damaged the answer is MOVE_REFUSED, which names the replica, and the replica
+    raises RV613.
     """
 
     @staticmethod

@@ -50,6 +50,10 @@ class SlotsStub:
     refused (MOVE_REFUSED), also one that was taken before: OK means that the keys of this very request were taken. That is what keeps
     the chunks of two movers apart. EXPORT and FREEZE name the mover that asks: once one has exported, those before it are refused. So a
     mover that looks after its EXPORT, and finds the source not frozen, knows that only its own FREEZE can freeze it.
+
+    Which keys a slot has is an index of each replica. A leader verifies its own against a sealed summary before it trusts it: in
+    ReadSlots, and in the last PURGE or DROP. Where it is damaged the answer is MOVE_REFUSED, which names the replica, and the replica
+    raises RV613.
     """
 
     @_typing.overload
@@ -86,6 +90,10 @@ class SlotsAsyncStub(SlotsStub):
     refused (MOVE_REFUSED), also one that was taken before: OK means that the keys of this very request were taken. That is what keeps
     the chunks of two movers apart. EXPORT and FREEZE name the mover that asks: once one has exported, those before it are refused. So a
     mover that looks after its EXPORT, and finds the source not frozen, knows that only its own FREEZE can freeze it.
+
+    Which keys a slot has is an index of each replica. A leader verifies its own against a sealed summary before it trusts it: in
+    ReadSlots, and in the last PURGE or DROP. Where it is damaged the answer is MOVE_REFUSED, which names the replica, and the replica
+    raises RV613.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -118,6 +126,10 @@ class SlotsServicer(metaclass=_abc_1.ABCMeta):
     refused (MOVE_REFUSED), also one that was taken before: OK means that the keys of this very request were taken. That is what keeps
     the chunks of two movers apart. EXPORT and FREEZE name the mover that asks: once one has exported, those before it are refused. So a
     mover that looks after its EXPORT, and finds the source not frozen, knows that only its own FREEZE can freeze it.
+
+    Which keys a slot has is an index of each replica. A leader verifies its own against a sealed summary before it trusts it: in
+    ReadSlots, and in the last PURGE or DROP. Where it is damaged the answer is MOVE_REFUSED, which names the replica, and the replica
+    raises RV613.
     """
 
     @_abc_1.abstractmethod

@@ -43,6 +43,8 @@ RULES: Final[Mapping[Reason | LocalReason | type[RavelError], Rule]] = {
     Reason.NO_LEADER: Rule(Next.LATER, _NOTHING),
     Reason.BLANK: Rule(Next.LATER, _NOTHING),
     Reason.REMOVED: Rule(Next.ELSEWHERE, _NOTHING),
+    Reason.DIRECTORY_OUTDATED: Rule(Next.ELSEWHERE, _NOTHING),
+    Reason.DIRECTORY_COPIED: Rule(Next.ELSEWHERE, _NOTHING),
     Reason.SHUTTING_DOWN: Rule(Next.ELSEWHERE, _NOTHING),  # a command that reached the log before the stop is OUTCOME_UNKNOWN
     Reason.STOPPED: Rule(Next.ELSEWHERE, _MAYBE),
     Reason.BUSY: Rule(Next.LATER, _NOTHING),

@@ -29,6 +29,11 @@ from ravelpb.v1.cluster_pb2 import (
     JoinResponse,
     LeaveRequest,
     PromoteRequest,
+    ResetRequest,
+    ResetResponse,
+    SetSettingRequest,
+    SettingsRequest,
+    SettingsResponse,
     StatusRequest,
     StatusResponse,
     TransferLeaderRequest,
@@ -149,6 +154,25 @@ class ClusterClient(ServiceClient):
         """
         request = JoinRequest(via=via, no_promote=not promote, dry_run=dry_run)
         return await self._ask_one(endpoint, lambda stub: stub.Join(request), timeout_s, changes=not dry_run)
+
+    async def reset(
+        self, endpoint: str, server_id: str, *, dry_run: bool = False, timeout_s: float | None = None
+    ) -> ResetResponse:
+        """Have a daemon without a place in its cluster set its data aside and start again as a blank one.
+
+        Raises RefusedError for a daemon whose replica takes part.
+        """
+        request = ResetRequest(server_id=server_id, dry_run=dry_run)
+        return await self._ask_one(endpoint, lambda stub: stub.Reset(request), timeout_s, changes=not dry_run)
+
+    async def settings(self, *, timeout_s: float | None = None) -> SettingsResponse:
+        """Return the settings of the whole cluster."""
+        return await self._ask_leader(lambda stub: stub.Settings(SettingsRequest()), timeout_s, repeatable=True)
+
+    async def set_setting(self, name: str, value: str, *, timeout_s: float | None = None) -> SettingsResponse:
+        """Set one setting of the whole cluster; an empty value is its default."""
+        request = SetSettingRequest(name=name, value=value)
+        return await self._ask_leader(lambda stub: stub.SetSetting(request), timeout_s, repeatable=True)
 
     async def add_member(
         self,

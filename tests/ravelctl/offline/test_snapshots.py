@@ -22,7 +22,8 @@ from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.offline.support import CLUSTER, OPTIONS, flip_log_byte, make, puts
 from tests.server.fakes import record
 
-JUMP = 1_000_000_000
+YEAR_2026_US = 1_767_225_600_000_000
+"""Microseconds since 1970: the numbers of a cluster that is made now lie above it."""
 
 
 def saved(path: Path, target: Path) -> Path:
@@ -114,7 +115,10 @@ def test_a_restore_is_told_before_it_is_done(ctl: Ctl, path: Path, tmp_path: Pat
     assert (told["from_cluster"], told["restored"]) == (CLUSTER, False)
     assert sorted(tmp_path.rglob("*")) == before
     made = ctl(*words, "-o", "json").json
-    shared = ("revision", "index", "keys", "name", "cluster_name", "data_dir")
+    assert int(made["revision"]) >= int(told["revision"]) > YEAR_2026_US
+    assert int(made["index"]) >= int(told["index"]) > YEAR_2026_US // 100
+    assert (told["snapshot_index"], made["upto_index"]) == ("8", "8")
+    shared = ("keys", "name", "cluster_name", "data_dir")
     assert {name: told[name] for name in shared} == {name: made[name] for name in shared}
     ran = ctl(*words, "--dry-run")
     assert (ran.code, "is not empty" in ran.err) == (5, True)
@@ -150,8 +154,12 @@ def test_a_restored_cluster_is_another_one(ctl: Ctl, path: Path, tmp_path: Path)
     identity = found["identity"]
     assert identity.cluster_id != CLUSTER
     assert (identity.cluster_name, identity.name, identity.replica_id) == ("orders", "a1", 4)
-    assert (found["applied"], found["hard_state"]) == ((3, 8), (3, 0, 8))
-    assert (found["revision"], found["voters"], found["sessions"]) == (5 + JUMP, (4,), 0)
+    term, index = found["applied"]
+    assert found["hard_state"] == (term, 0, index)
+    assert term > YEAR_2026_US // 1_000_000
+    assert index > YEAR_2026_US // 100
+    assert found["revision"] > YEAR_2026_US
+    assert (found["voters"], found["sessions"]) == ((4,), 0)
     assert {member.replica_id: member.removed for member in found["members"].values()} == {1: True, 2: True, 3: True, 4: False}
     assert (found["keys"], found["orders/1"].value, found["orders/1"].revision) == (5, b"value of 1", 1)
     assert found["problems"] == []

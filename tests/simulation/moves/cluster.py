@@ -64,6 +64,11 @@ class SimCluster:
     def check_leader(self) -> None:
         """One machine is always its own leader."""
 
+    async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
+        """Memory is not damaged here. Few at a time, so that others come between."""
+        await asyncio.sleep(self._rng.uniform(0.0, 0.002))
+        return self._rng.randint(1, len(slots))
+
     async def propose(self, group: bytes, count: int, *, grows: bool) -> Sequence[Outcome]:
         await asyncio.sleep(self._rng.uniform(0.0, 0.002))
         self._index += 1
@@ -123,7 +128,14 @@ class SimCluster:
             )
             for move in ownership.moves.values()
         ]
-        return pb.OwnershipResponse(managed=True, moves=moves, last_move=ownership.last_move, revision=self.machine.revision)
+        return pb.OwnershipResponse(
+            managed=True,
+            owned=ownership.owned,
+            map_version=ownership.map_version,
+            moves=moves,
+            last_move=ownership.last_move,
+            revision=self.machine.revision,
+        )
 
     async def change(self, request: pb.ChangeSlotsRequest) -> pb.ChangeSlotsResponse:
         """Raises MoveRefusedError."""
@@ -153,6 +165,7 @@ class SimCluster:
 
     async def page(self, pages: SlotPages) -> pb.ReadSlotsResponse:
         self._check_here()
+        await pages.verify(self)
         page = pages.next(self.state)
         keys = [pb.MovedKey(key=moved.key, value=moved.value, revision=moved.revision) for moved in page.keys]
         return pb.ReadSlotsResponse(keys=keys, revision=page.revision, more=page.more)
