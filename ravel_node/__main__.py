@@ -19,7 +19,10 @@ from ravel_node import __version__
 from ravel_node.config import ConfigError
 from ravel_node.forms import ADDRESSES, BOOLEAN
 from ravel_node.gateway.options import GATEWAY_SETTINGS, load_gateway
+from ravel_node.log_output import stderr_output
 from ravel_node.settings import SETTINGS, Loaded, Setting, load
+from ravel_node.signals import ignore_harmless
+from ravel_node.standard_streams import open_missing
 
 USAGE_EXIT: Final = 2
 INTERRUPTED_EXIT: Final = 130
@@ -111,6 +114,7 @@ def _gateway(check_config: bool, **flags: Any) -> None:
     if check_config:
         click.echo(loaded.describe(), nl=False)
         return
+    ignore_harmless()
     from ravel_node.gateway.serve import run
 
     sys.exit(run(loaded.config))
@@ -127,6 +131,7 @@ def _run(loaded: Loaded, check_config: bool, *, admin: bool) -> None:
     if check_config:
         click.echo(loaded.describe(), nl=False)
         return
+    ignore_harmless()
     for note in loaded.notes:
         click.echo(f"ravel_node: note: {note}", err=True)
     # The wire and the store take half a second to import; --help needs neither.
@@ -190,6 +195,8 @@ def command() -> click.Group:
 
 def main() -> None:
     """The command `ravel_node`. Exits 0 after an orderly end, 1 if the daemon stopped itself, 2 for wrong usage."""
+    open_missing()  # before anything else can get these descriptors
+    stderr_output()
     try:
         sys.exit(command().main(prog_name="ravel_node", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:

@@ -79,7 +79,7 @@ class AdminLink:
         self._client = AdminClient(admins, timeout_s=CALL_S, tls=client_tls, pins_cluster=False)
         self._turned_out = turned_out
         self._placed = False  # since this start, while blank
-        self._told: set[str] = set()  # what is in the way and was logged; once, until it is over
+        self._away_since: float | None = None  # loop time; what was logged when no admin answered is not over
         self._registered = False  # since this start
         self._register_at = 0.0  # not before; loop time
         self._wait_s = RETRY_S  # after the next failure
@@ -165,7 +165,6 @@ class AdminLink:
             self._register_at = asyncio.get_running_loop().time() + REFUSED_RETRY_S
             return
         self._registered = True
-        self._told -= {"refused", "unknown"}
         log.info("daemon.registered", cluster=told.cluster.name, cluster_id=told.cluster.cluster_id)
 
     async def _tell_removed(self) -> None:
@@ -185,18 +184,18 @@ class AdminLink:
 
     def _failed(self, error: RavelError) -> None:
         """No admin did what was asked; wait longer for the next time."""
-        self._in_the_way("away", str(error))
+        if self._away_since is None:
+            self._away_since = asyncio.get_running_loop().time()
+            self._in_the_way("away", str(error))
         self._wait_s = min(RETRY_MAX_S, 1.5 * self._wait_s)
 
     def _in_the_way(self, what: str, why: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            log.warning("daemon.admin_link", obstacle=what, why=why)
+        log.warning("daemon.admin_link", obstacle=what, why=why)
 
     def _answered(self) -> None:
-        if "away" in self._told:
-            self._told.remove("away")
-            log.info("daemon.admin_answers")
+        if self._away_since is not None:
+            away_s, self._away_since = asyncio.get_running_loop().time() - self._away_since, None
+            log.info("daemon.admin_answers", away_s=round(away_s, 1))
 
 
 def _standing(replica: Replica) -> tuple[bool, int, int]:

@@ -22,11 +22,12 @@ import structlog
 from ravel_node import __version__, credentials, descriptors
 from ravel_node.admin.directory import DirectoryMachine
 from ravel_node.admin.liveness import Liveness
-from ravel_node.admin_link import AdminLink
+from ravel_node.admin_link import AdminLink, NoPlaceError
 from ravel_node.config import ServerConfig
 from ravel_node.event_keeper import EventKeeper
 from ravel_node.forms import Address
 from ravel_node.leaving import remember_admins
+from ravel_node.log_output import LogOutput, stderr_output
 from ravel_node.logs import event_line, setup_logging
 from ravel_node.machine import members
 from ravel_node.machine.base import MemberRecord
@@ -48,6 +49,7 @@ from ravel_node.server.host import Joined
 from ravel_node.server.limits import Limits
 from ravel_node.server.moving import LeadersMover
 from ravel_node.server.peer_certificates import PeerCertificates
+from ravel_node.signals import handle_harmless
 from ravel_node.storage.base import Identity, Store, StoreError, StoreFailedError
 from ravel_node.storage.directory import EVENTS, Presence, next_folder, set_aside
 from ravel_node.storage.store import StoreOptions, map_bytes_for, open_store
@@ -61,6 +63,12 @@ RESET_DELAY_S: Final = 0.2
 DIRECTORY_EVERY_S: Final = 1.0
 """Between two looks whether the data directory still is where it was."""
 
+LAST_WORDS_S: Final = 0.05
+"""What an exit at once spends on its last log line, which takes less if stderr takes it."""
+
+EXPECTED: Final = (StoreError, NoPlaceError, OSError)
+"""Errors that say by themselves why the daemon stops. All others are logged with their traceback."""
+
 log = structlog.get_logger("ravel_node")
 
 
@@ -69,10 +77,11 @@ def run(config: ServerConfig, *, admin: bool = False) -> int:
 
     Returns the exit status: 0 after an orderly end, 1 if it stopped itself.
     """
-    library_output = LibraryOutput.if_it_talks(os.environ)
-    setup_logging(config.logging)
+    output = stderr_output()
+    library_output = LibraryOutput.if_it_talks(os.environ, output)
+    setup_logging(config.logging, output)
     try:
-        daemon = Daemon(config, library_output, admin=admin)
+        daemon = Daemon(config, output, library_output, admin=admin)
     except OSError as error:
         log.error("daemon.stopped_itself", why=f"a certificate or key cannot be read: {error}", kind=type(error).__name__)
         return 1
@@ -98,8 +107,11 @@ def _event_loop_run(daemon: Daemon) -> int:
 class Daemon:
     """One server. Implements `ravel_node.server.host.Host`."""
 
-    def __init__(self, config: ServerConfig, library_output: LibraryOutput | None = None, *, admin: bool = False) -> None:
+    def __init__(
+        self, config: ServerConfig, output: LogOutput, library_output: LibraryOutput | None = None, *, admin: bool = False
+    ) -> None:
         self.config = config
+        self._output = output
         self._library_output = library_output
         self.boot_id = os.urandom(8).hex()
         self._events: EventLog | None = None
@@ -108,8 +120,12 @@ class Daemon:
         self._connections = descriptors.ConnectionCount(config.listen.port, time.monotonic)
         self._connections_max = config.limits.connections_max
         self._machine = DirectoryMachine() if admin else KVMachine()
-        self._metrics = Metrics()
-        self._transport = GrpcTransport(channel_factory=credentials.peer_channels(config.peer_tls))
+        self._metrics = Metrics(output.counts)
+        self._transport = GrpcTransport(
+            channel_factory=credentials.peer_channels(config.peer_tls),
+            on_fault=self._metrics.transport_fault,
+            on_broken=self._fatal,
+        )
         self._client_tls = credentials.as_client(config.tls)
         self._store: Store | None = None
         self._replica: Replica | None = None
@@ -128,6 +144,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
+        handle_harmless(loop, lambda name: log.info("daemon.signal_received", signal=name, effect="none"))
         try:
             async with self._stack, asyncio.TaskGroup() as self._tasks:
                 await self._start()
@@ -135,6 +152,7 @@ class Daemon:
                 await self._shut_down()
         except* (StoreError, ListenError, OSError, MembershipError, members.StateError) as problems:
             self._failure = self._failure or problems.exceptions[0]
+        self._output.finish()  # the reason for the end is the last line
         if self._failure is not None:
             log.error("daemon.stopped_itself", why=str(self._failure), kind=type(self._failure).__name__)
             return 1
@@ -144,6 +162,7 @@ class Daemon:
     def _signalled(self, number: int) -> None:
         if self._stop.is_set():
             log.warning("daemon.exits_at_once", signal=signal.Signals(number).name)
+            self._output.flush(LAST_WORDS_S)
             os._exit(0 if self._failure is None else 1)
         name = signal.Signals(number).name
         log.info("daemon.stopping", signal=name)
@@ -285,7 +304,16 @@ class Daemon:
         client = await self._stack.enter_async_context(RavelClient(admin=admins, tls=self._client_tls, fail_fast=True))
         admin = await self._stack.enter_async_context(AdminClient(admins, tls=self._client_tls))
         tls = self.config.tls
-        gateway = Listener(listen, client, admin, tls_cert=tls.tls_cert, tls_key=tls.tls_key, tls_client_ca=tls.tls_client_ca)
+        gateway = Listener(
+            listen,
+            client,
+            admin,
+            tls_cert=tls.tls_cert,
+            tls_key=tls.tls_key,
+            tls_client_ca=tls.tls_client_ca,
+            logged=self._output.counts,
+            on_broken=self._fatal,
+        )
         try:
             await self._stack.enter_async_context(gateway)
         except OSError as error:
@@ -366,8 +394,9 @@ class Daemon:
         if self._failure is None and not self._stop.is_set():
             self._failure = error
             self._tell(EventKind.SERVER, "server-failed", f"stops itself: {error}", {"error": type(error).__name__})
-            if isinstance(error, InvariantError):
-                log.critical("daemon.broken_invariant", exc_info=error)
+            if not isinstance(error, EXPECTED):
+                name = "daemon.broken_invariant" if isinstance(error, InvariantError) else "daemon.failed"
+                log.critical(name, exc_info=error)
             self._stop.set()
 
     def _tell(

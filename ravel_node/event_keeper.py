@@ -1,7 +1,7 @@
 """Keeps a server's events across restarts: between the ring that everybody reads (`replica.events`) and the journal on disk.
 
-A task follows the ring and hands what is new to a thread. If the disk does not take it that is told once, and the events stay
-in the ring: no event is worth a save, an answer, or a replica.
+A task follows the ring and hands new events to a thread. If the disk does not take them, this is logged, and the events stay in
+the ring: no event is worth a save, an answer, or a replica.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ class EventKeeper:
         self._events: EventLog | None = None
         self._task: asyncio.Task[None] | None = None
         self._handed_over = 0  # the sequence of the newest event that the thread was given
-        self._failing = False
 
     async def open(self) -> Sequence[Event]:
         """The events of earlier boots, oldest first. Never raises for what is on the disk."""
@@ -49,17 +48,23 @@ class EventKeeper:
         self._handed_over = events.newest
         self._events = events
         self._task = asyncio.get_running_loop().create_task(self._follow(events), name="event-keeper")
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._observe("events.write_failed", {"why": f"an error in this program: {error!r}"})
 
     async def _follow(self, events: EventLog) -> None:
         while True:
             await events.news(self._handed_over)
-            problem = await self._hand_over(events)
-            if problem and not self._failing:
+            if problem := await asyncio.shield(self._hand_over(events)):
                 self._observe("events.write_failed", {"why": problem})
-            self._failing = bool(problem)
 
     def _hand_over(self, events: EventLog) -> asyncio.Future[str]:
-        """Give the thread what is new. It works in the order of the calls, so a wait that is cancelled loses nothing."""
+        """Give the thread what is new. It works in the order of the calls.
+
+        Shield the future from cancellation, which would take events from a thread that has not begun with them.
+        """
         news = events.since(self._handed_over)
         self._handed_over = events.newest
         return asyncio.get_running_loop().run_in_executor(self._thread, self._append, [encode(event) for event in news])

@@ -1,7 +1,7 @@
-"""Logs are events with fields, not prose: lines of `key=value` for people on a terminal, JSON for everything else.
+"""The form of log lines: events with fields, as `key=value` for people on a terminal and as JSON for everything else.
 
 Times are RFC 3339 in UTC with milliseconds. Bytes never appear: in this program they are users' keys and values, and only their
-length is told. A line that cannot be written is dropped, because a full disk or a closed pipe must not stop a replica.
+length is shown. `log_output` carries the events to stderr, and `log_limiter` counts those that repeat.
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ import json
 import logging
 import os
 import re
-import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
-from datetime import UTC, datetime
 from enum import Enum
-from typing import IO, Any, Final, TextIO, get_args
+from typing import Any, Final, get_args
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
 from ravel_node.config import LoggingConfig
+from ravel_node.log_limiter import Event, LogRateLimiter, Plain
+from ravel_node.log_output import LogOutput, Render, timestamp
 from ravel_node.raft import events
 from ravel_node.raft.types import ConfState
 
 LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+NEVER_LIMITED: Final = frozenset({"gateway.request", "daemon.signal_received", "gateway.signal_received"})
+"""Events that an operator has asked for, or has caused and looks for in the log."""
 
 _LEVEL_OF: Final[dict[type[object], int]] = {
     events.SafetyEvent: logging.ERROR,
@@ -50,28 +53,33 @@ _SHAPE_OF: Final[dict[type[object], tuple[str, tuple[str, ...]]]] = {kind: _shap
 """The name that each event of the core is logged under, and its fields."""
 
 
-def setup_logging(config: LoggingConfig, *, stream: TextIO | None = None, environ: Mapping[str, str] = os.environ) -> None:
-    """Make structlog, and the logging of libraries, write to `stream` (default: stderr). Called once, before the first event."""
-    out = sys.stderr if stream is None else stream
-    on_terminal = out.isatty()
-    as_json = config.log_format == "json" or (config.log_format == "auto" and not on_terminal)
-    coloured = on_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+def setup_logging(config: LoggingConfig, output: LogOutput, *, environ: Mapping[str, str] = os.environ) -> None:
+    """Make structlog, and the logging of libraries, write to `output`. Called once, before the first event."""
     level = LEVELS[config.log_level]
+    # Whoever asks for debug events wants to see each of them.
+    limiter = None if level <= logging.DEBUG else LogRateLimiter(every=NEVER_LIMITED)
+    output.configure(_renderer(config, output.on_terminal, environ), limiter)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             _add_time,
             structlog.processors.format_exc_info,
             _plain_values,
-            _to_json if as_json else _ColouredText() if coloured else _to_text,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: _Lines(out),
+        logger_factory=lambda *_: _Events(output),
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
     root.handlers = [_FromLibraries()]
     root.setLevel(max(level, logging.WARNING))
+
+
+def _renderer(config: LoggingConfig, on_terminal: bool, environ: Mapping[str, str]) -> Render:
+    if config.log_format == "json" or (config.log_format == "auto" and not on_terminal):
+        return _json
+    coloured = on_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+    return _coloured_text if coloured else _plain_text
 
 
 def event_line(log: FilteringBoundLogger, event: events.RaftEvent) -> None:
@@ -86,17 +94,17 @@ def event_line(log: FilteringBoundLogger, event: events.RaftEvent) -> None:
 
 
 def _add_time(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    event["time"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    event["time"] = timestamp()
     return event
 
 
-def _plain_values(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Time, level and event first; every value something that JSON can say."""
+def _plain_values(_: object, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Plain]:
+    """Time, level and event first; every value something that JSON can say, and that nobody changes later."""
     head = {key: event.pop(key) for key in ("time", "level", "event")}
     return head | {key: _plain(value) for key, value in event.items()}
 
 
-def _plain(value: object) -> str | int | float | bool | None:
+def _plain(value: object) -> Plain:
     match value:
         case Enum():
             return value.name.lower()
@@ -126,20 +134,29 @@ def _ids(ids: tuple[int, ...]) -> str:
     return " ".join(map(str, ids))
 
 
-def _to_json(_: object, __: str, event: MutableMapping[str, Any]) -> str:
+# --- lines, on the log thread
+
+
+def _json(event: Event) -> str:
     return json.dumps(event, ensure_ascii=False)
 
 
-def _to_text(_: object, __: str, event: MutableMapping[str, Any]) -> str:
-    return _text(event, event["level"])
+def _plain_text(event: Event) -> str:
+    return _text(event, str(event["level"]))
 
 
-def _text(event: MutableMapping[str, Any], shown_level: str) -> str:
-    trace = event.pop("exception", None)
-    padding = " " * (7 - len(event["level"]))
-    words = [f"{key}={_word(value)}" for key, value in event.items() if key not in ("time", "level", "event")]
-    line = " ".join([event["time"], shown_level + padding, _word(event["event"]), *words])
-    return f"{line}\n{trace}" if trace else line
+def _coloured_text(event: Event) -> str:
+    """The same, the level in colour."""
+    level = str(event["level"])
+    colour = _COLOURS.get(level)
+    return _text(event, f"\x1b[{colour}m{level}\x1b[0m" if colour else level)
+
+
+def _text(event: Event, shown_level: str) -> str:
+    padding = " " * (7 - len(str(event["level"])))
+    words = [f"{key}={_word(value)}" for key, value in event.items() if key not in ("time", "level", "event", "exception")]
+    line = " ".join([str(event["time"]), shown_level + padding, _word(event["event"]), *words])
+    return f"{line}\n{trace}" if (trace := event.get("exception")) else line
 
 
 def _word(value: object) -> str:
@@ -152,30 +169,17 @@ def _word(value: object) -> str:
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
-class _ColouredText:
-    """The same, the level in colour."""
-
-    def __call__(self, _: object, __: str, event: MutableMapping[str, Any]) -> str:
-        level: str = event["level"]
-        colour = _COLOURS.get(level)
-        return _text(event, f"\x1b[{colour}m{level}\x1b[0m" if colour else level)
+# --- where events go
 
 
-# --- where lines go
+class _Events:
+    """The last link of structlog's chain."""
 
+    def __init__(self, output: LogOutput) -> None:
+        self._output = output
 
-class _Lines:
-    """The last link of structlog's chain: writes a finished line at once."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-
-    def msg(self, line: str) -> None:
-        try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):  # full disk, closed pipe, closed file
-            return
+    def msg(self, /, **event: Plain) -> None:
+        self._output.event(event)
 
     debug = info = warning = error = critical = log = msg
 

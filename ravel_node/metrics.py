@@ -20,6 +20,8 @@ from prometheus_client.registry import Collector
 
 from ravel_node import __version__
 from ravel_node.forms import Address
+from ravel_node.log_metrics import LogCollector
+from ravel_node.log_output import LogCounts
 from ravel_node.raft.types import Role
 from ravel_node.replica.status import MemberRole, PeerView, ReplicaStatus
 
@@ -37,10 +39,11 @@ REQUEST_TIMEOUT_S: Final = 5.0
 class Metrics:
     """One process's metrics. Every method is called on the loop, is cheap and never raises."""
 
-    def __init__(self) -> None:
+    def __init__(self, logged: LogCounts | None = None) -> None:
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
+        registry.register(LogCollector(logged or LogCounts()))
         self._status = _StatusCollector()
         registry.register(self._status)
         self._save_seconds = Histogram(
@@ -60,6 +63,13 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self._transport_faults = Counter(
+            "ravel_transport_faults", "Attempts to reach a peer that ended by an error in this program.", registry=registry
+        )
+
+    def transport_fault(self) -> None:
+        """An attempt to reach a peer ended by an error in this program."""
+        self._transport_faults.inc()
 
     def saved(self, seconds: float, saves: int, entries: int) -> None:
         """A commit of the log ended: `saves` saves with `entries` entries took `seconds`."""

@@ -48,6 +48,7 @@ NETWORK_LOG: Final = "network.log"
 NETWORK_WAIT_S: Final = 30.0
 TERM_WAIT_S: Final = 10.0
 KILL_WAIT_S: Final = 5.0
+_PROC: Final = Path("/proc/self/stat")
 _POLL_S: Final = 0.05
 _LOG_TAIL_LINES: Final = 5
 
@@ -302,37 +303,37 @@ def _is_free(port: int) -> bool:
 
 def started_at(pid: int) -> str:
     """When this process started, in words that only compare; empty: there is none, or it has ended and was not yet collected."""
-    if Path("/proc/self/stat").exists():
-        return _started_by_proc(pid)
-    return _started_by_ps(pid)
+    return _started_by_proc(pid) if _PROC.exists() else _started_by_ps(pid)
 
 
 def is_stopped(pid: int) -> bool:
     """Whether a signal has stopped this process."""
+    state = "".join(_stat_by_proc(pid)[:1]) if _PROC.exists() else _ask_ps(pid, "stat=")
+    return state.startswith("T")
+
+
+def _stat_by_proc(pid: int) -> list[str]:
+    """The fields after the name, of which the first is the state and the twentieth the start time. Empty: no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        told = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
-        return told.strip().startswith("T")
-    return stat[stat.rindex(")") + 2 :].startswith("T")
+        return []
+    return stat[stat.rindex(")") + 2 :].split()  # the name, in parentheses, may hold blanks and parentheses
 
 
 def _started_by_proc(pid: int) -> str:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    # The name, in parentheses, may hold blanks and parentheses; state is the first field after it, start time the twentieth.
-    fields = stat[stat.rindex(")") + 2 :].split()
-    return "" if fields[0] in {"Z", "X"} else fields[19]
+    fields = _stat_by_proc(pid)
+    return "" if not fields or fields[0] in {"Z", "X"} else fields[19]
 
 
 def _started_by_ps(pid: int) -> str:
     """Where there is no /proc."""
-    told = subprocess.run(
-        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.split(None, 1)
-    return "" if len(told) < 2 or told[0].startswith("Z") else told[1].strip()
+    state, _, began = _ask_ps(pid, "stat=,lstart=").partition(" ")
+    return "" if state.startswith("Z") else began.strip()
+
+
+def _ask_ps(pid: int, columns: str) -> str:
+    return subprocess.run(["ps", "-o", columns, "-p", str(pid)], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def start(replica: Replica) -> Replica:

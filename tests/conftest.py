@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.faults)
         if (item.get_closest_marker("e2e") or item.get_closest_marker("faults")) and not item.get_closest_marker("timeout"):
             # Daemons that start, and several rounds of it, on a machine that may be busy.
-            item.add_marker(pytest.mark.timeout(300))
+            item.add_marker(pytest.mark.timeout(600))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import re
@@ -16,16 +15,12 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from ravel_node.config import LoggingConfig
+from ravel_node.log_output import LogOutput
 from ravel_node.logs import event_line, setup_logging
 from ravel_node.raft import events
 from ravel_node.raft.types import ConfState, Index, MessageType, ReplicaId, Role, Term
 
 NOW = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-
-
-class _Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture(autouse=True)
@@ -43,14 +38,16 @@ def _log(
     *,
     log_format: str = "json",
     level: str = "info",
-    stream: io.StringIO | None = None,
+    on_terminal: bool = False,
     environ: dict[str, str] | None = None,
 ) -> str:
     """What is written while `use` has a logger."""
-    out = io.StringIO() if stream is None else stream
-    setup_logging(LoggingConfig(log_format=log_format, log_level=level), stream=out, environ=environ or {})
+    chunks: list[bytes] = []
+    output = LogOutput(chunks.append, on_terminal=on_terminal)
+    setup_logging(LoggingConfig(log_format=log_format, log_level=level), output, environ=environ or {})
     use(structlog.get_logger())
-    return out.getvalue()
+    assert output.flush(60.0)
+    return b"".join(chunks).decode()
 
 
 def test_json_has_time_level_event_and_fields_in_order() -> None:
@@ -101,21 +98,21 @@ def test_other_values_are_told_in_words() -> None:
 
 def test_auto_is_json_unless_someone_looks() -> None:
     assert _log(lambda log: log.info("a"), log_format="auto").startswith("{")
-    assert not _log(lambda log: log.info("a"), log_format="auto", stream=_Terminal()).startswith("{")
+    assert not _log(lambda log: log.info("a"), log_format="auto", on_terminal=True).startswith("{")
 
 
 @pytest.mark.parametrize(
-    ("stream", "environ", "coloured"),
+    ("on_terminal", "environ", "coloured"),
     [
-        (_Terminal, {}, True),
-        (_Terminal, {"NO_COLOR": "1"}, False),
-        (_Terminal, {"NO_COLOR": ""}, True),
-        (_Terminal, {"TERM": "dumb"}, False),
-        (io.StringIO, {}, False),
+        (True, {}, True),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"NO_COLOR": ""}, True),
+        (True, {"TERM": "dumb"}, False),
+        (False, {}, False),
     ],
 )
-def test_colour_only_on_a_terminal_that_wants_it(stream: type[io.StringIO], environ: dict[str, str], coloured: bool) -> None:
-    line = _log(lambda log: log.error("a"), log_format="text", stream=stream(), environ=environ)
+def test_colour_only_on_a_terminal_that_wants_it(on_terminal: bool, environ: dict[str, str], coloured: bool) -> None:
+    line = _log(lambda log: log.error("a"), log_format="text", on_terminal=on_terminal, environ=environ)
     assert ("\x1b[31merror\x1b[0m" in line) is coloured
     assert ("\x1b" in line) is coloured
 
@@ -177,18 +174,34 @@ def test_a_call_that_grpc_ends_twice_is_no_error() -> None:
     assert "ValueError" in told
 
 
-def test_a_line_that_cannot_be_written_is_dropped() -> None:
-    class Full(io.StringIO):
-        def write(self, _: str) -> int:
-            raise OSError(28, "no space left on device")
+# --- events that repeat
 
-    closed = io.StringIO()
-    setup_logging(LoggingConfig(log_format="json"), stream=closed)
+
+def test_an_event_that_repeats_is_counted_and_the_count_is_logged() -> None:
+    chunks: list[bytes] = []
+    output = LogOutput(chunks.append)
+    setup_logging(LoggingConfig(log_format="json"), output, environ={})
     log = structlog.get_logger()
-    log.info("a")
-    closed.close()
-    log.info("b")
-    assert _log(lambda log: log.info("a"), stream=Full()) == ""
+    for _ in range(60):
+        log.info("daemon.join_failed", why="no leader")
+    log.info("daemon.join_failed", why="the name is taken")
+    output.finish()
+    assert output.flush(60.0)
+    events = [json.loads(line) for line in b"".join(chunks).splitlines()]
+    assert [(event["why"], event.get("repeated")) for event in events] == [
+        ("no leader", None),
+        ("the name is taken", None),
+        ("no leader", 59),
+    ]
+    assert output.counts.withheld == 59
+
+
+def test_every_event_is_logged_where_debug_was_asked_for() -> None:
+    assert len(_log(lambda log: [log.info("a") for _ in range(60)], level="debug").splitlines()) == 60
+
+
+def test_every_request_is_in_the_access_log() -> None:
+    assert len(_log(lambda log: [log.info("gateway.request", path="/") for _ in range(200)]).splitlines()) == 200
 
 
 # --- events of the core

@@ -14,6 +14,7 @@ from ravel_node.gateway.door import Directory, Door, GatewayLimits, Keys
 from ravel_node.gateway.errors import HttpError
 from ravel_node.gateway.observing import Observed
 from ravel_node.gateway.routes import routes
+from ravel_node.log_output import LogCounts
 from ravelpb.errors import Reason
 
 log = structlog.get_logger("ravel_node.gateway")
@@ -31,9 +32,11 @@ class _AnyBytes(Convertor[str]):
         return value
 
 
-def make_app(client: Keys, admin: Directory, limits: GatewayLimits, *, access_log: bool = False) -> Starlette:
-    """An ASGI application without a lifespan: who made the clients closes them."""
-    door = Door(client, admin, limits)
+def make_app(
+    client: Keys, admin: Directory, limits: GatewayLimits, *, access_log: bool = False, logged: LogCounts | None = None
+) -> Starlette:
+    """An ASGI application without a lifespan: who made the clients closes them. `logged` is shown at /metrics."""
+    door = Door(client, admin, limits, logged)
     register_url_convertor("bytes", _AnyBytes())
     app = Starlette(
         routes=routes(door),

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from ravel_node.gateway.errors import HttpError, from_client
 from ravel_node.gateway.observing import GatewayMetrics
+from ravel_node.log_output import LogCounts
 from ravelctl.client import (
     Condition,
     Consistency,
@@ -74,11 +75,11 @@ class Directory(Protocol):
 class Door:
     """Shared by all requests. Used on one event loop."""
 
-    def __init__(self, client: Keys, admin: Directory, limits: GatewayLimits) -> None:
+    def __init__(self, client: Keys, admin: Directory, limits: GatewayLimits, logged: LogCounts | None = None) -> None:
         self.client = client
         self.admin = admin
         self.limits = limits
-        self.metrics = GatewayMetrics()
+        self.metrics = GatewayMetrics(logged)
         self.serving = 0  # requests
 
     def guarded(self, handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:

@@ -12,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ravel_node import __version__
 from ravel_node.gateway.openapi import PATHS
+from ravel_node.log_metrics import LogCollector
+from ravel_node.log_output import LogCounts
 
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Buckets of durations: from a read nearby to a request that has waited for its cluster in vain."""
@@ -28,10 +30,11 @@ log = structlog.get_logger("ravel_node.gateway")
 class GatewayMetrics:
     """One gateway's metrics. Every method is called on the loop and is cheap."""
 
-    def __init__(self) -> None:
+    def __init__(self, logged: LogCounts | None = None) -> None:
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
+        registry.register(LogCollector(logged or LogCounts()))
         Gauge("ravel_build_info", "The version that runs.", ["version"], registry=registry).labels(__version__).set(1)
         self.serving = Gauge("ravel_http_requests_in_progress", "Requests that are being served.", registry=registry)
         self._requests = Counter(

@@ -10,7 +10,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -24,7 +24,9 @@ from ravel_node.gateway.app import make_app
 from ravel_node.gateway.connection import BoundedProtocol
 from ravel_node.gateway.door import GatewayLimits
 from ravel_node.gateway.options import GatewayConfig
+from ravel_node.log_output import LogCounts, stderr_output
 from ravel_node.logs import setup_logging
+from ravel_node.signals import handle_harmless
 from ravelctl.client import AdminClient, RavelClient
 
 CONNECTIONS_PER_REQUEST: Final = 4
@@ -69,12 +71,18 @@ class Listener:
         tls_key: Path | None = None,
         tls_client_ca: Path | None = None,
         access_log: bool = False,
+        logged: LogCounts | None = None,
+        on_broken: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
-        """The clients stay their maker's, who closes them after this was left."""
+        """The clients stay their maker's, who closes them after this was left.
+
+        `logged` is for /metrics. `on_broken` gets the error if serving ends by itself.
+        """
         self._listen = listen
+        self._on_broken = on_broken
         limits = limits or GatewayLimits()
         config = uvicorn.Config(
-            make_app(client, admin, limits, access_log=access_log),
+            make_app(client, admin, limits, access_log=access_log, logged=logged),
             http=BoundedProtocol,
             ws="none",
             lifespan="off",
@@ -104,12 +112,17 @@ class Listener:
             up.cancel()
             bound.close()
             await self._serving
+        self._serving.add_done_callback(self._ended)
         return self
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_broken(error)
 
     async def __aexit__(self, *_: object) -> None:
         self._server.should_exit = True
         if self._serving is not None:
-            await self._serving
+            await asyncio.wait([self._serving])
 
 
 def _bind(listen: Address) -> socket.socket:
@@ -129,18 +142,28 @@ def _bind(listen: Address) -> socket.socket:
 
 def run(config: GatewayConfig) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit status: 0 after an orderly end, 1 if it could not serve."""
-    setup_logging(config.logging)
+    output = stderr_output()
+    setup_logging(config.logging, output)
     if sys.platform == "win32":
-        return asyncio.run(_serve(config))
+        return asyncio.run(_serve(config, output.counts))
     import uvloop
 
-    return uvloop.run(_serve(config))
+    return uvloop.run(_serve(config, output.counts))
 
 
-async def _serve(config: GatewayConfig) -> int:
+async def _serve(config: GatewayConfig, logged: LogCounts) -> int:
     stop = asyncio.Event()
+    failures: list[BaseException] = []
+
+    def broken(error: BaseException) -> None:
+        log.critical("gateway.failed", exc_info=error)
+        failures.append(error)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    handle_harmless(loop, lambda name: log.info("gateway.signal_received", signal=name, effect="none"))
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     addresses = [str(address) for address in config.admin]
     timeout_s = config.timeout_ms / 1000
     async with AsyncExitStack() as stack:
@@ -156,6 +179,8 @@ async def _serve(config: GatewayConfig) -> int:
             tls_key=config.tls_key,
             tls_client_ca=config.tls_client_ca,
             access_log=config.access_log,
+            logged=logged,
+            on_broken=broken,
         )
         try:
             await stack.enter_async_context(listener)
@@ -165,4 +190,4 @@ async def _serve(config: GatewayConfig) -> int:
         log.info("gateway.serving", address=str(config.listen), admin=addresses, version=__version__)
         await stop.wait()
         log.info("gateway.stopping")
-    return 0
+    return 1 if failures else 0

@@ -74,7 +74,8 @@ class ClusterHandlers:
         return response
 
     async def reset(self, request: cluster_pb2.ResetRequest) -> cluster_pb2.ResetResponse:
-        return cluster_pb2.ResetResponse(folder=await self._host.reset(request.server_id, dry_run=request.dry_run))
+        folder = await self._host.reset(request.server_id, dry_run=request.dry_run)
+        return cluster_pb2.ResetResponse(header=self._header(self._host.replica), folder=folder)
 
     # --- asked of the leader
 

@@ -15,13 +15,12 @@ import asyncio
 import faulthandler
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Final, TextIO
+from typing import Final
 
 import structlog
 
-from ravel_node.server.seldom import Seldom
+from ravel_node.log_output import LogOutput
 from ravel_node.transport.handshakes import ENDED_EARLY, handshake_failure
 
 READ_BYTES: Final = 64 << 10
@@ -52,23 +51,23 @@ def make_library_talk(environ: MutableMapping[str, str], *, tls: bool) -> None:
 
 
 class LibraryOutput:
-    """File descriptor 2, caught. Made before the first line is logged, since `sys.stderr` leads elsewhere from then on."""
+    """File descriptor 2, caught. Made after the log has taken over stderr: this is for what libraries print there."""
 
-    def __init__(self) -> None:
-        self.stderr: TextIO = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    def __init__(self, log: LogOutput) -> None:
+        self._passed_on = log
+        self._before = os.dup(2)
         self._pipe, writing = os.pipe()
         os.set_blocking(self._pipe, False)
         os.set_blocking(writing, False)  # a thread of gRPC must never wait for the loop
         os.dup2(writing, 2)
         os.close(writing)
-        sys.stderr = self.stderr
-        faulthandler.enable(self.stderr)  # a crash leaves no time to read the pipe
+        faulthandler.enable(self._before)  # a crash leaves no time to read the pipe
         self._unfinished = b""
 
     @classmethod
-    def if_it_talks(cls, environ: Mapping[str, str]) -> LibraryOutput | None:
+    def if_it_talks(cls, environ: Mapping[str, str], log: LogOutput) -> LibraryOutput | None:
         """None where `make_library_talk` did not make it talk to us."""
-        return cls() if all(environ.get(name) == value for name, value in _TALKS.items()) else None
+        return cls(log) if all(environ.get(name) == value for name, value in _TALKS.items()) else None
 
     def start(self, handshakes: HandshakeLog) -> None:
         """Read on the running loop from now on."""
@@ -82,11 +81,11 @@ class LibraryOutput:
             whole, newline, rest = whole + newline + rest, b"", b""
         self._unfinished = rest
         if passed_on := handshakes.take((whole + newline).decode("utf-8", "replace")):
-            self.stderr.write(passed_on)
+            self._passed_on.text(passed_on.encode())
 
     def close(self) -> None:
         """Give the descriptor back. Call on the loop."""
-        os.dup2(self.stderr.fileno(), 2)
+        os.dup2(self._before, 2)
         asyncio.get_running_loop().remove_reader(self._pipe)
         os.close(self._pipe)
 
@@ -94,9 +93,8 @@ class LibraryOutput:
 class HandshakeLog:
     """Turns what gRPC prints of failed handshakes into events. `ports` are the names of our ports by their numbers."""
 
-    def __init__(self, ports: Mapping[int, str], seldom: Seldom | None = None) -> None:
+    def __init__(self, ports: Mapping[int, str]) -> None:
         self._ports = ports
-        self._seldom = seldom or Seldom()
 
     def take(self, text: str) -> str:
         """Take whole lines; returns those that are not gRPC's."""
@@ -114,8 +112,6 @@ class HandshakeLog:
             return  # connections that this daemon dials are told by who dials them
         local, (caller, _) = _host_and_port(addresses["local"]), _host_and_port(addresses["peer"])
         port = self._ports.get(local[1], str(local[1]))
-        if not self._seldom.due((port, caller, why)):
-            return
         # What only looks whether the port is open (a load balancer, say) ends like this too, and is no reason to worry.
         tell = _log.info if why == ENDED_EARLY else _log.warning
         tell("server.handshake_failed", port=port, caller=caller, why=why)

@@ -15,7 +15,6 @@ import structlog
 from ravel_node.raft.types import ReplicaId
 from ravel_node.replica.errors import WrongIdentityError
 from ravel_node.server.binding import CallInfo
-from ravel_node.server.seldom import Seldom
 
 NAMES_SHOWN_MAX: Final = 5
 """Names of a certificate that a message lists."""
@@ -26,9 +25,8 @@ _log = structlog.get_logger(__name__)
 class PeerCertificates:
     """`name` is what every peer's certificate must be valid for; None: each for the host of its own peer address."""
 
-    def __init__(self, name: str | None, seldom: Seldom | None = None) -> None:
+    def __init__(self, name: str | None) -> None:
         self._name = name
-        self._seldom = seldom or Seldom()
 
     def check(self, peer: ReplicaId, address: str, info: CallInfo | None) -> None:
         """Raises WrongIdentityError unless the certificate of this call is that of the replica at `address`."""
@@ -41,8 +39,8 @@ class PeerCertificates:
             f"the certificate that replica {peer} shows is valid for {shown} and not for {wanted}: give it one that is, "
             "or all peers a name in common with --peer-tls-name"
         )
-        if self._seldom.due((peer, why)):
-            _log.warning("server.peer_refused", peer=peer, caller=info.peer if info is not None else "", why=why)
+        caller = info.peer.rpartition(":")[0] if info is not None else ""  # its port is another one each time
+        _log.warning("server.peer_refused", peer=peer, caller=caller, why=why)
         raise WrongIdentityError(why)
 
 

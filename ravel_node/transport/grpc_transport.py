@@ -12,7 +12,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as Wire
 
-from ravel_node.raft.errors import invariant
+from ravel_node.raft.errors import InvariantError, invariant
 from ravel_node.raft.types import Index, Message, ReplicaId, Term
 from ravel_node.transport.base import (
     HashAt,
@@ -48,7 +48,11 @@ _log = structlog.get_logger(__name__)
 
 
 class GrpcTransport:
-    """See `Transport`. `channel_factory` makes the channels to peers: the place for credentials."""
+    """See `Transport`. `channel_factory` makes the channels to peers: the place for credentials.
+
+    `on_fault` is called for each attempt to reach a peer, by stream or with a snapshot, that ended by an error in this program.
+    `on_broken` gets an error after which the replica must not go on; by default the event loop's handler gets it.
+    """
 
     def __init__(
         self,
@@ -56,10 +60,14 @@ class GrpcTransport:
         channel_factory: ChannelFactory = insecure_channel,
         options: PeerOptions | None = None,
         rng: Random | None = None,
+        on_fault: Callable[[], None] = lambda: None,
+        on_broken: Callable[[BaseException], None] | None = None,
     ) -> None:
         self._channel_factory = channel_factory
         self._options = options or PeerOptions()
         self._rng = rng or SystemRandom()
+        self._on_fault = on_fault
+        self._on_broken = on_broken or _leave_to_the_loop
         self._peers: dict[ReplicaId, Peer] = {}
         self._snapshots: dict[ReplicaId, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -100,6 +108,8 @@ class GrpcTransport:
             channel_factory=self._channel_factory,
             options=self._options,
             rng=self._rng,
+            on_fault=self._on_fault,
+            on_broken=self._on_broken,
         )
         if known is not None:
             new.stats = known.stats
@@ -173,7 +183,13 @@ class GrpcTransport:
 
     def _carried(self, peer: ReplicaId, listener: TransportListener, task: asyncio.Task[None]) -> None:
         del self._snapshots[peer]
-        listener.snapshot_sent(peer, not task.cancelled() and task.exception() is None)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, InvariantError):
+            self._on_broken(error)
+        elif error is not None and not isinstance(error, TransferFailedError | WireError):
+            self._on_fault()
+            _log.error("transport.snapshot_failed", peer=peer, why=f"an error in this program: {error!r}", exc_info=error)
+        listener.snapshot_sent(peer, not task.cancelled() and error is None)
 
     # --- questions
 
@@ -234,3 +250,7 @@ def _require_answer_of(peer: ReplicaId, address: str, hello: Hello, theirs: raft
     """Raise ProbeFailedError unless the answer is that of the peer that was asked."""
     if (theirs.cluster_id, theirs.from_replica_id) != (hello.cluster_id, peer):
         raise ProbeFailedError(f"at {address} answers replica {theirs.from_replica_id}, where replica {peer} was meant")
+
+
+def _leave_to_the_loop(error: BaseException) -> None:
+    asyncio.get_running_loop().call_exception_handler({"message": "the transport is broken", "exception": error})

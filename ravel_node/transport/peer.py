@@ -10,6 +10,10 @@ while it waits is not sent at all: tidings by the next append, an acknowledgemen
 
 A `Peer` is always in one of three states: trying to connect, connected, or pausing after a failed attempt. A failed attempt
 empties the queues (old messages are of no use to somebody who was away) and is told to the listener once.
+
+An error in this code, or in the library below it, ends the attempt and not the peer: it is logged with its traceback and counted,
+and the next attempt follows. If the listener fails or an invariant is broken nothing here can go on, and `on_broken` gets the
+error.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
+from ravel_node.raft.errors import InvariantError
 from ravel_node.raft.types import Message, MessageType, ReplicaId
 from ravel_node.transport.base import EXPELLED, Hello, PeerRefusedError, PeerStats, TransportListener
 from ravel_node.transport.calls import (
@@ -66,9 +71,6 @@ URGENT: Final = frozenset(
 STEADY_S: Final = 2.0
 """A stream that lived this long was a good one: the next pause starts small again."""
 
-TOLD_EVERY_S: Final = 60.0
-"""A peer with which no connection comes about for the same reason again and again is logged this often."""
-
 _log = structlog.get_logger(__name__)
 
 
@@ -99,7 +101,10 @@ class Peer:
         channel_factory: ChannelFactory,
         options: PeerOptions,
         rng: Random,
+        on_fault: Callable[[], None],
+        on_broken: Callable[[BaseException], None],
     ) -> None:
+        """`on_fault` is called for each attempt that ended by an error in this program, to count them."""
         self.id = peer_id
         self.address = address
         self.server_id = server_id
@@ -109,6 +114,8 @@ class Peer:
         self._channel_factory = channel_factory
         self._options = options
         self._rng = rng
+        self._on_fault = on_fault
+        self._on_broken = on_broken
         self._urgent: deque[Message] = deque()
         self._bulk: deque[tuple[int, Message]] = deque()
         self._bulk_bytes = 0  # invariant: the sum of the sizes in `_bulk`
@@ -118,11 +125,15 @@ class Peer:
         self._nudged = asyncio.Event()
         self._overflowed = False  # told to the listener once, until there is room again
         self._expelled_for: set[str] = set()  # reasons that were reported to the listener
-        self._told, self._told_at = "", 0.0  # what was logged last, and when
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"peer-{self.id}")
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_broken(error)
 
     async def close(self) -> None:
         """End the stream and its task. Safe to call twice."""
@@ -232,8 +243,8 @@ class Peer:
             if why.reason in EXPELLED and not why.ours and why.reason not in self._expelled_for:
                 self._expelled_for.add(why.reason)
                 self._listener.refused_by_peer(self.id, why.reason, why.why)
-            if why.is_identity or why.reason == HANDSHAKE_FAILED:
-                self._tell(why)
+            if why.is_identity or why.reason == HANDSHAKE_FAILED:  # only an operator changes these
+                _log.warning("transport.peer_refused", peer=self.id, address=self.address, reason=why.reason, why=why.why)
             if why.is_identity:
                 failures += 1
             elif loop.time() - began >= STEADY_S:
@@ -244,13 +255,6 @@ class Peer:
                 failures = 1 if was_connected else failures + 1
             await self._pause(failures, why)
             self.stats.reconnects += 1
-
-    def _tell(self, why: Ended) -> None:
-        """Log what only an operator changes: when it is new, and then once in a while."""
-        now = asyncio.get_running_loop().time()
-        if why.why != self._told or now - self._told_at >= TOLD_EVERY_S:
-            self._told, self._told_at = why.why, now
-            _log.warning("transport.peer_refused", peer=self.id, address=self.address, reason=why.reason, why=why.why)
 
     async def _pause(self, failures: int, why: Ended) -> None:
         """Wait longer after each failure in a row, never as long as another peer that failed at the same time."""
@@ -269,7 +273,18 @@ class Peer:
             return
 
     async def _stream(self) -> Ended:
-        """One attempt: connect, shake hands, feed. Returns why it ended; raises nothing but cancellation."""
+        """One attempt: connect, shake hands, feed. Returns why it ended; raises InvariantError and cancellation only."""
+        try:
+            return await self._connect_and_feed()
+        except InvariantError:
+            raise
+        except Exception as error:
+            self._on_fault()
+            _log.error("transport.peer_failed", peer=self.id, address=self.address, exc_info=error)
+            return Ended(f"an error in this program ended the connection: {type(error).__name__}: {error}")
+
+    async def _connect_and_feed(self) -> Ended:
+        """Returns why the peer, or the way to it, ended the attempt."""
         channel = self._channel_factory(self.address)
         try:
             call: Any = channel.stream_stream(EXCHANGE)()

@@ -21,11 +21,16 @@ from tests.e2e.ports import free_ports
 
 T = TypeVar("T")
 
-START_S: Final = 60.0
-"""How long a daemon may take until it answers, or ends, on a machine that is busy with other things."""
+START_S: Final = 120.0
+"""How long a daemon may take until it answers, ends, or has come to where a test wants it, on a machine that is busy with other
+things. Who waits this long waits in vain: what is waited for is a matter of seconds."""
 
-CALL_S: Final = 30.0
+CALL_S: Final = 60.0
 """How long a call may take that nothing hinders but the machine."""
+
+STEADY: Final = ("--election-ticks", "200")
+"""Flags of daemons for tests in which leadership must stay where it is: a busy machine lets a replica wait for longer than the
+usual election timeout. This one is 10 s."""
 
 LOOK_S: Final = 5.0
 """How long to wait for a daemon that may be stopped or cut off, before others are asked again."""

@@ -46,7 +46,7 @@ class Watch:
 @asynccontextmanager
 async def unharmed(cluster: Cluster, server: Server, growth_max: int) -> AsyncIterator[Watch]:
     """A daemon that serves a client before, during (`look`) and after, loses nothing and reports no fault of its own."""
-    async with cluster.client(timeout_s=15.0) as client:
+    async with cluster.client() as client:
         await client.put(b"before", b"v")
         watch = Watch(client, server, growth_max)
         yield watch

@@ -9,7 +9,7 @@ import pytest
 from ravelctl.client import RavelClient, RavelError
 from ravelpb.v1 import admin_pb2
 from tests.e2e.admins import System, running_system
-from tests.e2e.cluster import Server, until
+from tests.e2e.cluster import CALL_S, LOOK_S, START_S, Server, until
 from tests.e2e.test_cli import Ran, ravelctl
 
 pytestmark = pytest.mark.e2e
@@ -29,7 +29,7 @@ async def restored(system: System, snapshot: Path, name: str) -> Server:
 
 async def answers(client: RavelClient, key: bytes) -> bool:
     try:
-        await client.get(key, timeout_s=1.0)
+        await client.get(key, timeout_s=LOOK_S)
     except RavelError:
         return False
     return True
@@ -41,7 +41,7 @@ async def test_a_cluster_out_of_a_backup_takes_its_old_place(tmp_path: Path) -> 
         await system.seated("default", "d1")
         gone = system.start("o1", "--new-cluster", "orders")
         await system.seated("orders", "o1")
-        async with RavelClient(admin=system.admins.endpoints, timeout_s=20.0) as client:
+        async with RavelClient(admin=system.admins.endpoints, timeout_s=CALL_S) as client:
             for number in range(40):
                 await client.put(b"k%d" % number, b"before")
             saved = await ravelctl(system.servers, "snapshot", "save", "--file", str(tmp_path / "s"), "-e", old.address)
@@ -74,7 +74,7 @@ async def test_a_cluster_out_of_a_backup_takes_its_old_place(tmp_path: Path) -> 
             again = await admin(system, *adopt)
             assert (again.status, "already" in again.out) == (0, True)
 
-            await until("a client that was there before finds the new one", lambda: _all_answer(client), 30.0)
+            await until("a client that was there before finds the new one", lambda: _all_answer(client), START_S)
             found = [await client.get(b"k%d" % number) for number in range(40)]
             values = {pair.value if pair is not None else b"" for pair in found}
             assert values == {b"again", b"before"}, "of each slot its own cluster's"
@@ -83,7 +83,7 @@ async def test_a_cluster_out_of_a_backup_takes_its_old_place(tmp_path: Path) -> 
         async def ended() -> bool:
             return not old.running
 
-        await until("the old member stops itself", ended, 30.0)
+        await until("the old member stops itself", ended, START_S)
         assert "is cluster default now" in old.log
         await _no_other_members(system, "default", "d2")
 
@@ -100,7 +100,7 @@ async def _back_without_its_slots(system: System, snapshot: Path, gone: Server, 
     await system.seated("orders", "o2")
     claimed = await admin(system, "adopt", "orders", new.address, "--claim", "--yes", "-o", "json")
     assert (claimed.status, len(claimed.json()["slots_claimed"])) == (0, 2048), claimed.err
-    await until("a client that was there before finds the new one", lambda: _all_answer(client), 30.0)
+    await until("a client that was there before finds the new one", lambda: _all_answer(client), START_S)
     found = [await client.get(b"k%d" % number) for number in range(40)]
     assert {pair.value if pair is not None else b"" for pair in found} == {b"after", b""}, "what orders held is lost"
     for number in range(40):

@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,32 +16,29 @@ import pytest
 
 from ravelctl.client import ClusterClient
 from ravelpb.v1 import cluster_pb2 as pb
-from tests.e2e.cluster import CALL_S, Cluster, Server, running_cluster, until
+from tests.e2e.cluster import CALL_S, START_S, Cluster, Server, running_cluster, until
 
 pytestmark = pytest.mark.e2e
 
-SEEN_WITHIN_S = 2.0
-"""What operators are promised, from an event to its being on the stream."""
-BUSY_S = 6.0
-"""What the test grants on top, on a machine that does other things too."""
+INTERVAL_S = 60.0
+"""Between two regular frames, which is the longest that may be asked for. An event does not wait for the next of them."""
 
 
 class Watch:
-    """The frames of one daemon, read as they come: its events with the time at which they were here."""
+    """The frames of one daemon, read as they come."""
 
     def __init__(self, client: ClusterClient, server: Server) -> None:
         self.client = client
         self.server = server
-        self.events: list[tuple[float, pb.Event]] = []
-        self.frames = 0
+        self.frames: list[pb.WatchStatusResponse] = []
 
     async def read(self) -> None:
-        async for frame in self.client.watch_status(self.server.address, interval_s=30.0):
-            self.frames += 1
-            self.events += [(time.time(), event) for event in frame.events]
+        async for frame in self.client.watch_status(self.server.address, interval_s=INTERVAL_S):
+            self.frames.append(frame)
 
-    def named(self, name: str) -> list[tuple[float, pb.Event]]:
-        return [(at, event) for at, event in self.events if event.name == name]
+    def named(self, name: str) -> list[pb.Event]:
+        """Those that came in frames of their own, before the next regular one."""
+        return [event for frame in self.frames if not frame.HasField("status") for event in frame.events if event.name == name]
 
 
 @asynccontextmanager
@@ -101,22 +97,23 @@ async def test_an_election_is_seen_as_it_happens_and_remembered(tmp_path: Path) 
         before = await kept(cluster, leader)
         async with watching(client, followers) as watches, following(cluster, tmp_path / "followed") as followed:
             leader.kill()
-            killed_at = time.time()
 
             async def known() -> bool:
-                return all(watch.named("leader-known") for watch in watches)
+                return all(watch.named("leader-known") for watch in watches) and any(wins())
 
-            await until("both have told who leads now", known, CALL_S)
-            won, *_ = sorted((told for watch in watches for told in watch.named("election-won")), key=lambda told: told[0])
-            for seen_at, event in [won, *(told for watch in watches for told in watch.named("leader-known"))]:
-                assert seen_at - event.wall_ms / 1000 < SEEN_WITHIN_S + BUSY_S, "an event is on the stream soon after it happened"
-            print(f"won {won[1].wall_ms / 1000 - killed_at:.2f} s after the kill, seen {won[0] - killed_at:.2f} s after it")
-            assert len(won[1].fields["granted_by"].split(",")) == 2
+            def wins() -> list[pb.Event]:
+                """Ordered by time; a busy machine may need more than one election."""
+                won = [event for watch in watches for event in watch.named("election-won")]
+                return sorted(won, key=lambda event: event.wall_ms)
+
+            await until("both have told who leads now", known, START_S)
+            won = wins()[0]
+            assert len(won.fields["granted_by"].split(",")) == 2
 
             async def told() -> bool:
-                return won[1].text in [event["text"] for event in followed()]
+                return won.text in [event["text"] for event in followed()]
 
-            await until("`events --follow` has told it", told, CALL_S)
+            await until("`events --follow` has told it", told, START_S)
             named = [(event["boot_id"], event["sequence"]) for event in followed()]
             assert len(set(named)) == len(named), "each event is told once"
 
@@ -136,7 +133,11 @@ async def test_a_damaged_journal_stops_nobody(tmp_path: Path) -> None:
         await cluster.leader()
         async with ClusterClient([server.address], timeout_s=CALL_S) as client, watching(client, [server]) as (watch,):
             assert await asyncio.to_thread(server.terminate) == 0, "it does not wait for those who watch"
-            assert watch.named("server-stopping")
+
+            async def told() -> bool:
+                return bool(watch.named("server-stopping"))
+
+            await until("the watcher was told", told, CALL_S)
         journal = server.data_dir / "events" / "current"
         assert b"server-stopping" in journal.read_bytes()
         data = bytearray(journal.read_bytes())
@@ -144,6 +145,10 @@ async def test_a_damaged_journal_stops_nobody(tmp_path: Path) -> None:
         journal.write_bytes(data)
         server.start()
         await cluster.leader()
-        assert "events.damaged" in server.log
+
+        async def said() -> bool:
+            return "events.damaged" in server.log
+
+        await until("its log says so", said, CALL_S)
         assert (await kept(cluster, server))[0].name == "server-started"
         assert (journal.parent / "current.damaged").read_bytes() == data

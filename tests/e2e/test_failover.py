@@ -62,7 +62,7 @@ async def test_a_follower_is_killed_under_load_and_catches_up(tmp_path: Path) ->
 
 
 async def test_all_replicas_are_killed_at_once_and_started_again(tmp_path: Path) -> None:
-    async with running_cluster(tmp_path) as cluster, cluster.client(timeout_s=20.0) as client:
+    async with running_cluster(tmp_path) as cluster, cluster.client() as client:
         async with under_load(client) as load:
             await progress(load)
             for server in cluster.servers.values():
@@ -84,28 +84,32 @@ async def test_a_follower_that_was_away_for_long_gets_a_snapshot(tmp_path: Path)
         async def compacted() -> bool:
             return (await cluster.status(await cluster.leader())).first_index > last + 1
 
-        await until("the log begins after what the follower holds", compacted, 30.0)
+        await until("the log begins after what the follower holds", compacted, START_S)
         away.start()
-        await cluster.caught_up(away, 30.0)
+        await cluster.caught_up(away)
         assert (await cluster.status(away)).first_index > last + 1, "it came by a snapshot, not by the log"
         await converge(cluster)
 
 
+HANDOVERS_MAX = 10
+
+
 async def test_sigterm_of_the_leader_hands_over_at_once(tmp_path: Path) -> None:
+    """Without a timeout that must run out first. Once shows it: a machine that is too busy calls others off."""
     async with running_cluster(tmp_path) as cluster, cluster.client() as client:
         async with under_load(client, workers=4) as load:
             await progress(load, count=50)
-            asked: list[bool] = []
-            for _ in range(3):
+            for _ in range(HANDOVERS_MAX):
                 leader = await cluster.leader()
                 status = await asyncio.to_thread(leader.terminate)
                 assert status == 0, leader.log[-2000:]
-                asked.append(await was_asked_to_lead(await cluster.leader()))
+                asked = await was_asked_to_lead(await cluster.leader())
                 leader.start()
                 await cluster.caught_up(leader)
                 await progress(load, count=50)
-        # Without a timeout that must run out first. Once would show it; a machine that is too busy for the others calls them off.
-        assert any(asked), asked
+                if asked:
+                    break
+        assert asked, f"none of {HANDOVERS_MAX} leaders handed over"
 
 
 async def was_asked_to_lead(leader: Server) -> bool:

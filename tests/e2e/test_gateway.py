@@ -11,6 +11,7 @@ import pytest
 from ravelctl.client import RavelClient
 from ravelctl.client.routing.slot_map import SlotRoutes
 from tests.e2e.admins import System, running_system
+from tests.e2e.cluster import CALL_S
 from tests.e2e.http_door import running_gateway
 from tests.e2e.ports import free_ports
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.e2e
 
 async def spread(system: System) -> None:
     """Both clusters own slots."""
-    async with system.client(timeout_s=30.0) as admin:
+    async with system.client(timeout_s=CALL_S) as admin:
         async for _ in admin.rebalance():
             pass
     await system.told("both own slots", lambda found: all(cluster.slots for cluster in found.clusters))
@@ -32,8 +33,8 @@ async def test_http_reaches_every_cluster(tmp_path: Path) -> None:
             await system.seated(cluster, name)
         async with (
             running_gateway(tmp_path, system.admins.endpoints) as gateway,
-            httpx.AsyncClient(base_url=gateway.url, timeout=20) as http,
-            RavelClient(admin=system.admins.endpoints, timeout_s=20) as client,
+            httpx.AsyncClient(base_url=gateway.url, timeout=CALL_S) as http,
+            RavelClient(admin=system.admins.endpoints, timeout_s=CALL_S) as client,
         ):
             for i in range(50):
                 answer = await http.post("/put", json={"key": f"k{i:02d}", "val": {"number": i, "text": "é"}})
@@ -57,7 +58,7 @@ async def test_http_reaches_every_cluster(tmp_path: Path) -> None:
             assert (await http.put("/v1/kv/bound%2Fkey", content=b"2", headers={"If-Match": '"1"'})).status_code == 412
             assert (await http.get("/v1/kv/bound%2Fkey")).content == b"\xff"
 
-            async with system.client(timeout_s=20) as admin:
+            async with system.client(timeout_s=CALL_S) as admin:
                 routes = SlotRoutes.first(await admin.slot_map())
             homes = {routes.owner_of(b"k%02d" % i).name: f"k{i:02d}" for i in range(50)}
 
@@ -89,7 +90,7 @@ async def test_an_admin_serves_http_too(tmp_path: Path) -> None:
         await system.admins.bootstrap(admin, name="admins")
         system.start("n1")
         await system.seated("default", "n1")
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=CALL_S) as http:
             assert (await http.put("/v1/kv/k", content=b"v")).status_code == 200
             assert (await http.get("/v1/kv/k")).content == b"v"
             assert (await http.get("/openapi.json")).status_code == 200

@@ -17,20 +17,23 @@ from ravelctl.linearizability.history import Operation
 from ravelctl.linearizability.recorder import RecordedClient, Recorder
 from ravelpb.v1 import admin_pb2
 from tests.e2e.admins import System, running_system
-from tests.e2e.cluster import Server
+from tests.e2e.cluster import CALL_S, START_S, Server
+from tests.faults.proxy import Network
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 KEYS = tuple(b"key-%d" % number for number in range(48))
 CLIENTS = 6
-MOVED_S = 200.0
+MOVED_S = 400.0
+SLOW_S = 0.3
+"""How long a mover's requests to one of the clusters are on their way, so that a move cannot be over before it is seen."""
 
 
 class Applications:
     """Clients that write and read without pause, each call recorded."""
 
     def __init__(self, admins: list[str]) -> None:
-        self._clients = [RavelClient(admin=admins, timeout_s=20.0) for _ in range(CLIENTS)]
+        self._clients = [RavelClient(admin=admins, timeout_s=CALL_S) for _ in range(CLIENTS)]
         self.recorder = Recorder(self._clients[0])
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -121,7 +124,7 @@ def slots_of(directory: admin_pb2.DirectoryResponse) -> dict[str, int]:
 
 async def rebalance(admin: AdminClient, *empty: str) -> None:
     """Begin the moves of a plan, and listen no further."""
-    async with asyncio.timeout(60.0):
+    async with asyncio.timeout(START_S):
         while True:
             try:
                 async for _ in admin.rebalance(empty):
@@ -133,7 +136,7 @@ async def rebalance(admin: AdminClient, *empty: str) -> None:
 async def rest(system: System, *empty: str) -> None:
     """Wait until nothing moves, the named clusters own nothing, and the others bear fair shares; whatever was called off on the
     way is planned again."""
-    async with AdminClient(system.admins.endpoints, timeout_s=20.0) as admin:
+    async with AdminClient(system.admins.endpoints, timeout_s=CALL_S) as admin:
         async with asyncio.timeout(MOVED_S):
             while True:
                 directory = await system.directory()
@@ -169,14 +172,29 @@ async def kill_the_mover_for_good(system: System) -> None:
     (await system.admins.leader()).kill()
 
 
+@asynccontextmanager
+async def network_of(system: System) -> AsyncIterator[Network]:
+    def pids() -> dict[str, int]:
+        servers = {**system.admins.servers, **system.servers.servers}
+        return {name: server.pid for name, server in servers.items() if server.running}
+
+    network = Network(pids)
+    try:
+        yield network
+    finally:
+        await network.close()
+
+
 async def test_slots_move_under_load_while_the_mover_and_leaders_are_killed(tmp_path: Path) -> None:
-    async with running_system(tmp_path, ("a1", "a2", "a3")) as system:
+    async with running_system(tmp_path, ("a1", "a2", "a3")) as system, network_of(system) as network:
         await add_cluster(system, "one", "n1", "n2", "n3")  # the first one owns all slots
         await add_cluster(system, "two", "n4")
-        async with applications(system) as applied, system.client(timeout_s=20.0) as admin:
+        async with applications(system) as applied, system.client(timeout_s=CALL_S) as admin:
             await rebalance(admin)
             await rest(system)
             before = applied.done
+            fifth = system.servers.add("n5")
+            fifth.flags += ["--advertise", await network.front("n5", fifth.address)]
             await add_cluster(system, "three", "n5")
             everyone = [*system.admins.servers.values(), *system.servers.servers.values()]
             killing = asyncio.create_task(kill_now_and_then(system, everyone, Random(7)))
@@ -188,12 +206,14 @@ async def test_slots_move_under_load_while_the_mover_and_leaders_are_killed(tmp_
                 if not server.running:
                     server.start(*([] if server.verb == "admin" else ["--admin", ",".join(system.admins.endpoints)]))
             await rest(system)
+            for name in system.admins.servers:
+                network.slow(name, "n5", SLOW_S)
             await rebalance(admin, "one")
             await kill_the_mover_for_good(system)
             await rest(system, "one")
             assert applied.done > before + 100
             await applied.stop()
-            async with RavelClient(admin=system.admins.endpoints, timeout_s=20.0) as client:
+            async with RavelClient(admin=system.admins.endpoints, timeout_s=CALL_S) as client:
                 found = [pair.key async for pair in client.scan()]
             assert len(found) == len(set(found))
         applied.check()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import Cluster, Server, running_cluster, until
+from tests.e2e.cluster import START_S, Cluster, Server, running_cluster, until
 from tests.e2e.test_cli import ravelctl
 
 pytestmark = pytest.mark.e2e
@@ -105,7 +105,7 @@ async def test_a_lost_quorum_is_recovered_and_the_old_members_stay_out(tmp_path:
             async def refused() -> bool:
                 return "WRONG_CLUSTER_ID" in dead[0].log
 
-            await until("the old member is told that this is another cluster", refused, 30.0)
+            await until("the old member is told that this is another cluster", refused, START_S)
             status = await new.status(survivor)
             assert [member.server.name for member in status.members] == [survivor.name]
             assert status.header.cluster_id != old_id

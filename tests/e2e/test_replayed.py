@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ravelctl.client import ClusterClient, Consistency, RavelClient
-from tests.e2e.cluster import CALL_S, Cluster, until
+from tests.e2e.cluster import CALL_S, START_S, STEADY, Cluster, until
 from tests.e2e.hostile import dial
 from tests.e2e.ports import free_ports
 
@@ -60,7 +60,7 @@ async def replay(address: str, heard: bytes) -> bytes:
 
 
 async def test_a_replayed_stream_of_raft_messages_changes_nothing(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path)
+    cluster = Cluster(tmp_path, STEADY)
     first, second, third = (cluster.add(name) for name in ("n1", "n2", "n3"))
     (port,) = free_ports(1)
     third.flags += ["--peer-advertise", f"127.0.0.1:{port}"]
@@ -71,7 +71,7 @@ async def test_a_replayed_stream_of_raft_messages_changes_nothing(tmp_path: Path
             server.start()
         await cluster.bootstrap(first, second, third)
         assert await cluster.leader() is first
-        async with cluster.client(timeout_s=20.0) as client:
+        async with cluster.client(timeout_s=CALL_S) as client:
             for number in range(30):
                 await client.put(b"k", b"old %d" % number)
             await cluster.caught_up(third)
@@ -100,7 +100,7 @@ async def test_a_replayed_stream_of_raft_messages_changes_nothing(tmp_path: Path
             async def moved() -> bool:
                 return await cluster.leader() is second
 
-            await until("n2 leads", moved, 20.0)
+            await until("n2 leads", moved, START_S)
             await client.put(b"k", b"newer")
             await unchanged(b"newer")
         assert all(server.running and "internal_error" not in server.log for server in cluster.servers.values())

@@ -9,24 +9,24 @@ import sys
 from pathlib import Path
 
 from ravelctl.client import ClusterClient
-from tests.e2e.cluster import CALL_S, START_S, Cluster, running_cluster, until
+from tests.e2e.cluster import CALL_S, START_S, STEADY, Cluster, running_cluster, until
 from tests.faults.proxy import Network
 
 STALE = Path(__file__).with_name("stale_daemon.py")
-LATE_S = 0.2
-"""So much later the stale replica hears of everything: whoever reads there after a write finds what was before it."""
+LATE_S = 1.0
+"""So much later the stale replica hears of everything: whoever reads there after a write finds what was before it, also on a
+machine that is too busy to read soon."""
 
 
-async def verify(cluster: Cluster, *words: str, interrupt_after_s: float = 0.0) -> tuple[int, str, str]:
+async def verify(cluster: Cluster, *words: str, interrupt: bool = False) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "ravelctl", "verify", "-e", ",".join(cluster.endpoints), *words),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    if interrupt_after_s:
+    if interrupt:
         await until("it has begun to write", lambda: scratch(cluster), START_S)
-        await asyncio.sleep(interrupt_after_s)
         process.send_signal(signal.SIGINT)
     out, err = await asyncio.wait_for(process.communicate(), 180)
     return process.returncode or 0, out.decode(), err.decode()
@@ -42,7 +42,7 @@ async def test_a_healthy_cluster_passes_and_is_left_as_it_was(tmp_path: Path) ->
     async with running_cluster(tmp_path) as cluster:
         async with cluster.client() as client:
             await client.put(b"mine", b"kept")
-        code, out, err = await verify(cluster, "--seconds", "3s", "-o", "json")
+        code, out, err = await verify(cluster, "--seconds", "5s", "-o", "json")
         assert code == 0, (out, err)
         told = json.loads(out)
         assert told["verdict"] == "linearizable"
@@ -55,14 +55,14 @@ async def test_a_healthy_cluster_passes_and_is_left_as_it_was(tmp_path: Path) ->
         async with cluster.client() as client:
             assert (await client.get(b"mine")).value == b"kept"  # type: ignore[union-attr]
 
-        code, out, err = await verify(cluster, "--seconds", "60s", interrupt_after_s=0.5)
+        code, out, err = await verify(cluster, "--seconds", "60s", interrupt=True)
         assert code == 130, (out, err)
         assert "interrupted" in err
         assert not await scratch(cluster)
 
 
 async def test_a_replica_that_answers_stale_fails_it(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path)
+    cluster = Cluster(tmp_path, STEADY)
     network = Network(lambda: {name: server.pid for name, server in cluster.servers.items() if server.running})
     try:
         servers = [cluster.add(name) for name in ("n1", "n2", "n3")]

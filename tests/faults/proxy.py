@@ -40,6 +40,7 @@ class Network:
         self._pid_of = pid_of
         self._cut: set[Link] = set()
         self._mute: set[Link] = set()
+        self._carried_max: dict[Link, int] = {}
         self._delay_s: dict[Link, float] = {}
         self._changed = asyncio.Event()
         self._listeners: list[asyncio.Server] = []
@@ -59,6 +60,10 @@ class Network:
         """No message passes from `one` to `other`: nothing goes that way on the connections that `one` dialled."""
         self._mute.add((one, other))
 
+    def allow(self, one: str, other: str, more_bytes: int) -> None:
+        """From `one` to `other` about so many more bytes pass, and then nothing."""
+        self._carried_max[one, other] = self.carried_bytes[one, other] + more_bytes
+
     def part(self, one: str, other: str) -> None:
         """The two do not see each other."""
         self.cut(one, other)
@@ -77,6 +82,7 @@ class Network:
         self._delay_s.clear()
         self._cut.clear()
         self._mute.clear()
+        self._carried_max.clear()
         before, self._changed = self._changed, asyncio.Event()
         before.set()
 
@@ -130,7 +136,8 @@ class Network:
             await self._changed.wait()
 
     def _holds(self, link: Link, dialler: str) -> bool:
-        return link in self._cut or (link in self._mute and dialler == link[0])
+        spent = link in self._carried_max and self.carried_bytes[link] >= self._carried_max[link]
+        return spent or link in self._cut or (link in self._mute and dialler == link[0])
 
     def delay_s(self, link: Link) -> float:
         return self._delay_s.get(link, 0.0)

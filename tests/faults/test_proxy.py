@@ -121,3 +121,17 @@ async def test_a_reset_breaks_both_sides() -> None:
         writer.write(b"y")
         assert await reader.readexactly(1) == b"y"
         writer.close()
+
+
+async def test_so_many_bytes_pass_and_the_rest_when_it_is_healed() -> None:
+    network = Network(lambda: {SELF: os.getpid()})
+    async with echo(network) as address:
+        reader, writer = await dial(address)
+        network.allow(SELF, "two", 1)
+        writer.write(b"first")
+        assert await reader.readexactly(5) == b"first", "what is on its way as one passes as one"
+        writer.write(b"second")
+        assert await silent(reader)
+        network.heal()
+        assert await reader.readexactly(6) == b"second"
+        writer.close()

@@ -19,6 +19,7 @@ import pytest
 from ravelpb.v1 import cluster_pb2 as pb
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.fake import FakeCluster
+from tests.ravelctl.on_terminal import on_terminal
 from tests.security.certificates import Authority
 
 ROOT = Path(__file__).parents[2]
@@ -175,16 +176,9 @@ def test_ctrl_c_while_a_context_is_added_leaves_no_file(tmp_path: Path) -> None:
 def test_a_question_on_a_terminal(cluster: FakeCluster, tmp_path: Path, answer: bytes, code: int) -> None:
     first, *_ = cluster.found(3)
     master, slave = pty.openpty()
-
-    def take_terminal() -> None:
-        import fcntl
-        import termios
-
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
     child = subprocess.Popen(
-        command("leave", "n3", "-e", first), stdin=slave, stdout=slave, stderr=slave, env=environment(tmp_path),
-        start_new_session=True, preexec_fn=take_terminal,
+        on_terminal(command("leave", "n3", "-e", first)), stdin=slave, stdout=slave, stderr=slave, env=environment(tmp_path),
+        start_new_session=True,
     )  # fmt: skip
     os.close(slave)
     screen = b""

@@ -181,7 +181,7 @@ def test_bash_inserts_what_is_missing(tmp_path: Path, line: str, replies: list[s
         ["bash", "--norc", "-c", ask, "bash", str(ROOT / "completions" / "ravelctl.bash"), line.replace("PATH", str(tmp_path))],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
         env=os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"},
     )

@@ -46,14 +46,14 @@ def test_what_does_not_is_left_alone(words: str) -> None:
 @pytest.mark.parametrize(("work", "code"), [("return 0", 0), ("return 5", 5), ("sys.exit(3)", 3)])
 def test_the_childs_exit_code_is_the_commands(work: str, code: int) -> None:
     with run(work) as process:
-        assert process.communicate(timeout=30)[0] == "working\n"
+        assert process.communicate(timeout=120)[0] == "working\n"
     assert process.returncode == code
 
 
 @pytest.mark.parametrize("name", ["SIGBUS", "SIGSEGV", "SIGABRT"])
 def test_a_crash_is_told_as_damage(name: str) -> None:
     with run(f"os.kill(os.getpid(), signal.{name}); time.sleep(60)") as process:
-        assert process.communicate(timeout=30)[0] == f"working\nkilled by {name}\n"
+        assert process.communicate(timeout=120)[0] == f"working\nkilled by {name}\n"
     assert process.returncode == 8
 
 
@@ -63,7 +63,7 @@ def test_sigterm_ends_the_child_too() -> None:
         assert process.stdout.readline() == "working\n"
         child = int(process.stdout.readline())
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
     deadline = time.monotonic() + 20
     while Path(f"/proc/{child}").exists():

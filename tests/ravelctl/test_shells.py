@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from ravelctl.tab import SHELLS
+from tests.ravelctl.on_terminal import on_terminal
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 60.0
@@ -93,12 +94,8 @@ class Terminal:
         self._screen = b""
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, b"\x32\x00\xc8\x00\x00\x00\x00\x00")  # 50 lines of 200 columns
-
-        def take_terminal() -> None:
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
         self._child = subprocess.Popen(
-            START[shell], stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=take_terminal, cwd=home
+            on_terminal(START[shell]), stdin=slave, stdout=slave, stderr=slave, start_new_session=True, cwd=home
         )
         os.close(slave)
         setup = home / "setup"

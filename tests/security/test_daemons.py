@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +17,7 @@ import pytest
 
 from ravelctl.client import ClusterClient, RavelClient, TlsOptions
 from ravelpb.v1 import cluster_pb2, raft_pb2
-from tests.e2e.cluster import CALL_S, START_S, Cluster, Server, until
+from tests.e2e.cluster import CALL_S, LOOK_S, START_S, Cluster, Server, until
 from tests.security.certificates import Authority, Pair, client_flags, peer_flags, server_flags
 
 pytestmark = pytest.mark.e2e
@@ -80,7 +81,15 @@ def wait_for(server: Server, *words: str) -> str:
 
 def ctl(*arguments: str, code: int = 0) -> str:
     """What ravelctl prints, on both of its outputs, one after the other."""
-    done = subprocess.run([sys.executable, "-m", "ravelctl", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    environment = {**os.environ, "RAVELCTL_TIMEOUT": f"{CALL_S:g}s"}
+    done = subprocess.run(
+        [sys.executable, "-m", "ravelctl", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
+        env=environment,
+    )
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     return done.stdout + done.stderr
 
@@ -110,7 +119,7 @@ async def leader_of(cluster: Cluster, tls: TlsOptions) -> Server:
     async def find() -> Server | None:
         async with ClusterClient(cluster.endpoints, tls=tls) as client:
             for server in (server for server in cluster.servers.values() if server.running):
-                answer = (await client.statuses(timeout_s=2.0)).get(server.address)
+                answer = (await client.statuses(timeout_s=LOOK_S)).get(server.address)
                 if isinstance(answer, cluster_pb2.StatusResponse) and answer.role == cluster_pb2.LEADER:
                     return server
         return None
@@ -127,14 +136,14 @@ async def test_three_replicas_with_authorities_of_their_own_form_a_cluster_and_f
         async with ClusterClient(cluster.endpoints, tls=tls) as client:
 
             async def all_answer() -> bool:
-                answers = await client.statuses(timeout_s=2.0)
+                answers = await client.statuses(timeout_s=LOOK_S)
                 return all(isinstance(answer, cluster_pb2.StatusResponse) for answer in answers.values())
 
             await until("all answer", all_answer, START_S)
         told = await asyncio.to_thread(ctl, "bootstrap", *cluster.endpoints, "--name", "safe", *flags)
         assert "3 voters" in told
         first = await leader_of(cluster, tls)
-        async with RavelClient(cluster.endpoints, tls=tls, timeout_s=20.0) as keys:
+        async with RavelClient(cluster.endpoints, tls=tls, timeout_s=CALL_S) as keys:
             await keys.put(b"before", b"1")
             first.kill()
             await keys.put(b"after", b"2")
@@ -155,7 +164,7 @@ async def test_three_replicas_with_authorities_of_their_own_form_a_cluster_and_f
         await until("the cluster is healthy again", whole_again, START_S)
         for server in cluster.servers.values():
             assert server.terminate() == 0
-            assert "daemon.stopped" in server.log
+            assert "daemon.stopped" in server.log, "a process that has ended has written everything"
             assert "PRIVATE KEY" not in server.log
             assert "handshaker" not in server.log, "the library's own words stay out of the log"
 
@@ -255,6 +264,8 @@ def test_one_caller_is_logged_once_a_minute(both: Server, certificates: Certific
     before = told()
     for _ in range(5):
         assert "UNAVAILABLE" in asyncio.run(_probe(both.address, certificates.clients, None))
+    status(both)  # another kind, which is logged after those
+    wait_for(both, "server.handshake_failed", '"port": "client"', "it speaks plain text")
     assert told() - before <= 1, "more than one only if a minute has passed"
 
 
@@ -265,7 +276,7 @@ async def _probe(address: str, authority: Authority, shown: Pair | None) -> str:
     async with grpc.aio.secure_channel(address, credentials) as channel:
         try:
             ask: Any = channel.unary_unary("/ravel.v1.RaftTransport/Probe")
-            await ask(raft_pb2.ProbeRequest().SerializeToString(), timeout=5.0)
+            await ask(raft_pb2.ProbeRequest().SerializeToString(), timeout=CALL_S)
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name} {error.details()}"
     return "OK"

@@ -65,6 +65,13 @@ def test_good_files_do(pair: Pair, authority: Authority) -> None:
     assert only_client_ca.tls.authority == authority.cert
 
 
+def test_certificates_without_key_identifiers_will_do(tmp_path: Path) -> None:
+    """Neither gRPC nor the check before the start is as strict as HTTP clients in Python 3.13 and later."""
+    plain = Authority(tmp_path, "plain", strict=False)
+    pair = plain.issue("server")
+    assert loaded(**client_port(pair, plain, tls_client_ca=plain.cert), **peer_port(pair, plain)).config.tls.on
+
+
 @pytest.mark.parametrize("advertise", ["db1.example:7400", "DB1.example:7400", "a.wild.example:7400"])
 def test_names_and_wildcards_of_the_certificate(pair: Pair, authority: Authority, advertise: str) -> None:
     assert loaded(advertise=advertise, **client_port(pair, authority)).config.tls.on

@@ -46,7 +46,7 @@ async def test_connections_beyond_the_bound_are_closed_until_another_ends() -> N
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=alone)
         health: Any = health_pb2_grpc.HealthStub(channel)
         try:
-            await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            await health.Check(health_pb2.HealthCheckRequest(), timeout=60)
         except grpc.aio.AioRpcError:
             await channel.close()
             raise

@@ -56,7 +56,7 @@ async def ask(channel: grpc.aio.Channel, *requests: kv_pb2.SessionRequest) -> li
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 

@@ -17,7 +17,7 @@ from ravel_node.storage.base import SnapshotRefusedError, StoreFailedError
 from ravel_node.transport import snapshot_stream
 from ravel_node.transport.base import Hello
 from ravel_node.transport.grpc_transport import GrpcTransport
-from ravel_node.transport.snapshot_stream import CHUNK_BYTES
+from ravel_node.transport.snapshot_stream import CHUNK_BYTES, SnapshotSender
 from tests.server.fakes import FakeHost, server_id, start_peer_server
 from tests.transport.support import HELLO, ONE, Listener, eventually, heartbeat, outgoing, snapshot_message
 
@@ -174,6 +174,20 @@ async def test_a_peer_that_never_answers_is_given_up(
         await eventually(lambda: listener.snapshots == [(ONE, False)], 60.0)
     [told] = [line for line in logs if line["event"] == "transport.snapshot_failed"]
     assert "attempts" in told["why"]
+
+
+async def test_an_error_in_this_program_fails_the_transfer_and_is_logged(
+    host: FakeHost, transport: GrpcTransport, listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: SnapshotSender) -> None:
+        raise KeyError("planted")
+
+    monkeypatch.setattr(SnapshotSender, "run", fail)
+    transport.send_snapshot(snapshot_message(), outgoing(tmp_path / "s", SIZE))
+    with structlog.testing.capture_logs() as logs:
+        await eventually(lambda: listener.snapshots == [(ONE, False)])
+    [told] = [line for line in logs if line["event"] == "transport.snapshot_failed"]
+    assert (told["log_level"], repr(told["exc_info"])) == ("error", "KeyError('planted')")
 
 
 async def test_a_file_that_cannot_be_read_fails_the_transfer(

@@ -277,17 +277,21 @@ Global___ResetRequest: _TypeAlias = ResetRequest  # noqa: Y015
 class ResetResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    HEADER_FIELD_NUMBER: _builtins.int
     FOLDER_FIELD_NUMBER: _builtins.int
     folder: _builtins.str
     """inside of the data directory, where the data is set aside; it can be deleted"""
+    @_builtins.property
+    def header(self) -> _common_pb2.ResponseHeader: ...
     def __init__(
         self,
         *,
+        header: _common_pb2.ResponseHeader | None = ...,
         folder: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["folder", b"folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["folder", b"folder", "header", b"header"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -97,7 +97,7 @@ def test_what_is_no_daemon_at_all(ctl: Ctl, cluster: FakeCluster) -> None:
         thread.start()
         told = ctl("doctor", "-e", f"{first},{address}", "-o", "name").out.splitlines()
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(60)
     assert told == ["RV513", "RV402"]
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"

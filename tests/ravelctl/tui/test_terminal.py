@@ -40,7 +40,7 @@ class Scene:
         self._process.stdin.close()
         self._process.stdout.close()
         try:
-            self._process.wait(10)
+            self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -82,7 +82,7 @@ def test_rows_sizes_and_the_way_out(scene: Scene) -> None:
 def test_a_signal_restores_the_terminal(scene: Scene, number: signal.Signals) -> None:
     with top(scene) as terminal:
         terminal.until(lambda text: "LEADER" in text)
-        terminal.child.kill(number)
+        terminal.signal(number)
         terminal.ended()
         assert ALTERNATE_OFF in terminal.raw
         assert not terminal.cursor_hidden
