@@ -28,6 +28,9 @@ SERVICES: list[ServiceDescriptor] = [
 METHODS: list[MethodDescriptor] = [method for service in SERVICES for method in service.methods]
 OTHER = "d" * 32
 
+WITHOUT_HEADER = {"ravel.v1.Cluster.Reset"}
+"""Asked of a daemon that the caller names, which has no cluster afterwards."""
+
 
 def recording(service: ServiceDescriptor, ran: list[str]) -> object:
     """A handler of every method of a service, which notes that it ran and answers with an empty message."""
@@ -98,6 +101,8 @@ async def test_no_handler_runs_for_a_call_that_is_meant_for_another_cluster(meth
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.full_name)
 async def test_whoever_names_no_cluster_learns_it_from_every_answer(method: MethodDescriptor) -> None:
     """A unary answer has a header. A stream names the cluster in its initial metadata, before it has read a request."""
+    if method.full_name in WITHOUT_HEADER:
+        return
     if not method.server_streaming:
         assert method.output_type.fields_by_name["header"].message_type is common_pb2.ResponseHeader.DESCRIPTOR
         return

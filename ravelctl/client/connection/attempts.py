@@ -231,5 +231,4 @@ class Attempts:
         """Return whether the next attempt needs no wait: with a new session, or at a replica that was not tried yet."""
         if rule.next is Next.NEW_SESSION:
             return self._failures <= self._retry.redirects_free
-        untried = self._any_replica and self.connections.has_other(self._tried)
-        return untried and self._failures <= len(self.connections.endpoints)
+        return self._any_replica and self.connections.has_other(self._tried)

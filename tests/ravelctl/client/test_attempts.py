@@ -148,6 +148,36 @@ async def test_any_replica_is_tried_at_once_until_all_were(monkeypatch: pytest.M
 
 
 @virtual
+async def test_attempts_that_need_no_wait_end_with_the_time_too() -> None:
+    attempts = Attempts(connections_of(*(f"n{number}:1" for number in range(50))), POLICY, timeout_s=1.0, any_replica=True)
+
+    async def fail_slowly() -> None:
+        while True:
+            await asyncio.sleep(0.11)
+            await attempts.failed(attempts.choose(), StoppedError("stops", reason=Reason.SHUTTING_DOWN))
+
+    with pytest.raises(StoppedError, match="gave up within 1 s"):
+        await fail_slowly()
+    assert len(attempts.tried) == 9
+    assert now() == pytest.approx(0.99)
+
+
+@virtual
+async def test_after_progress_waits_begin_short_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    half(monkeypatch)
+    attempts = Attempts(connections_of(A), POLICY)
+    for _ in range(2):
+        at: list[float] = []
+        began = now()
+        for _ in range(4):
+            await attempts.failed(A, NoLeaderError("none"))
+            at.append(now() - began)
+        assert at == pytest.approx([0.75, 2.25, 5.25, 11.25])
+        attempts.progressed()
+        assert not attempts.obstacles
+
+
+@virtual
 async def test_for_the_leader_every_failure_is_followed_by_a_wait() -> None:
     attempts = Attempts(connections_of(A, B, C), POLICY)
     for number in range(3):

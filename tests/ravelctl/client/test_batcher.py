@@ -10,6 +10,7 @@ import pytest
 
 from ravelctl.client import (
     BusyError,
+    ClientMisusedError,
     ClosedError,
     DeadlineError,
     InvalidArgumentError,
@@ -424,6 +425,49 @@ def test_a_port_that_does_not_serve_commands_is_told_at_once(kind: CommandKind) 
         await bench.batcher.close()
 
     run()
+
+
+@pytest.mark.parametrize("kind", [CommandKind.READS, *KINDS])
+def test_a_leader_that_moves_again_and_again_is_followed_at_once_as_long_as_work_is_done(kind: CommandKind) -> None:
+    @virtual
+    async def run() -> None:
+        network = Network("a:1", "b:1")
+        one = Cluster(network["a:1"], network["b:1"])
+        leader = "a:1"
+        for address in ("a:1", "b:1"):
+            network[address].handlers["Session"] = lambda requests, address=address: session(address, requests)
+
+        async def session(address: str, requests: Any) -> Any:
+            async for request in requests:
+                if address == leader:
+                    results = [one.run(command) for command in request.commands]
+                else:
+                    away = refusal(Reason.NOT_LEADER, "elsewhere", leader_address=leader)
+                    results = [kv_pb2.Result(error=away)] * len(request.commands)
+                yield kv_pb2.SessionResponse(id=request.id, results=results, header=network[address].header)
+
+        connections = Connections(["a:1", "b:1"], retry=RETRY, factory=network, cluster_id=MINE)
+        batcher = CommandBatcher(kind, connections, RETRY)
+        for number in range(10):
+            leader = "ab"[number % 2] + ":1"
+            await batcher.submit(put(b"%d" % number), 100, 60.0)
+            assert now() == 0.0
+        await batcher.close()
+        assert set(one.applied.values()) == {1}
+
+    run()
+
+
+@virtual
+async def test_a_channel_that_cannot_be_opened_in_this_process_is_told_at_once() -> None:
+    def refuse(endpoint: str) -> Any:
+        raise ClientMisusedError("forked")
+
+    batcher = CommandBatcher(CommandKind.WRITES, Connections([A], retry=RETRY, factory=refuse), RETRY)
+    with pytest.raises(ClientMisusedError, match="forked"):
+        await batcher.submit(put(), 100, 600.0)
+    assert now() == 0.0
+    await batcher.close()
 
 
 # --- the end

@@ -10,7 +10,16 @@ from ravelctl.client.connection.rules import NOTHING_DONE, RETRYABLE, RULES, Nex
 from ravelctl.client.errors import CLASS_OF, LocalReason, RavelError, UnreachableError, WrongServerError
 from ravelpb.errors import Field, Reason
 
-ELSEWHERE = {Reason.NOT_LEADER, Reason.REMOVED, Reason.SHUTTING_DOWN, Reason.STOPPED, Reason.OUTCOME_UNKNOWN, Reason.TIMEOUT}
+ELSEWHERE = {
+    Reason.NOT_LEADER,
+    Reason.REMOVED,
+    Reason.DIRECTORY_OUTDATED,
+    Reason.DIRECTORY_COPIED,
+    Reason.SHUTTING_DOWN,
+    Reason.STOPPED,
+    Reason.OUTCOME_UNKNOWN,
+    Reason.TIMEOUT,
+}
 LATER = {Reason.NO_LEADER, Reason.BLANK, Reason.BUSY}
 OTHER_ADDRESS = {Reason.WRONG_CLUSTER_ID, Reason.NOT_ADMIN}
 NEW_MAP = {Reason.WRONG_CLUSTER, Reason.SLOT_MOVING}
