@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from ravelctl.client import (
-    BusyError,
     OutcomeUnknownError,
     PutResult,
     QuotaExceededError,
@@ -235,14 +234,6 @@ async def test_a_batch_too_large_for_the_server_is_split(cluster: FakeCluster) -
         assert [i for i, result in enumerate(results) if not isinstance(result, PutResult)] == [7]
         assert set(cluster.applied.values()) == {1}
         assert len(cluster.applied) == 39
-
-
-async def test_busy_for_longer_than_the_call_is_told_as_busy(cluster: FakeCluster) -> None:
-    cluster.script = lambda request: Fault.BUSY
-    async with client_of(cluster) as client:
-        with pytest.raises(BusyError):
-            await client.put(b"k", b"v", timeout_s=2)
-    assert not cluster.applied
 
 
 async def test_a_leader_that_hangs_is_left_for_the_next_one(cluster: FakeCluster) -> None:
