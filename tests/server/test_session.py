@@ -305,9 +305,14 @@ async def test_a_stopping_server_answers_what_it_has_read_and_ends_idle_streams(
 
 async def test_a_replica_that_stops_refuses_each_request(channel: grpc.aio.Channel, host: FakeHost) -> None:
     host.failure = ReplicaStoppedError()
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await ask(channel, batch(1, put(b"a")))
-    assert info_of(caught.value).reason == "SHUTTING_DOWN"
+    refused: list[grpc.aio.AioRpcError] = []
+    while not refused:
+        try:
+            await ask(channel, batch(1, put(b"a")))
+        except grpc.aio.AioRpcError as error:
+            # grpc.aio puts a write that failed where the reason was, if the stream ends while it writes.
+            refused += [] if "SendMessageOperation" in repr(error) else [error]
+    assert info_of(refused[0]).reason == "SHUTTING_DOWN"
 
 
 async def test_a_caller_that_goes_away_leaves_nothing_behind(channel: grpc.aio.Channel, host: FakeHost) -> None:

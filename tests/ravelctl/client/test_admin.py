@@ -20,6 +20,7 @@ from ravelpb.errors import Reason
 from ravelpb.v1 import admin_pb2
 from ravelpb.v1.common_pb2 import Addresses, ServerRef
 from tests.ravelctl.client.fake_server import FakeCluster, fake_cluster, make_status
+from tests.ravelctl.client.patience import ends_in
 
 QUICK = RetryPolicy(backoff_min_s=0.005, backoff_max_s=0.02, progress_timeout_s=0.3, suspicion_s=0.05)
 SERVER = ServerRef(server_id="a" * 32, name="n1", addresses=Addresses(listen="127.0.0.1:7400", peer="127.0.0.1:7401"))
@@ -89,8 +90,7 @@ async def test_a_call_goes_on_with_the_next_leader(admins: FakeCluster, client: 
 
 async def test_without_a_leader_nothing_is_done(admins: FakeCluster, client: AdminClient) -> None:
     admins.leader = None
-    with pytest.raises(NoLeaderError):
-        await client.directory(timeout_s=0.3)
+    await ends_in(NoLeaderError, lambda limit_s: client.directory(timeout_s=limit_s))
 
 
 async def test_a_rebalance_is_told_by_the_leader_until_it_ends(admins: FakeCluster, client: AdminClient) -> None:

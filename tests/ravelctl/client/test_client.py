@@ -37,6 +37,7 @@ from ravelctl.client.session.scan import range_of_prefix
 from ravelpb.errors import Reason
 from ravelpb.slots import slot_of
 from tests.ravelctl.client.fake_server import FakeCluster, Fault, fake_cluster, make_status, scripted
+from tests.ravelctl.client.patience import ends_in
 
 
 @pytest.fixture
@@ -170,10 +171,9 @@ async def test_stale_reads_need_no_leader(cluster: FakeCluster, client: RavelCli
     cluster.leader = None
     assert await client.get(b"k", consistency=Consistency.STALE) == KeyValue(b"k", b"v", 1)
     assert [item.key async for item in client.scan(consistency=Consistency.STALE)] == [b"k"]
-    with pytest.raises(NoLeaderError, match="no leader was found"):
-        await client.get(b"k", timeout_s=0.3)
-    with pytest.raises(NoLeaderError):
-        await client.put(b"k", b"w", timeout_s=0.3)
+    refused = await ends_in(NoLeaderError, lambda limit_s: client.get(b"k", timeout_s=limit_s))
+    assert "no leader was found" in str(refused)
+    await ends_in(NoLeaderError, lambda limit_s: client.put(b"k", b"w", timeout_s=limit_s))
 
 
 async def test_calls_wait_for_an_election(cluster: FakeCluster, client: RavelClient) -> None:
@@ -202,11 +202,9 @@ async def test_a_blank_daemon_did_nothing(cluster: FakeCluster) -> None:
     replica = cluster.replicas[0]
     replica.refusal = make_status(Reason.BLANK, "this daemon belongs to no cluster yet")
     for exactly_once in (True, False):
-        async with RavelClient([replica.address], timeout_s=0.5, exactly_once=exactly_once) as client:
-            with pytest.raises(BlankError):
-                await client.put(b"k", b"v")
-            with pytest.raises(BlankError):
-                await client.get(b"k")
+        async with RavelClient([replica.address], exactly_once=exactly_once) as client:
+            await ends_in(BlankError, lambda limit_s, client=client: client.put(b"k", b"v", timeout_s=limit_s))  # type: ignore[misc]
+            await ends_in(BlankError, lambda limit_s, client=client: client.get(b"k", timeout_s=limit_s))  # type: ignore[misc]
 
 
 async def test_a_hanging_cluster_ends_reads_and_leaves_writes_unknown(cluster: FakeCluster) -> None:
@@ -214,10 +212,8 @@ async def test_a_hanging_cluster_ends_reads_and_leaves_writes_unknown(cluster: F
         await client.put(b"k", b"v")
         await client.get(b"k")
         cluster.script = lambda request: Fault.HANG
-        with pytest.raises(DeadlineError):
-            await client.get(b"k", timeout_s=0.2)
-        with pytest.raises(OutcomeUnknownError):
-            await client.put(b"k", b"w", timeout_s=0.2)
+        await ends_in(DeadlineError, lambda limit_s: client.get(b"k", timeout_s=limit_s))
+        await ends_in(OutcomeUnknownError, lambda limit_s: client.put(b"k", b"w", timeout_s=limit_s))
 
 
 async def test_a_call_can_be_cancelled_and_the_others_go_on(cluster: FakeCluster, client: RavelClient) -> None:
@@ -346,8 +342,7 @@ async def test_a_frozen_slot_is_waited_for_and_a_foreign_one_is_not(cluster: Fak
     waiting = asyncio.create_task(client.put(b"k", b"w"))
     assert await client.put(b"other", b"v") == PutResult(2)
     assert await client.get(b"k") == KeyValue(b"k", b"v", 1)
-    with pytest.raises(SlotMovingError):
-        await client.put(b"k", b"x", timeout_s=0.3)
+    await ends_in(SlotMovingError, lambda limit_s: client.put(b"k", b"x", timeout_s=limit_s))
     cluster.frozen = 0
     assert await waiting == PutResult(3)
     cluster.owned &= ~(1 << slot_of(b"k"))
