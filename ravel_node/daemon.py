@@ -27,7 +27,7 @@ from ravel_node.config import ServerConfig
 from ravel_node.event_keeper import EventKeeper
 from ravel_node.forms import Address
 from ravel_node.leaving import remember_admins
-from ravel_node.log_output import LogOutput, stderr_output
+from ravel_node.log_output import AT_EXIT_S, LogOutput, stderr_output
 from ravel_node.logs import event_line, setup_logging
 from ravel_node.machine import members
 from ravel_node.machine.base import MemberRecord
@@ -92,6 +92,8 @@ def run(config: ServerConfig, *, admin: bool = False) -> int:
         except (OSError, StoreError) as error:
             log.error("daemon.stopped_itself", why=f"the data could not be set aside: {error}", kind=type(error).__name__)
             return 1
+        output.finish()
+        output.flush(AT_EXIT_S)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     return status
 

@@ -79,8 +79,8 @@ class _Group:
         """Return the last event withheld with the number of all of them, or nothing."""
         if not self.withheld:
             return []
-        told = {"repeated": self.withheld, "in_s": round(now - self.began), "last_at": self.withheld_last.get("time")}
-        return [{**self.withheld_last, **told}]
+        counted = {"repeated": self.withheld, "in_s": round(now - self.began), "last_at": self.withheld_last.get("time")}
+        return [{**self.withheld_last, **counted}]
 
     def renew(self, now: float) -> bool:
         """Begin the next window. Returns false where the group is over."""

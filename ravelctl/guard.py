@@ -42,17 +42,21 @@ def guarded(work: Callable[[], int], killed: Callable[[str], int]) -> int:
 
     sys.stdout.flush()
     sys.stderr.flush()
+    passed_on = {signal.SIGTERM, signal.SIGHUP}
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)  # until there is somebody to pass them on to, and to do it
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
         return work()
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         os.kill(child, number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in passed_on:
         signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:

@@ -136,6 +136,10 @@ class StateMachine(Protocol):
         """
         ...
 
+    def keys_read(self, payload: bytes) -> Sequence[bytes]:
+        """Return the user keys whose records `apply` may read for this entry. Raises as `apply` does."""
+        ...
+
     def apply_membership(self, at: EntryId, conf_state: ConfState, context: bytes, txn: Txn) -> None:
         """Store a membership that took effect; `context` is the change's own (see machine.members)."""
         ...

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import ClassVar, Final, NamedTuple
 
@@ -67,6 +68,9 @@ PAGE_KEYS_MAX: Final = 10_000
 PAGE_BYTES_MAX: Final = 1 << 20
 """Bytes of keys and values after which a page ends; it holds at least one pair."""
 
+PAGE_READ_BYTES_MAX: Final = 16 << 20
+"""Bytes of keys and values after which a page ends that returns only a part of them."""
+
 HIDDEN_KEYS_MAX: Final = 10_000
 """Keys of slots that are not this cluster's (any more, or yet) which a page passes over before it ends."""
 
@@ -83,6 +87,9 @@ _KEYS_OF: Final[dict[int, Callable[[bytes], Sequence[bytes]]]] = {
     Kind.WRITE: lambda body: [key for part in read_write(body) for key, _ in part],
 }
 """All keys that a write is about, those of its conditions too."""
+
+_READING: Final = frozenset(_KEYS_OF) - {Kind.PUT}
+"""Kinds of writes that read records of their keys."""
 
 _PLACE_MASK: Final = ENTRY_COMMANDS_MAX - 1
 
@@ -124,20 +131,22 @@ def scan(
 ) -> Page:
     """The first `limit` (1 to PAGE_KEYS_MAX) pairs with start <= key < end in byte order; `end` None: to the last key.
 
-    The page ends early once it holds `bytes_max` of keys and values. With `keys_only` values are left empty. With `ownership`,
+    The page ends early once it holds `bytes_max` of keys and values, or PAGE_READ_BYTES_MAX were read for it. With `keys_only`
+    values are left empty. With `ownership`,
     which is the reader's, keys that it hides are passed over; a page may then be empty though there is more.
     """
     invariant(0 < limit <= PAGE_KEYS_MAX, f"a page of {limit} keys, where 1 to {PAGE_KEYS_MAX} are allowed")
     items: list[KeyValue] = []
-    size = 0
+    size = bytes_read = 0
     more = False
     hidden = 0
     following = start
     for key, record in reader.scan(Database.KV, start, end):
-        if len(items) == limit or size >= bytes_max or hidden == HIDDEN_KEYS_MAX:
+        if len(items) == limit or size >= bytes_max or bytes_read >= PAGE_READ_BYTES_MAX or hidden == HIDDEN_KEYS_MAX:
             more = True
             following = key
             break
+        bytes_read += len(key) + len(record)
         if ownership is not None and not ownership.readable(key):
             hidden += 1
             continue
@@ -311,6 +320,16 @@ class KVMachine:
             write_number(txn, REVISION, self._revision)
         self._history.applied(at.index, before, txn)
         return outcomes
+
+    def keys_read(self, payload: bytes) -> Sequence[bytes]:
+        """See StateMachine."""
+        keys: list[bytes] = []
+        for _, commands in decode(payload):
+            for kind, _, body in commands:
+                if kind in _READING:
+                    with suppress(CommandError):  # refused, when it is applied
+                        keys += _KEYS_OF[kind](body)
+        return keys
 
     def _unchanged(self, stamp: int, operations: Sequence[int] = ()) -> None:
         """The command at this place, or these operations of it, found nothing to change."""

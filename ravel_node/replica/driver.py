@@ -26,6 +26,7 @@ from ravel_node.raft import (
     EntryId,
     EntryType,
     HardState,
+    Index,
     Message,
     MessageType,
     ProposalDroppedError,
@@ -147,7 +148,8 @@ class Driver:
         self._members_seen: object = None
         self._settings_seen: object = machine.settings
         self._timed = False  # whether all members read entries with a time
-        self._congested_since: float | None = None
+        self._paged_to = Index(0)  # what entries up to this one read is in memory
+        self._page_in_wanted = asyncio.Event()
         self._stalled = False
         self._gathering: asyncio.TimerHandle | None = None  # until it fires, what comes waits for the last entry's round
 
@@ -159,6 +161,7 @@ class Driver:
             tasks.create_task(self._drive(), name="driver")
             tasks.create_task(self._write_log(), name="log-writer")
             tasks.create_task(self._keep_time(), name="ticks")
+            tasks.create_task(self._page_in(), name="page-ins")
 
     async def _drive(self) -> None:
         while True:
@@ -249,6 +252,7 @@ class Driver:
         self._ticked_at = self._clock()
         self._ticks += 1
         self._store.txn()  # raises if a flush has failed behind our back, even while there is nothing to do
+        self._store.look_for_faults()
         self._raw.tick()
         if self._raw.is_leader:
             self._watch_disk()
@@ -264,13 +268,10 @@ class Driver:
 
         While the flush is behind, this leader applies nothing and refuses writes, and another one may well have room.
         """
-        now, timeout = asyncio.get_running_loop().time(), self._options.election_timeout_s
-        if not self._store.congested:
-            self._congested_since = None
-        elif self._congested_since is None:
-            self._congested_since = now
-        saving_s = 0.0 if self._saving_since is None else now - self._saving_since
-        congested_s = 0.0 if self._congested_since is None else now - self._congested_since
+        timeout = self._options.election_timeout_s
+        since = self._store.congested_since
+        congested_s = 0.0 if since is None else asyncio.get_running_loop().time() - since
+        saving_s = self.saving_s
         if saving_s > 2 * timeout:
             self._raw.step_down("its disk has not finished a save for two election timeouts")
         elif max(saving_s, congested_s) <= timeout:
@@ -447,9 +448,15 @@ class Driver:
         began = asyncio.get_running_loop().time()
         txn = store.txn()
         commands = 0
-        answered = False
+        answered = pages_out = False
+        cold = store.cold
         while queue and commands < limit and not store.congested:
-            item = queue.popleft()
+            item = queue[0]
+            if cold and isinstance(item, Entry) and item.index > self._paged_to:
+                pages_out = True
+                self._page_in_wanted.set()
+                break
+            queue.popleft()
             if isinstance(item, Message):
                 for response in item.responses:
                     self._deliver(response)
@@ -472,9 +479,28 @@ class Driver:
             self._members_changed()
         self._vitals.applied(asyncio.get_running_loop().time() - began, commands)
         self._router.applied_moved()
-        if queue and not store.congested:
+        if queue and not store.congested and not pages_out:
             self.inbox.wake()  # the rest in a later turn, so that messages and ticks are not kept waiting; else a tick comes back
         return answered
+
+    async def _page_in(self) -> None:
+        """While the state is cold: have what waiting entries will read paged in before they are applied."""
+        while True:
+            await self._page_in_wanted.wait()
+            self._page_in_wanted.clear()
+            keys: list[bytes] = []
+            paged_to = self._paged_to
+            for item in self._to_apply:
+                if len(keys) >= self._options.apply_commands_max:
+                    break
+                if isinstance(item, Entry):
+                    paged_to = item.index
+                    if item.type is EntryType.NORMAL:
+                        keys += self._machine.keys_read(item.data)
+            if keys:
+                await self._store.page_in(keys)
+            self._paged_to = paged_to
+            self.inbox.wake()
 
     def _apply_change(self, entry: Entry) -> None:
         change = decode_conf_change(entry)

@@ -331,6 +331,21 @@ class Replica:
     def reader(self) -> Reader:
         return self._store.reader()
 
+    @property
+    def cold(self) -> bool:
+        """Whether a read may have to wait for the disk: page in first what is about to be read, then."""
+        return self._store.cold
+
+    async def page_in(self, keys: Sequence[bytes]) -> None:
+        """See Store.page_in. The barrier of a read comes after it."""
+        self.check_open()
+        await self._store.page_in(keys)
+
+    async def page_in_range(self, start: bytes, end: bytes | None, keys_max: int, bytes_max: int) -> None:
+        """See Store.page_in_range."""
+        self.check_open()
+        await self._store.page_in_range(start, end, keys_max, bytes_max)
+
     async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
         """See Store.verify_slots. Raises MoveRefusedError, with an alarm, where the index is damaged: its keys are whole, so this
         replica goes on.

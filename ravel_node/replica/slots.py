@@ -61,6 +61,11 @@ class Seat(Protocol):
 
     def check_leader(self) -> None: ...
 
+    @property
+    def cold(self) -> bool: ...
+
+    async def page_in(self, keys: Sequence[bytes]) -> None: ...
+
     async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
         """Verify this replica's index of the first of these slots. Return how many. Raises MoveRefusedError for a damaged one."""
         ...
@@ -171,7 +176,7 @@ class SlotPages:
     """Pages of the keys of slots, or of those that were noted for a move; each page is the state of its own moment.
 
     Slots come in the order given, keys within each in byte order; noted keys in byte order, those that are gone with revision 0.
-    A page has at most PAGE_KEYS keys and MOVED_BYTES_MAX bytes, or one pair: it fits into one chunk. `verify` comes before each
+    A page has at most PAGE_KEYS keys and MOVED_BYTES_MAX bytes, or one pair: it fits into one chunk. `prepare` comes before each
     `next`, so that only the index of verified slots is read.
     """
 
@@ -184,13 +189,15 @@ class SlotPages:
         self._keys_only = keys_only
         self._after = b""
 
-    async def verify(self, seat: Seat) -> None:
+    async def prepare(self, seat: Seat) -> None:
         """Verify the index of the slots that the next page reads, unless that was done. Raises MoveRefusedError."""
         if self._slots and not self._verified and not self._noted_for:
             self._verified = await seat.verify_slots(self._slots, VERIFIED_KEYS)
+        if seat.cold:
+            await seat.page_in(list(islice(self._coming(seat.reader()), PAGE_KEYS + 1)))
 
     def next(self, reader: Reader) -> SlotPage:
-        """Return the next page, to be called after `verify`. With `more` there may be another one."""
+        """Return the next page, to be called after `prepare`. With `more` there may be another one."""
         keys: list[MovedKey] = []
         size = 0
         for key in self._candidates(reader):
@@ -201,6 +208,15 @@ class SlotPages:
             keys.append(found)
             self._after = key
         return SlotPage(keys, read_revision(reader.get), bool(self._slots) and not self._noted_for)
+
+    def _coming(self, reader: Reader) -> Iterator[bytes]:
+        """The keys of the next page, and more."""
+        if self._noted_for:
+            yield from self._noted(reader)
+        after = self._after
+        for slot in self._slots[: self._verified]:
+            yield from reader.slot_keys(slot, after)
+            after = b""
 
     def _candidates(self, reader: Reader) -> Iterator[bytes]:
         if self._noted_for:

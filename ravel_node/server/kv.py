@@ -100,6 +100,8 @@ class KVHandlers:
         self._limits.key(key)
         mode = mode_of(request.consistency)
         replica = self._host.replica
+        if replica.cold:
+            await replica.page_in((key,))
         if not replica.barrier_free(mode):
             await replica.read_barrier(mode)
         if (ownership := replica.machine.ownership) is not None:
@@ -119,9 +121,11 @@ class KVHandlers:
         left = request.limit or None
         while True:
             replica = self._host.replica
+            count = page_keys if left is None else min(page_keys, left)
+            if replica.cold:
+                await replica.page_in_range(start, end, count + 1, kv.PAGE_READ_BYTES_MAX)
             if not replica.barrier_free(mode):
                 await replica.read_barrier(mode)
-            count = page_keys if left is None else min(page_keys, left)
             ownership = replica.machine.ownership
             page = kv.scan(replica.reader(), start, end, count, keys_only=request.keys_only, ownership=ownership)
             replica.vitals.reads += 1

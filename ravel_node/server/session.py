@@ -153,6 +153,8 @@ class SessionStream:
             requests = [(results[position], command.get) for position, command in gets]
             try:
                 mode = mode_of(consistency)
+                if replica.cold:
+                    await replica.page_in([request.key for _, request in requests])
                 if not replica.barrier_free(mode):
                     await replica.read_barrier(mode)
             except Exception as error:

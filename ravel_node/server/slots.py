@@ -69,7 +69,7 @@ class SlotsHandlers:
         pages = SlotPages(request.slots, noted_for=request.noted_for_move, keys_only=request.keys_only)
         more = True
         while more:
-            await pages.verify(replica)
+            await pages.prepare(replica)
             replica.check_leader()
             _check_readable(replica.machine.ownership, request)
             page = pages.next(replica.reader())

@@ -290,6 +290,23 @@ class Store(Storage, Protocol):
         """The state right now. Cheap; valid until the caller's next await."""
         ...
 
+    @property
+    def cold(self) -> bool:
+        """Whether a read may have to wait for the disk: callers page in what they are about to read, then."""
+        ...
+
+    def look_for_faults(self) -> None:
+        """Find out whether the event loop has waited for the disk since the last call. Call it at every tick."""
+        ...
+
+    async def page_in(self, keys: Sequence[bytes]) -> None:
+        """Read these user keys on another thread, so that reading them on the event loop does not wait for the disk."""
+        ...
+
+    async def page_in_range(self, start: bytes, end: bytes | None, keys_max: int, bytes_max: int) -> None:
+        """The same for user keys with start <= key < end, up to a number of keys, or of bytes of them and their values."""
+        ...
+
     async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
         """Compare the index of the first of these slots with what was written, until `keys_max` keys were seen or none is left.
 

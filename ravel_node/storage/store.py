@@ -53,6 +53,7 @@ from ravel_node.storage.keys import RAFT_DATABASES, STATE_DATABASES
 from ravel_node.storage.lmdb_engine import LmdbEngine
 from ravel_node.storage.log_pages import read_log_page
 from ravel_node.storage.log_store import Birth, LogStore
+from ravel_node.storage.page_ins import PageIns, major_faults, read_keys, read_range
 from ravel_node.storage.slot_index import verify_slots
 from ravel_node.storage.snapshots import Incoming, Shelf, move_in, snapshot_of
 from ravel_node.storage.state_store import StateStore
@@ -84,6 +85,7 @@ class StoreOptions:
     state_map_bytes: int = 4 << 30
     draw_id: Callable[[], str] = lambda: uuid4().hex  # the server id of a new directory
     now_ms: Callable[[], int] = lambda: int(time() * 1_000)  # wall clock, for the header of a snapshot
+    major_faults: Callable[[], int] = major_faults  # of the calling thread
     observe: Observe = _ignore
 
 
@@ -135,7 +137,7 @@ async def _first_birth(engine: Engine, directory: Directory, options: StoreOptio
 async def _create_state(engine: Engine, directory: Directory, number: int, content: Segment, options: StoreOptions) -> None:
     path = directory.state(number)
     await engine.run(lambda: files.make_directory(path))
-    env = await engine.open(path, STATE_DATABASES, options.state_map_bytes)
+    env = await engine.open(path, STATE_DATABASES, options.state_map_bytes, read_ahead=False)
     try:
         await StateStore.create(env, content.last, content)
     finally:
@@ -146,7 +148,7 @@ async def _open_state(engine: Engine, directory: Directory, number: int, options
     path = directory.state(number)
     if not await engine.run(path.is_dir):
         raise DamagedError(f"{path} is missing; {WAY_OUT}")
-    env = await engine.open(path, STATE_DATABASES, options.state_map_bytes)
+    env = await engine.open(path, STATE_DATABASES, options.state_map_bytes, read_ahead=False)
     try:
         store = StateStore(env, path.name)
         at = store.applied()
@@ -209,6 +211,7 @@ class DiskStore:
         self._flusher: asyncio.Task[None] | None = None
         self._verifier: asyncio.Task[None] | None = None
         self._hashing = Hashing()
+        self._page_ins = PageIns(options.major_faults)
         self._build: asyncio.Task[SnapshotFile] | None = None
         self._build_not_before = 0.0
 
@@ -372,6 +375,21 @@ class DiskStore:
     def _seal_by_timer(self) -> None:
         with suppress(HalfAppliedError):  # `_fail` has reported it
             self._seal()
+
+    @property
+    def cold(self) -> bool:
+        return self._page_ins.cold
+
+    def look_for_faults(self) -> None:
+        self._page_ins.look()
+
+    async def page_in(self, keys: Sequence[bytes]) -> None:
+        self._check()
+        await self._page_ins.read(self._state.environment, lambda txn: read_keys(txn, keys))
+
+    async def page_in_range(self, start: bytes, end: bytes | None, keys_max: int, bytes_max: int) -> None:
+        self._check()
+        await self._page_ins.read(self._state.environment, lambda txn: read_range(txn, start, end, keys_max, bytes_max))
 
     async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
         self._check()

@@ -44,17 +44,17 @@ class StuckPipe:
             os.set_blocking(self.writing, True)
 
     async def read(self, until_seen: str) -> str:
-        """Everything in it up to this text."""
+        """Everything in it up to the line with this text."""
         seen = b""
 
         async def look() -> bool:
             nonlocal seen
             while select.select([self.reading], [], [], 0)[0]:
                 seen += os.read(self.reading, 65_536)
-            return until_seen.encode() in seen
+            return until_seen.encode() in seen.rpartition(b"\n")[0]
 
         await until(f"{until_seen!r} is in the log", look, START_S)
-        return seen.decode()
+        return seen.rpartition(b"\n")[0].decode()
 
     def close(self) -> None:
         os.close(self.reading)
@@ -151,7 +151,7 @@ async def test_when_the_log_is_read_again_nothing_is_missing(tmp_path: Path) -> 
             cluster.servers["n1"] = server
             await cluster.bootstrap(server)
             await cluster.leader()
-            lines = (await pipe.read("raft.role_changed")).lstrip("x").splitlines()
+            lines = (await pipe.read('"daemon.bootstrapped"')).lstrip("x").splitlines()
             names = [json.loads(line)["event"] for line in lines]
             assert [name for name in names if name.startswith("daemon.")] == [
                 "daemon.started",
@@ -183,7 +183,7 @@ async def test_lines_that_are_too_many_are_counted_in_the_log_and_in_the_metrics
             (line,) = [line for line in text.splitlines() if "log.lines_dropped" in line]
             told = json.loads(line)["dropped"]
             assert f"{told} log lines were dropped because stderr did not take them" in line
-            assert told == await dropped()
+            assert 0 < told <= await dropped()
         finally:
             server.kill()
 
@@ -371,18 +371,17 @@ async def test_a_replica_that_is_alone_logs_its_polls_a_few_times_and_then_their
         alone.start("--metrics-listen", f"127.0.0.1:{port}")
         await cluster.caught_up(alone)
         other.kill()
+        before, withheld_before = len(alone.log.splitlines()), await metric(port, "ravel_log_lines_withheld_total")
 
         async def withheld() -> bool:
-            return await metric(port, "ravel_log_lines_withheld_total") >= 60
+            return await metric(port, "ravel_log_lines_withheld_total") >= withheld_before + 60
 
         await until("many polls are over", withheld, START_S)
         assert await ends(alone) == 0
-        events = [json.loads(line) for line in alone.log.splitlines()]
-        polls = [one for one in events if one["event"] == "raft.election_started" and one["pre_vote"]]
-        counts = [one["repeated"] for one in polls if "repeated" in one]
+        events = [json.loads(line) for line in alone.log.splitlines()[before:]]
+        counts = [one["repeated"] for one in events if one["event"] == "raft.election_started" and "repeated" in one]
         assert sum(counts) >= 20, "what was not logged was counted"
-        assert len(polls) - len(counts) < 20
-        assert len(events) < 100
+        assert len(events) < 60
 
 
 async def metric(port: int, name: str) -> int:

@@ -34,7 +34,7 @@ BUSY_ALLOWANCE_S: Final = 20.0
 """What a busy machine may add to that, besides the time for which this very process was kept waiting."""
 
 LATENESS_EVERY_S: Final = 0.02
-QUIET_S: Final = 30.0
+QUIET_S: Final = 120.0
 """How long replicas may take to hold the same once nobody writes any more."""
 
 

@@ -17,7 +17,7 @@ from tests.e2e.cluster import Server, until
 from tests.faults.conftest import Trial
 from tests.faults.ordeal import ELECTION_TIMEOUT_S, Ordeal, events
 
-STOP_S: Final = 20.0
+STOP_S: Final = 60.0
 """How long a daemon may take to end itself on a busy machine."""
 
 DISK_BYTES: Final = 48 << 20

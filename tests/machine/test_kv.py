@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ravel_node.machine import envelope, kv
 from ravel_node.machine.base import Database, Outcome, Status
 from ravel_node.machine.envelope import Kind, Once
-from ravel_node.machine.kv import KeyValue
+from ravel_node.machine.kv import KeyValue, KVMachine
 from ravel_node.machine.limits import ENTRY_COMMANDS_MAX
 from ravel_node.raft.errors import InvariantError
 from tests.machine.helpers import Cluster, bad_commands
@@ -199,3 +199,18 @@ def test_a_checksum_with_a_body_or_in_a_session_is_refused() -> None:
     assert outcome.status is Status.REFUSED
     assert b"session" in outcome.value
     assert cluster.machine.checksum_index == 0
+
+
+def test_it_tells_which_keys_an_entry_reads() -> None:
+    commands = [
+        envelope.put(b"put", b"v"),
+        envelope.delete(b"deleted"),
+        envelope.get_and_delete(b"taken"),
+        envelope.compare_and_swap(b"swapped", 3, b"v"),
+        envelope.write([(b"condition", 1)], [(b"written", b"v"), (b"gone", None)]),
+        envelope.register_session(7),
+        bytes([*envelope.delete(b"k")[:3], *bytes(4)]),  # its body is cut off: refused, when it is applied
+    ]
+    payload = envelope.payload([envelope.group(commands[:3]), envelope.group(commands[3:])])
+    assert KVMachine().keys_read(payload) == [b"deleted", b"taken", b"swapped", b"condition", b"written", b"gone"]
+    assert KVMachine().keys_read(b"") == []

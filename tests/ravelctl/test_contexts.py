@@ -122,7 +122,7 @@ def test_a_daemon_of_another_cluster_is_not_listened_to(ctl: Ctl, file: Path, cl
         ["log", "show"],
         ["leave", "n1", "-y"],
     ):
-        ran = ctl(*words, "--context", "prod", "--timeout", "5s")
+        ran = ctl(*words, "--context", "prod", "--timeout", "10s")
         assert (ran.code, ran.out) == (5, ""), words
         assert f"{theirs} belongs to cluster {other.cluster_id}, and this client is for cluster {ID}" in ran.err
     assert not other.data

@@ -27,9 +27,9 @@ sys.exit(guarded(work, lambda name: print("killed by", name) or 8))
 """
 
 
-def run(work: str) -> subprocess.Popen[str]:
+def run(work: str, first: str = "") -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}"}
-    program = PROGRAM.replace("WORK", work)
+    program = first + PROGRAM.replace("WORK", work)
     return subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
 
 
@@ -65,7 +65,15 @@ def test_sigterm_ends_the_child_too() -> None:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while Path(f"/proc/{child}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_sigterm_that_comes_with_the_fork_is_passed_on() -> None:
+    """Before the parent could know of whom it is."""
+    first = "import os, signal\nos.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
+    with run("time.sleep(60)", first) as process:
+        process.wait(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, "by the end of its child, and not by the signal itself"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -95,6 +95,39 @@ class TestTurns:
             assert leader.replica.is_leader
             flushing.set()
             assert await asyncio.gather(*writes) == [1, 2, 3, 4, 5]
+
+    @virtual
+    async def test_an_entry_waits_until_what_it_reads_is_paged_in(self, tmp_path: Path) -> None:
+        waits = 0
+        store_options = replace(STORE_OPTIONS, major_faults=lambda: waits)
+        async with cluster_of(
+            tmp_path, 1, options=replace(OPTIONS, batch_commands_max=1), store_options=store_options
+        ) as cluster:
+            leader = await cluster.leader()
+            await leader.put(b"k", b"v")
+            waits += 1
+            await until("the leader has noticed", lambda: leader.store.cold)
+            paged_in: list[bytes] = []
+            going = asyncio.Event()
+
+            async def page_in(keys: Sequence[bytes]) -> None:
+                paged_in.extend(keys)
+                await going.wait()
+
+            patch(leader.store, "page_in", page_in)
+            before = await leader.put(b"new", b"v")
+            assert paged_in == [], "nothing is read for a put"
+            commands = [envelope.delete(b"k"), envelope.put(b"k", b"w"), envelope.get_and_delete(b"k")]
+            proposals = [asyncio.create_task(leader.write(command)) for command in commands]
+            await asyncio.sleep(2 * ELECTION_S)
+            assert paged_in == [b"k", b"k"]
+            assert not any(proposal.done() for proposal in proposals)
+            assert leader.replica.is_leader, "ticks went on"
+            going.set()
+            outcomes = [outcome for (outcome,) in await asyncio.gather(*proposals)]
+            assert [outcome.revision for outcome in outcomes] == [before + 1, before + 2, before + 2]
+            await asyncio.sleep(20.0)
+            assert not leader.store.cold, "nobody has waited for the disk for a while"
 
     @virtual
     async def test_a_long_queue_to_apply_keeps_neither_ticks_nor_reads_waiting(self, tmp_path: Path) -> None:

@@ -201,6 +201,9 @@ class FakeReplica:
         self.gate: asyncio.Event | None = None  # proposals wait for it
         self.quota_full = False
         self.free = True
+        self.cold = False
+        self.paged_in: list[bytes] = []
+        self.paged_in_ranges: list[tuple[bytes, bytes | None, int]] = []
         self.barriers: list[ReadMode] = []
         self.barrier_failure: Exception | None = None
         self.stepped: list[Message] = []
@@ -239,6 +242,12 @@ class FakeReplica:
         outcomes = self.machine.apply(self.applied, envelope.payload([group]), self.state)
         assert len(outcomes) == count
         return outcomes
+
+    async def page_in(self, keys: Sequence[bytes]) -> None:
+        self.paged_in += keys
+
+    async def page_in_range(self, start: bytes, end: bytes | None, keys_max: int, bytes_max: int) -> None:
+        self.paged_in_ranges.append((start, end, keys_max))
 
     def barrier_free(self, mode: ReadMode) -> bool:
         return self.free

@@ -320,6 +320,25 @@ async def test_every_page_of_a_scan_passes_the_barrier(kv: Any, host: FakeHost) 
     assert len(host.fake.barriers) == 2
 
 
+async def test_while_the_state_is_cold_reads_are_paged_in_first(kv: Any, host: FakeHost) -> None:
+    await fill(kv, 20)
+    await kv.Get(kv_pb2.GetRequest(key=b"k001"))
+    assert [page async for page in kv.Scan(kv_pb2.ScanRequest())]
+    assert (host.fake.paged_in, host.fake.paged_in_ranges) == ([], [])
+    host.fake.cold = True
+    await kv.Get(kv_pb2.GetRequest(key=b"k001"))
+    assert [page async for page in kv.Scan(kv_pb2.ScanRequest(start=b"k005", end=b"k018", page_keys_max=10, limit=12))]
+    assert host.fake.paged_in == [b"k001"]
+    assert host.fake.paged_in_ranges == [(b"k005", b"k018", 11), (b"k015", b"k018", 3)]
+
+
+async def test_a_page_of_keys_ends_when_much_was_read_for_it(kv: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_kv, "PAGE_READ_BYTES_MAX", 1_000)
+    await fill(kv, 10, size=400)
+    pages = [page async for page in kv.Scan(kv_pb2.ScanRequest(keys_only=True))]
+    assert [len(page.items) for page in pages] == [3, 3, 3, 1]
+
+
 async def test_a_cancelled_call_ends_its_proposal(kv: Any, host: FakeHost) -> None:
     host.fake.gate = asyncio.Event()
     call = kv.Put(kv_pb2.PutRequest(key=b"k"))

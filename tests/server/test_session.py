@@ -111,6 +111,13 @@ async def test_reads_side_by_side_share_one_barrier(channel: grpc.aio.Channel, h
     assert len(host.fake.barriers) == 2
 
 
+async def test_while_the_state_is_cold_all_reads_of_a_run_are_paged_in_at_once(channel: grpc.aio.Channel, host: FakeHost) -> None:
+    host.fake.cold = True
+    (response,) = await ask(channel, batch(1, put(b"b", b"1"), *(get(key) for key in (b"a", b"b", b"c"))))
+    assert [result.get.found for result in response.results[1:]] == [False, True, False]
+    assert host.fake.paged_in == [b"a", b"b", b"c"]
+
+
 async def test_sequences_count_reads_too(channel: grpc.aio.Channel, host: FakeHost) -> None:
     client_id = (await KVStub(channel).RegisterSession(kv_pb2.RegisterSessionRequest())).client_id
     once = common_pb2.Once(client_id=client_id, sequence=10, acked_below=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from random import Random
@@ -99,6 +100,7 @@ class Profile:
         )
         # Last, so that worlds keep what they drew before it: entries that wait for each other's rounds hide faults of the lease.
         drawn = replace(drawn, replica=replace(drawn.replica, gather_s=rng.choice((0.0, 0.0, 0.05))))
+        drawn = replace(drawn, store=replace(drawn.store, major_faults=_faults(rng)))
         ticks = drawn.replica.election_ticks
         return replace(drawn, timings=rng.choice(((ticks,), (ticks,), (ticks,), (12, 6), (6, 12, 6))))
 
@@ -109,6 +111,19 @@ def _draw_faults(rng: Random, steady: bool) -> tuple[Fault, ...]:
     if steady and rng.random() < 0.7:
         faults.append(rng.choice(PLOTS))
     return tuple(dict.fromkeys(faults))
+
+
+def _faults(rng: Random) -> Callable[[], int]:
+    """Count waits for the disk that nobody has: where they are many, every read and every entry is paged in first."""
+    share = rng.choice((0.0, 0.0, 0.01, 0.5))
+    chance, waits = Random(rng.random()), 0
+
+    def faults() -> int:
+        nonlocal waits
+        waits += chance.random() < share
+        return waits
+
+    return faults
 
 
 def _replica_options(rng: Random) -> ReplicaOptions:

@@ -51,10 +51,13 @@ STILL = 30
 
 @asynccontextmanager
 async def working(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
-    """A task that the test waits for at the end, however it went."""
+    """A task that ends before the test goes on, and is cancelled where the test fails."""
     task = asyncio.ensure_future(work)
     try:
         yield task
+    except BaseException:
+        task.cancel()
+        raise
     finally:
         await asyncio.wait([task], timeout=30.0)
 
@@ -94,6 +97,7 @@ class World:
 
     async def is_whole(self) -> None:
         """The snapshot is the state, and the store goes on from it, now and after a restart."""
+        assert len(self.states) == 1, "the old state is gone"
         assert contents(self.store) == self.wanted
         assert (self.store.applied, self.store.flushed, self.store.first_index()) == (at(5), at(5), 6)
         await append(self.store, 6, 6)
@@ -333,15 +337,20 @@ async def test_a_hash_that_waits_for_a_flush_ends_when_the_state_is_replaced(wor
 
 
 async def test_a_hash_that_waits_for_a_flush_ends_when_the_store_closes(world: World) -> None:
-    world.state.hold()
-    hashing = world.store.hash_applied()
+    """It is asked for while the store closes, of an entry that no flush leads to any more."""
+    state = world.state
+    state.hold()
     async with working(world.store.close()) as closing:
         await turns()
-        world.state.let_go()
+        apply(world.store, 3, {b"old": b"3"})
+        hashing = world.store.hash_applied()
+        await turns()
+        state.let_go(writes=1)
+        await turns()
+        state.let_go()
         await closing
-    error = hashing.exception() if hashing.done() else None
-    assert hashing.done()
-    assert error is None or isinstance(error, HashStoppedError)
+    with pytest.raises(HashStoppedError, match="closes"):
+        await asyncio.wait_for(hashing, 30.0)
 
 
 async def test_a_state_that_cannot_be_hashed_fails_the_hash_and_the_next_one_is_asked_for_anew(world: World) -> None:
@@ -469,6 +478,18 @@ async def test_the_timer_of_a_store_that_was_closed_or_flushed_does_nothing(tmp_
     assert last is not None
     await store.close()
     assert last.cancelled()
+
+
+async def test_a_store_that_failed_leaves_no_timer_behind(world: World) -> None:
+    apply(world.store, 3, {})
+    timer = world.store._flush_timer
+    assert timer is not None
+    world.raft.fail("the disk failed a sync")
+    with pytest.raises(StoreFailedError):
+        await append(world.store, 5, 5)
+    await world.store.close()
+    assert timer.cancelled()
+    await world.restarted()
 
 
 async def test_saves_in_one_call_with_a_snapshot_begin_after_it(world: World) -> None:

@@ -24,7 +24,7 @@ from ravelpb.v1.admin_pb2_grpc import AdminStub
 from ravelpb.v1.cluster_pb2 import StatusRequest
 from ravelpb.v1.cluster_pb2_grpc import ClusterStub
 
-GRACE_S: Final = 0.3
+GRACE_S: Final = 1.0
 """How long the other addresses may take after the first one has answered: one that hangs must not hold up every command."""
 
 

@@ -64,6 +64,13 @@ class SimCluster:
     def check_leader(self) -> None:
         """One machine is always its own leader."""
 
+    @property
+    def cold(self) -> bool:
+        return self._rng.random() < 0.5
+
+    async def page_in(self, keys: Sequence[bytes]) -> None:
+        await asyncio.sleep(self._rng.uniform(0.0, 0.002))
+
     async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
         """Memory is not damaged here. Few at a time, so that others come between."""
         await asyncio.sleep(self._rng.uniform(0.0, 0.002))
@@ -165,7 +172,7 @@ class SimCluster:
 
     async def page(self, pages: SlotPages) -> pb.ReadSlotsResponse:
         self._check_here()
-        await pages.verify(self)
+        await pages.prepare(self)
         page = pages.next(self.state)
         keys = [pb.MovedKey(key=moved.key, value=moved.value, revision=moved.revision) for moved in page.keys]
         return pb.ReadSlotsResponse(keys=keys, revision=page.revision, more=page.more)
