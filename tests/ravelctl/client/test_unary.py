@@ -197,6 +197,24 @@ def test_a_hanging_leader_takes_no_more_than_the_time_of_the_call(timeout_s: flo
 
 
 @virtual
+async def test_the_time_in_which_a_connection_is_made_counts() -> None:
+    async with InspectClient(channel_factory=(network := Network(A, B, C)), timeout_s=2.0) as inspect:
+        for daemon in network.daemons.values():
+            daemon.handlers |= {"StoreStats": for_ever, "ReadLog": silence, "Leave": for_ever}
+            daemon.reachable, daemon.connects_after_s = False, 0.9
+        async with ClusterClient([C], channel_factory=network, retry=RETRY) as client:
+            for call in (
+                inspect.store_stats(A),
+                anext(inspect.read_log(B)),
+                client.leave([1], timeout_s=2.0),
+            ):
+                began = now()
+                with pytest.raises(RavelError):
+                    await call
+                assert now() - began == pytest.approx(2.0)
+
+
+@virtual
 async def test_a_repeatable_call_leaves_a_hanging_leader_in_time_for_the_next_one() -> None:
     network = Network(A, B)
     network[A].handlers["Leave"] = for_ever
