@@ -160,10 +160,21 @@ def swapped(txn: WriteTxn) -> None:
     txn.add_value("slots", slot_key(7), BY_SLOT[8][0])
 
 
+def exchanged(txn: WriteTxn) -> None:
+    """Index and keys agree, in number too, on a key that nobody wrote."""
+    other = next(key for number in range(1_000_000) if slot_of(key := b"other %d" % number) == 7)
+    record = txn.get("kv", KEY) or b""
+    txn.delete("kv", KEY)
+    txn.put("kv", other, seal(seed_of("kv"), other, record[4:]))
+    txn.remove_value("slots", slot_key(7), KEY)
+    txn.add_value("slots", slot_key(7), other)
+
+
 DAMAGE: dict[str, tuple[Callable[[WriteTxn], object], tuple[int, ...]]] = {
     "a key of the index": (renamed, (7,)),
     "the slot of a key": (moved, (7, 9)),
     "two slots": (swapped, (7,)),
+    "a key in both": (exchanged, (7,)),
     "a key that the index lacks": (lambda txn: txn.remove_value("slots", slot_key(7), KEY), (7,)),
     "a slot that the index lacks": (lambda txn: txn.delete("slots", slot_key(7)), (7,)),
     "a key that the state lacks": (lambda txn: txn.delete("kv", KEY), (7,)),
