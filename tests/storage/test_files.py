@@ -30,25 +30,29 @@ def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-Case = tuple[Callable[[Path], object], list[str]]
+def touched(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
 
-CASES: dict[str, Case] = {
+
+CASES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "a file is written": (
         lambda path: files.write_file(path / "f", b"data"),
         ["sync f.tmp", "f.tmp becomes f", "sync ."],
     ),
     "a file gets another name": (
-        lambda path: ((path / "a").touch(), files.rename(path / "a", path / "b")),
+        lambda path: files.rename(touched(path / "a"), path / "b"),
         ["a becomes b", "sync ."],
     ),
     "a file gets into another directory": (
-        lambda path: ((path / "a").touch(), (path / "d").mkdir(), files.rename(path / "a", path / "d" / "b")),
+        lambda path: files.rename(touched(path / "a"), touched(path / "d" / "b")),
         ["a becomes b", "sync d", "sync ."],
     ),
     "a directory is made": (lambda path: files.make_directory(path / "d"), ["sync ."]),
-    "a file is removed": (lambda path: ((path / "a").touch(), files.remove_file(path / "a")), ["sync ."]),
-    "a tree is removed": (lambda path: ((path / "d" / "e").mkdir(parents=True), files.remove_tree(path / "d")), ["sync ."]),
-    "a file is synced": (lambda path: ((path / "a").touch(), files.sync_file(path / "a")), ["sync a"]),
+    "a file is removed": (lambda path: files.remove_file(touched(path / "a")), ["sync ."]),
+    "a tree is removed": (lambda path: files.remove_tree(touched(path / "d" / "e" / "f").parents[1]), ["sync ."]),
+    "a file is synced": (lambda path: files.sync_file(touched(path / "a")), ["sync a"]),
 }
 
 
