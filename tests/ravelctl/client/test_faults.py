@@ -20,7 +20,6 @@ from ravelctl.client import (
 from ravelpb.errors import Reason
 from ravelpb.v1 import kv_pb2
 from tests.ravelctl.client.fake_server import FakeCluster, Fault, fake_cluster, make_status, scripted
-from tests.ravelctl.client.patience import ends_in
 
 IMPATIENT = RetryPolicy(backoff_min_s=0.002, backoff_max_s=0.02, progress_timeout_s=0.15, suspicion_s=0.03)
 """Finds a hanging server at once. On a busy machine it finds some that do not hang: that must only cost time."""
