@@ -93,6 +93,11 @@ class Directory:
                 f"{self.path} has format {match[1]}, and this version reads up to {FORMAT}: "
                 "start the version that wrote it, or a later one"
             )
+        if int(match[1]) < FORMAT:
+            raise FormatError(
+                f"{self.path} has format {match[1]}, and this version reads {FORMAT}, in which keys with braces have other slots: "
+                "start the version that wrote it, and copy its keys into a new cluster"
+            )
         return int(match[1])
 
     def _require_ours_or_empty(self) -> None:

@@ -16,7 +16,7 @@ from ravel_node.machine.base import Database
 from ravel_node.raft.types import Entry, EntryId, EntryType, HardState, Index, ReplicaId, Term
 from ravel_node.storage.base import Boot
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """The format of the data directory and of snapshot files that this version writes, and the newest that it reads."""
 
 KEY_BYTES_MAX: Final = 511

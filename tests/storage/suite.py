@@ -641,7 +641,7 @@ class StoreSuite:
         values = json.loads(file.header_bytes)
         for change, why in (
             ({"cluster_id": "d" * 32}, "cluster"),
-            ({"format": 2}, "format 2"),
+            ({"format": 3}, "format 3"),
             ({"index": 0}, "has applied"),
             ({"size_bytes": 1}, "announced"),
             ({"voters": ["1"]}, "fields"),

@@ -41,7 +41,7 @@ from tests.storage.support import CLUSTER, NEVER, append, apply, bootstrap, unti
 ALLOCATED_BYTES_MAX: Final = 8 << 20
 DEEP: Final = b"[" * 100_000
 HEADER: Final = SnapshotHeader(
-    format=1,
+    format=2,
     cluster_id=CLUSTER,
     cluster_name="test",
     index=9,
@@ -105,7 +105,7 @@ def test_any_bytes_are_a_value_or_damage(name: str) -> None:
     @example(b"")
     @example(DEEP)
     @example(b"\x01" + b"\xff" * 300)
-    @example(b'{"format": 1' + b"0" * 5_000 + b"}")
+    @example(b'{"format": 2' + b"0" * 5_000 + b"}")
     def check(data: bytes) -> None:
         try:
             read(data)
@@ -176,7 +176,7 @@ UNTAKEABLE: Final[list[tuple[str, Any]]] = [
     ("taken_by", "x" * 10_000),
     ("cluster_name", None),
     ("auto_leave", 0),
-    ("format", 2),
+    ("format", 3),
     ("format", True),
     ("more", 1),
 ]
@@ -258,7 +258,7 @@ async def test_no_altered_header_makes_a_snapshot_something_else(tmp_path: Path)
         (b'"size_bytes": ', b'"size_bytes": 9', ".json.damaged"),
         (b"{", DEEP, ".json"),
         (b"{", b"", ".json"),
-        (b'"format": 1', b'"format": 2', ".json"),
+        (b'"format": 2', b'"format": 3', ".json"),
     ],
 )
 async def test_an_altered_header_is_told_with_its_cause(tmp_path: Path, old: bytes, new: bytes, kept: str) -> None:

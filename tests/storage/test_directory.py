@@ -28,7 +28,7 @@ async def test_a_directory_is_made_for_this_user_alone(tmp_path: Path) -> None:
     apply(store, 2, {b"a": b"1"})
     await store.build_snapshot()
     await store.close()
-    assert (path / "FORMAT").read_text() == "ravel 1\n"
+    assert (path / "FORMAT").read_text() == "ravel 2\n"
     for each in (path, *path.rglob("*")):
         assert stat.S_IMODE(each.stat().st_mode) & 0o077 == 0, each
 
@@ -79,12 +79,19 @@ async def test_an_open_directory_is_refused_in_this_process_and_in_another(tmp_p
     await (await open_store(tmp_path / "d", NEVER)).close()
 
 
-async def test_a_later_format_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("ravel 3\n", "format 3, and this version reads up to 2: start the version that wrote it, or a later one"),
+        ("ravel 1\n", "format 1, and this version reads 2, in which keys with braces have other slots"),
+    ],
+)
+async def test_another_format_is_refused(tmp_path: Path, line: str, why: str) -> None:
     await (await open_store(tmp_path / "d", NEVER)).close()
-    (tmp_path / "d" / "FORMAT").write_text("ravel 2\n")
-    with pytest.raises(FormatError, match="format 2, and this version reads up to 1"):
+    (tmp_path / "d" / "FORMAT").write_text(line)
+    with pytest.raises(FormatError, match=why):
         await open_store(tmp_path / "d", NEVER)
-    (tmp_path / "d" / "FORMAT").write_text("ravel 1\n")
+    (tmp_path / "d" / "FORMAT").write_text("ravel 2\n")
     await (await open_store(tmp_path / "d", NEVER)).close()
 
 

@@ -175,8 +175,8 @@ async def test_what_is_no_directory_of_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="no data directory of ravel"):
         DirectoryReader(tmp_path / "foreign")
     path = await prepared(tmp_path / "d")
-    (path / "FORMAT").write_text("ravel 2\n")
-    with pytest.raises(LaterFormatError, match="has format 2"):
+    (path / "FORMAT").write_text("ravel 3\n")
+    with pytest.raises(LaterFormatError, match="has format 3"):
         DirectoryReader(path)
 
 

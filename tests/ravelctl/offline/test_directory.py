@@ -41,7 +41,7 @@ async def test_each_refusal_has_its_exit_code(tmp_path: Path) -> None:
     assert code(path) is ExitCode.REFUSED
     (path / "FORMAT").write_text("something\n")
     assert code(path) is ExitCode.USAGE
-    (path / "FORMAT").write_text("ravel 1\n")
+    (path / "FORMAT").write_text("ravel 2\n")
     (path / "raft" / "data.mdb").write_bytes(b"no environment" * 1000)
     assert code(path) is ExitCode.DAMAGED
     if os.geteuid():

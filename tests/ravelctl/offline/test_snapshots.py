@@ -163,7 +163,7 @@ def test_a_restored_cluster_is_another_one(ctl: Ctl, path: Path, tmp_path: Path)
     assert {member.replica_id: member.removed for member in found["members"].values()} == {1: True, 2: True, 3: True, 4: False}
     assert (found["keys"], found["orders/1"].value, found["orders/1"].revision) == (5, b"value of 1", 1)
     assert found["problems"] == []
-    assert (target.stat().st_mode & 0o777, (target / "FORMAT").read_text()) == (0o700, "ravel 1\n")
+    assert (target.stat().st_mode & 0o777, (target / "FORMAT").read_text()) == (0o700, "ravel 2\n")
     again = ctl("snapshot", "restore", file, "--data-dir", target)
     assert (again.code, "not empty" in again.err) == (5, True)
     (tmp_path / "other").mkdir()
