@@ -19,12 +19,14 @@ from typing import Final
 from ravel_node.machine.base import Database
 from ravel_node.storage.base import StoreError
 from ravel_node.storage.engine import Environment, ReadTxn
-from ravel_node.storage.keys import KEY_BYTES_MAX, STATE_NAMES
+from ravel_node.storage.keys import KEY_BYTES_MAX, STATE_NAMES, slot_key
+from ravelpb.slots import slot_of
 
 COLD_S: Final = 10.0
 """Keys are paged in until no read has waited for the disk for this long."""
 
 _KV: Final = STATE_NAMES[Database.KV]
+_SLOTS: Final = STATE_NAMES[Database.SLOTS]
 _WHO: Final = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # systems other than Linux count by process
 
 
@@ -71,10 +73,10 @@ class PageIns:
 
 
 def read_keys(txn: ReadTxn, keys: Iterable[bytes]) -> None:
-    """Read the records of these user keys."""
+    """Read the records of these user keys, and for one that is not there the index of slots, as `StateReader.get` does."""
     for key in keys:
-        if 0 < len(key) <= KEY_BYTES_MAX:
-            txn.get(_KV, key)
+        if 0 < len(key) <= KEY_BYTES_MAX and txn.get(_KV, key) is None:
+            txn.has_value(_SLOTS, slot_key(slot_of(key)), key)
 
 
 def read_range(txn: ReadTxn, start: bytes, end: bytes | None, keys_max: int, bytes_max: int) -> None:

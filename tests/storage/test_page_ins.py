@@ -9,14 +9,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from ravel_node.storage.base import StoreError
 from ravel_node.storage.engine import DATA_FILE
+from ravel_node.storage.keys import STATE_DATABASES
 from ravel_node.storage.lmdb_engine import LmdbEngine
-from ravel_node.storage.memory import open_memory_store
-from ravel_node.storage.page_ins import COLD_S, major_faults
+from ravel_node.storage.memory import MemoryTxn, Records, open_memory_store
+from ravel_node.storage.page_ins import COLD_S, major_faults, read_keys
 from ravel_node.storage.store import DiskStore, StoreOptions, open_store
 from tests.replica.virtual import virtual
 from tests.storage.support import bootstrap, get, write
@@ -65,6 +67,22 @@ async def test_waits_of_page_ins_keep_it_cold_too(tmp_path: Path) -> None:
     await store.close()
     with pytest.raises(StoreError, match="closed"):
         await store.page_in([b"a"])
+
+
+def test_of_a_key_that_is_not_there_the_index_is_read_too() -> None:
+    """As the read that follows does."""
+
+    class Noting(MemoryTxn):
+        asked: ClassVar[list[bytes]] = []
+
+        def has_value(self, database: str, key: bytes, value: bytes) -> bool:
+            self.asked.append(value)
+            return super().has_value(database, key, value)
+
+    txn = Noting({name: Records(many) for name, many in STATE_DATABASES.items()})
+    txn.put("kv", b"there", b"record")
+    read_keys(txn, [b"there", b"absent", b"", b"k" * 5_000])
+    assert txn.asked == [b"absent"]
 
 
 async def test_an_error_is_left_to_the_read_that_follows(tmp_path: Path) -> None:
