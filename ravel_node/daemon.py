@@ -443,6 +443,10 @@ class Daemon:
         return self._replica
 
     @property
+    def is_admin(self) -> bool:
+        return isinstance(self._machine, DirectoryMachine)
+
+    @property
     def machine(self) -> KVMachine:
         return self._machine
 

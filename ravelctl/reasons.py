@@ -30,6 +30,7 @@ EXIT_OF: Final[dict[Reason, ExitCode]] = {
     Reason.WRONG_CLUSTER: ExitCode.REFUSED,
     Reason.SLOT_MOVING: ExitCode.FAILED,
     Reason.NOT_ADMIN: ExitCode.REFUSED,
+    Reason.ADMIN_GROUP: ExitCode.REFUSED,
     Reason.ADDRESS_TAKEN: ExitCode.REFUSED,
     Reason.SUPERSEDED: ExitCode.REFUSED,
     Reason.STALE_REPORT: ExitCode.REFUSED,

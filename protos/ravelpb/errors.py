@@ -42,6 +42,7 @@ class Reason(StrEnum):
     WRONG_CLUSTER = "WRONG_CLUSTER"  # the key's slot belongs to another cluster: MAP_VERSION at least; nothing was done
     SLOT_MOVING = "SLOT_MOVING"  # the key's slot is about to change its cluster; nothing was done, ask again in a moment
     NOT_ADMIN = "NOT_ADMIN"  # this daemon is no admin server
+    ADMIN_GROUP = "ADMIN_GROUP"  # this daemon is an admin server: its group holds no keys; nothing was done
     ADDRESS_TAKEN = "ADDRESS_TAKEN"  # another server of the list has this address
     STALE_REPORT = "STALE_REPORT"  # the list knows a later term or membership
     SUPERSEDED = (

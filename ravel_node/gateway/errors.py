@@ -51,6 +51,7 @@ STATUS_OF: Final[Mapping[Reason | LocalReason, int]] = {
     Reason.WRONG_CLUSTER_ID: 502,
     Reason.WRONG_IDENTITY: 502,
     Reason.NOT_ADMIN: 502,
+    Reason.ADMIN_GROUP: 502,
     Reason.UNSUPPORTED_VERSION: 501,
 }
 """Reasons that are not here are faults: 500."""

@@ -22,6 +22,7 @@ from ravel_node.server.binding import BoundServer, ClusterIdentity, OnFatal, Ser
 from ravel_node.server.cluster import ClusterHandlers
 from ravel_node.server.cluster_check import ClusterCheck
 from ravel_node.server.desk import DirectoryDesk
+from ravel_node.server.errors import AdminGroupError
 from ravel_node.server.health import HealthHandlers, is_ready
 from ravel_node.server.host import Host
 from ravel_node.server.inspect import InspectHandlers
@@ -109,12 +110,16 @@ class RpcServer:
 
 
 def build_client_server(host: Host, options: ServerOptions, on_fatal: OnFatal, *, more: Sequence[Service] = ()) -> RpcServer:
-    """KV, Cluster, Inspect, Slots and `more` with health and reflection, for clients. Call on the loop that will serve."""
+    """KV, Cluster, Inspect, Slots and `more` with health and reflection, for clients. Call on the loop that will serve.
+
+    A server of an admin group refuses KV and Slots: a key that a client wrote there by mistake would be found by nobody.
+    """
+    refusal = AdminGroupError() if host.is_admin else None
     services = [
-        Service(kv_pb2.DESCRIPTOR.services_by_name["KV"], KVHandlers(host, options.limits)),
+        Service(kv_pb2.DESCRIPTOR.services_by_name["KV"], KVHandlers(host, options.limits), refusal),
         Service(cluster_pb2.DESCRIPTOR.services_by_name["Cluster"], ClusterHandlers(host)),
         Service(inspect_pb2.DESCRIPTOR.services_by_name["Inspect"], InspectHandlers(host)),
-        Service(slots_pb2.DESCRIPTOR.services_by_name["Slots"], SlotsHandlers(host)),
+        Service(slots_pb2.DESCRIPTOR.services_by_name["Slots"], SlotsHandlers(host), refusal),
         *more,
     ]
     names = [service.name for service in services]

@@ -95,6 +95,7 @@ class Service:
 
     descriptor: ServiceDescriptor
     handler: object
+    refusal: Exception | None = None  # what every call ends in, of a service that this daemon must not offer
 
     @property
     def name(self) -> str:
@@ -206,17 +207,23 @@ def _method_handler(
     if method.client_streaming:
         invariant(method.server_streaming, f"{service.name}/{method.name}: calls that stream only requests are not bound")
         return grpc.stream_stream_rpc_method_handler(
-            _admitted(_both_streams(function, parse, wants_info), refuse, identity, True)
+            _admitted(_both_streams(function, parse, wants_info), refuse, identity, service.refusal, True)
         )
     if method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(
-            _admitted(_server_stream(function, parse, wants_info), refuse, identity, True)
+            _admitted(_server_stream(function, parse, wants_info), refuse, identity, service.refusal, True)
         )
-    return grpc.unary_unary_rpc_method_handler(_admitted(_unary(function, parse, wants_info), refuse, identity, False))
+    return grpc.unary_unary_rpc_method_handler(
+        _admitted(_unary(function, parse, wants_info), refuse, identity, service.refusal, False)
+    )
 
 
 def _admitted(
-    serve: Callable[[Any, Context], Awaitable[Any]], refuse: _Refusals, identity: ClusterIdentity | None, streams: bool
+    serve: Callable[[Any, Context], Awaitable[Any]],
+    refuse: _Refusals,
+    identity: ClusterIdentity | None,
+    refusal: Exception | None,
+    streams: bool,
 ) -> Callable[..., Any]:
     """Return the handler that every call goes through: the check of the cluster, the work, and what becomes of a refusal."""
 
@@ -228,6 +235,8 @@ def _admitted(
                 elif streams and (own := identity.cluster_id):
                     with suppress(grpc.aio.InternalError, grpc.aio.UsageError):  # the caller has left already
                         await context.send_initial_metadata(((CLUSTER_ID, own),))
+            if refusal is not None:
+                raise refusal.with_traceback(None)  # one error for all calls: it must not gather the frames of each
             return await serve(raw, context)
         except Exception as error:
             await refuse(context, error)

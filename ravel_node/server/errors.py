@@ -64,6 +64,15 @@ class OtherClusterError(Exception):
         self.cluster_id = cluster_id
 
 
+class AdminGroupError(Exception):
+    """A call for keys reached a server of an admin group, which holds none; nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this daemon is of an admin group, which holds no keys itself: ask it for the slot map, and the clusters for keys"
+        )
+
+
 class ForwardedError(Exception):
     """What another server answered when this one asked it on a caller's behalf; the caller gets the same reason."""
 
@@ -156,6 +165,7 @@ STATUS_OF: Final[dict[type[Exception], tuple[int, Reason]]] = {
     SessionExpiredError: (code_pb2.FAILED_PRECONDITION, Reason.SESSION_EXPIRED),
     ResultForgottenError: (code_pb2.ABORTED, Reason.OUTCOME_UNKNOWN),
     OtherClusterError: (code_pb2.FAILED_PRECONDITION, Reason.WRONG_CLUSTER_ID),
+    AdminGroupError: (code_pb2.FAILED_PRECONDITION, Reason.ADMIN_GROUP),
     ForwardedError: (code_pb2.FAILED_PRECONDITION, Reason.INVALID_ARGUMENT),
     RefusedError: (code_pb2.FAILED_PRECONDITION, Reason.INVALID_ARGUMENT),  # with the directory's own reason
     NoSuchThingError: (code_pb2.NOT_FOUND, Reason.NOT_FOUND),

@@ -54,6 +54,11 @@ class Host(Protocol):
         ...
 
     @property
+    def is_admin(self) -> bool:
+        """Whether this daemon is a server of an admin group."""
+        ...
+
+    @property
     def uptime_s(self) -> float: ...
 
     @property

@@ -17,7 +17,7 @@ from ravelpb.v1 import cluster_pb2, common_pb2
 def header_of(host: Host, replica: Replica | None) -> common_pb2.ResponseHeader:
     """Who answers. Without a replica: a blank daemon, or what it was before it became one."""
     identity = host.identity
-    header = common_pb2.ResponseHeader(cluster_id=identity.cluster_id, replica_id=identity.replica_id)
+    header = common_pb2.ResponseHeader(cluster_id=identity.cluster_id, replica_id=identity.replica_id, admin_group=host.is_admin)
     if replica is not None:
         header.term, header.index = replica.term, replica.applied.index
     return header

@@ -95,8 +95,8 @@ class Directory:
             )
         if int(match[1]) < FORMAT:
             raise FormatError(
-                f"{self.path} has format {match[1]}, and this version reads {FORMAT}, in which keys with braces have other slots: "
-                "start the version that wrote it, and copy its keys into a new cluster"
+                f"{self.path} has format {match[1]}, and this version reads {FORMAT}, in which keys with braces have other "
+                "slots: start the version that wrote it, and copy its keys into a new cluster"
             )
         return int(match[1])
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ravelctl.client.connection.retry import RetryPolicy
 from ravelctl.client.connection.tls import HandshakeError, TlsOptions
 from ravelctl.client.errors import (
+    AdminGroupError,
     AlreadyMemberError,
     BlankError,
     BusyError,
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdminClient",
+    "AdminGroupError",
     "AlreadyMemberError",
     "BlankError",
     "BlockingClient",

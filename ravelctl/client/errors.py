@@ -250,6 +250,12 @@ class SlotMovingError(RavelError):
     default_reason = Reason.SLOT_MOVING
 
 
+class AdminGroupError(RavelError):
+    """The asked daemon is an admin server, whose group holds no keys. Nothing was done. Give its address as `admin`."""
+
+    default_reason = Reason.ADMIN_GROUP
+
+
 class NotAdminError(RavelError):
     """The asked daemon is no admin server. Nothing was done."""
 
@@ -283,6 +289,7 @@ CLASS_OF: Final[Mapping[Reason, type[RavelError]]] = {
     Reason.WRONG_CLUSTER: WrongClusterError,
     Reason.SLOT_MOVING: SlotMovingError,
     Reason.NOT_ADMIN: NotAdminError,
+    Reason.ADMIN_GROUP: AdminGroupError,
     Reason.ADDRESS_TAKEN: RefusedError,
     Reason.SUPERSEDED: RefusedError,
     Reason.STALE_REPORT: RefusedError,

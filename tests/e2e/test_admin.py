@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ravelctl.client import ClusterClient, RavelClient, RavelError, WrongClusterError
+from ravelctl.client import AdminGroupError, ClusterClient, RavelClient, RavelError, WrongClusterError
 from ravelpb.slots import SLOT_COUNT
 from ravelpb.v1 import admin_pb2
 from tests.e2e.admins import System, running_system
 from tests.e2e.cluster import CALL_S, START_S, Server, until
+from tests.e2e.test_cli import ravelctl
 
 pytestmark = pytest.mark.e2e
 
@@ -183,6 +184,29 @@ async def test_what_cannot_be_is_refused_and_changes_nothing(tmp_path: Path) -> 
         n1.start()
         assert await asyncio.to_thread(n1.wait) == 1
         assert "start it with `ravel_node start`" in n1.log
+
+
+async def test_an_admin_group_holds_no_keys(tmp_path: Path) -> None:
+    """Whatever a client takes the addresses for, and whichever admin is suspended."""
+    async with running_system(tmp_path, admins=("a1", "a2", "a3")) as system:
+        n1 = system.start("n1")
+        await system.seated("default", "n1")
+        first, *others = system.admins.servers.values()
+        for addresses in ([first.address], [server.address for server in (first, *others)]):
+            async with RavelClient(addresses, timeout_s=CALL_S) as mistaken:
+                for call in (mistaken.put(b"k", b"v"), mistaken.get(b"k"), mistaken.watch().started()):
+                    with pytest.raises(AdminGroupError):
+                        await call
+        first.pause()
+        try:
+            ran = await ravelctl(system.admins, "kv", "put", "k", "v")
+            assert ran.status == 0, ran.err
+        finally:
+            first.resume()
+        async with RavelClient([n1.address], timeout_s=CALL_S) as there:
+            found = await there.get(b"k")
+            assert found is not None
+            assert found.value == b"v"
 
 
 async def test_slots_move_to_a_cluster_that_was_added(tmp_path: Path) -> None:

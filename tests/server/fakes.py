@@ -14,6 +14,7 @@ from typing import Any, cast
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from ravel_node.admin.directory import DirectoryMachine
 from ravel_node.machine import envelope
 from ravel_node.machine.base import MemberRecord, Outcome, Rules
 from ravel_node.machine.kv import KVMachine
@@ -448,6 +449,10 @@ class FakeHost:
         self.asked: list[tuple[Any, ...]] = []
         self.joined = Joined(record(4), (Member(record(1), MemberRole.VOTER),), VERDICT)
         self.fatal: list[Exception] = []
+
+    @property
+    def is_admin(self) -> bool:
+        return isinstance(self.machine, DirectoryMachine)
 
     @classmethod
     def blank(cls) -> FakeHost:

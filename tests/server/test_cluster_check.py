@@ -13,11 +13,13 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from ravel_node.admin.directory import DirectoryMachine
 from ravel_node.server.binding import BoundServer, Service, snake_case
 from ravel_node.server.cluster_check import ClusterCheck
 from ravelpb.errors import Field, Reason
 from ravelpb.metadata import CLUSTER_ID
 from ravelpb.v1 import admin_pb2, cluster_pb2, common_pb2, inspect_pb2, kv_pb2, slots_pb2
+from ravelpb.v1.cluster_pb2_grpc import ClusterStub
 from tests.server.fakes import CLUSTER, FakeHost, as_host, info_of, serving
 
 SERVICES: list[ServiceDescriptor] = [
@@ -26,10 +28,8 @@ SERVICES: list[ServiceDescriptor] = [
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
 METHODS: list[MethodDescriptor] = [method for service in SERVICES for method in service.methods]
+KEY_METHODS = [method for method in METHODS if method.containing_service.name in ("KV", "Slots")]
 OTHER = "d" * 32
-
-WITHOUT_HEADER = {"ravel.v1.Cluster.Reset"}
-"""Asked of a daemon that the caller names, which has no cluster afterwards."""
 
 
 def recording(service: ServiceDescriptor, ran: list[str]) -> object:
@@ -101,8 +101,6 @@ async def test_no_handler_runs_for_a_call_that_is_meant_for_another_cluster(meth
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.full_name)
 async def test_whoever_names_no_cluster_learns_it_from_every_answer(method: MethodDescriptor) -> None:
     """A unary answer has a header. A stream names the cluster in its initial metadata, before it has read a request."""
-    if method.full_name in WITHOUT_HEADER:
-        return
     if not method.server_streaming:
         assert method.output_type.fields_by_name["header"].message_type is common_pb2.ResponseHeader.DESCRIPTOR
         return
@@ -161,3 +159,20 @@ async def test_a_session_for_another_cluster_writes_nothing() -> None:
         async with asyncio.timeout(20):
             assert await session.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert host.fake.proposals == []
+
+
+@pytest.mark.parametrize("method", KEY_METHODS, ids=lambda method: method.full_name)
+async def test_an_admin_group_holds_no_keys(method: MethodDescriptor) -> None:
+    host = FakeHost(DirectoryMachine())
+    async with serving(host) as channel:
+        for meant in (None, CLUSTER):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call(channel, method, meant)
+            assert info_of(refused.value).reason == Reason.ADMIN_GROUP
+            assert "holds no keys" in str(refused.value.details())
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(channel, method, OTHER)
+        assert info_of(refused.value).reason == Reason.WRONG_CLUSTER_ID
+        status = await ClusterStub(channel).Status(cluster_pb2.StatusRequest())
+        assert status.header.admin_group
+    assert (host.fake.proposals, host.fatal) == ([], [])

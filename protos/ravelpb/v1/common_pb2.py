@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ravelpb/v1/common.proto\x12\x08ravel.v1\"U\n\x0eResponseHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\r\n\x05index\x18\x04 \x01(\x04\"Q\n\tAddresses\x12\x0e\n\x06listen\x18\x01 \x01(\t\x12\x0c\n\x04peer\x18\x02 \x01(\t\x12\x13\n\x0blisten_bind\x18\x03 \x01(\t\x12\x11\n\tpeer_bind\x18\x04 \x01(\t\"u\n\tServerRef\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12&\n\taddresses\x18\x04 \x01(\x0b\x32\x13.ravel.v1.Addresses\x12\x0e\n\x06\x66ormat\x18\x05 \x01(\r\"E\n\nReplicaRef\x12\x12\n\nreplica_id\x18\x01 \x01(\x04\x12#\n\x06server\x18\x02 \x01(\x0b\x32\x13.ravel.v1.ServerRef\"@\n\x04Once\x12\x11\n\tclient_id\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x13\n\x0b\x61\x63ked_below\x18\x03 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ravelpb/v1/common.proto\x12\x08ravel.v1\"j\n\x0eResponseHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\r\n\x05index\x18\x04 \x01(\x04\x12\x13\n\x0b\x61\x64min_group\x18\x05 \x01(\x08\"Q\n\tAddresses\x12\x0e\n\x06listen\x18\x01 \x01(\t\x12\x0c\n\x04peer\x18\x02 \x01(\t\x12\x13\n\x0blisten_bind\x18\x03 \x01(\t\x12\x11\n\tpeer_bind\x18\x04 \x01(\t\"u\n\tServerRef\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12&\n\taddresses\x18\x04 \x01(\x0b\x32\x13.ravel.v1.Addresses\x12\x0e\n\x06\x66ormat\x18\x05 \x01(\r\"E\n\nReplicaRef\x12\x12\n\nreplica_id\x18\x01 \x01(\x04\x12#\n\x06server\x18\x02 \x01(\x0b\x32\x13.ravel.v1.ServerRef\"@\n\x04Once\x12\x11\n\tclient_id\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x13\n\x0b\x61\x63ked_below\x18\x03 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,13 +32,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ravelpb.v1.common_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RESPONSEHEADER']._serialized_start=37
-  _globals['_RESPONSEHEADER']._serialized_end=122
-  _globals['_ADDRESSES']._serialized_start=124
-  _globals['_ADDRESSES']._serialized_end=205
-  _globals['_SERVERREF']._serialized_start=207
-  _globals['_SERVERREF']._serialized_end=324
-  _globals['_REPLICAREF']._serialized_start=326
-  _globals['_REPLICAREF']._serialized_end=395
-  _globals['_ONCE']._serialized_start=397
-  _globals['_ONCE']._serialized_end=461
+  _globals['_RESPONSEHEADER']._serialized_end=143
+  _globals['_ADDRESSES']._serialized_start=145
+  _globals['_ADDRESSES']._serialized_end=226
+  _globals['_SERVERREF']._serialized_start=228
+  _globals['_SERVERREF']._serialized_end=345
+  _globals['_REPLICAREF']._serialized_start=347
+  _globals['_REPLICAREF']._serialized_end=416
+  _globals['_ONCE']._serialized_start=418
+  _globals['_ONCE']._serialized_end=482
 # @@protoc_insertion_point(module_scope)

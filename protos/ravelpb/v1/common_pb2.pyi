@@ -26,6 +26,7 @@ class ResponseHeader(_message.Message):
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
+    ADMIN_GROUP_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """32 lower-case hex digits, drawn when the cluster was bootstrapped"""
     replica_id: _builtins.int
@@ -34,6 +35,8 @@ class ResponseHeader(_message.Message):
     """its Raft term"""
     index: _builtins.int
     """the last log index it has applied"""
+    admin_group: _builtins.bool
+    """the cluster is an admin group: it lists the clusters that hold keys, and holds none itself"""
     def __init__(
         self,
         *,
@@ -41,10 +44,11 @@ class ResponseHeader(_message.Message):
         replica_id: _builtins.int = ...,
         term: _builtins.int = ...,
         index: _builtins.int = ...,
+        admin_group: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "index", b"index", "replica_id", b"replica_id", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_group", b"admin_group", "cluster_id", b"cluster_id", "index", b"index", "replica_id", b"replica_id", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,6 +55,7 @@ RULES: Final[Mapping[Reason | LocalReason | type[RavelError], Rule]] = {
     # the address belongs to another cluster or service
     Reason.WRONG_CLUSTER_ID: Rule(Next.OTHER_ADDRESS, _NOTHING),
     Reason.NOT_ADMIN: Rule(Next.OTHER_ADDRESS, _NOTHING),
+    Reason.ADMIN_GROUP: Rule(Next.OTHER_ADDRESS, _NOTHING),
     NotOfferedError: Rule(Next.OTHER_ADDRESS, _NOTHING),
     # the session or the slot map is out of date
     Reason.SESSION_EXPIRED: Rule(Next.NEW_SESSION, _NOTHING),
@@ -117,7 +118,7 @@ RETRYABLE: Final = frozenset(
 )
 """Reasons that another replica, or the same one a little later, may not have."""
 
-_REFUSES_STREAM: Final = frozenset({Reason.BLANK, Reason.BUSY, Reason.SHUTTING_DOWN, Reason.WRONG_CLUSTER_ID})
+_REFUSES_STREAM: Final = frozenset({Reason.BLANK, Reason.BUSY, Reason.SHUTTING_DOWN, Reason.WRONG_CLUSTER_ID, Reason.ADMIN_GROUP})
 
 
 def nothing_unanswered_was_done(error: RavelError) -> bool:

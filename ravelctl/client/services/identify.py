@@ -10,17 +10,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-import grpc
 from grpc import aio
 
 from ravelctl.client.connection.connections import Connections, no_endpoints
-from ravelctl.client.connection.failures import STATUS_DETAILS_KEY
 from ravelctl.client.connection.retry import RetryPolicy
 from ravelctl.client.connection.tls import TlsOptions
 from ravelctl.client.errors import RavelError, UnreachableError
 from ravelctl.client.services.unary import ask_leader
-from ravelpb.v1.admin_pb2 import SlotMapRequest
-from ravelpb.v1.admin_pb2_grpc import AdminStub
 from ravelpb.v1.cluster_pb2 import StatusRequest
 from ravelpb.v1.cluster_pb2_grpc import ClusterStub
 
@@ -89,17 +85,5 @@ async def _ask(connections: Connections, retry: RetryPolicy, timeout_s: float) -
 
 
 async def _identity(channel: aio.Channel) -> Identity:
-    status, is_admin = await asyncio.gather(ClusterStub(channel).Status(StatusRequest()), _is_admin(channel))
-    return Identity(status.header.cluster_id, status.cluster_name, is_admin)
-
-
-async def _is_admin(channel: aio.Channel) -> bool:
-    """Return whether the daemon serves the Admin service, which it does also where it refuses the question."""
-    try:
-        await AdminStub(channel).SlotMap(SlotMapRequest())
-    except aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-            return False
-        if STATUS_DETAILS_KEY not in dict(error.trailing_metadata() or ()):
-            raise
-    return True
+    status = await ClusterStub(channel).Status(StatusRequest())
+    return Identity(status.header.cluster_id, status.cluster_name, status.header.admin_group)

@@ -290,7 +290,7 @@ class FakeReplica:
 
     @property
     def header(self) -> common_pb2.ResponseHeader:
-        return common_pb2.ResponseHeader(cluster_id=self.cluster_id, replica_id=self.replica_id)
+        return common_pb2.ResponseHeader(cluster_id=self.cluster_id, replica_id=self.replica_id, admin_group=self.is_admin)
 
     async def _admit(self, context: Any, *, leader_only: bool = True, streams: bool = False) -> None:
         """What a real server does before a handler runs, and what the test wants of this one."""

@@ -21,7 +21,7 @@ ELSEWHERE = {
     Reason.TIMEOUT,
 }
 LATER = {Reason.NO_LEADER, Reason.BLANK, Reason.BUSY}
-OTHER_ADDRESS = {Reason.WRONG_CLUSTER_ID, Reason.NOT_ADMIN}
+OTHER_ADDRESS = {Reason.WRONG_CLUSTER_ID, Reason.NOT_ADMIN, Reason.ADMIN_GROUP}
 NEW_MAP = {Reason.WRONG_CLUSTER, Reason.SLOT_MOVING}
 PROVES_NOTHING = {Reason.STOPPED, Reason.OUTCOME_UNKNOWN, Reason.TIMEOUT, Reason.TRANSFER_FAILED, Reason.INTERNAL}
 
@@ -73,7 +73,7 @@ def test_the_admin_s_refusal_of_a_server_says_nothing_about_the_address() -> Non
 @pytest.mark.parametrize("reason", [*Reason, *LocalReason])
 def test_a_stream_s_end_proves_something_only_where_the_server_read_nothing_more(reason: Reason | LocalReason) -> None:
     kind = CLASS_OF[reason] if isinstance(reason, Reason) else RavelError
-    proves = {Reason.BLANK, Reason.BUSY, Reason.SHUTTING_DOWN, Reason.WRONG_CLUSTER_ID}
+    proves = {Reason.BLANK, Reason.BUSY, Reason.SHUTTING_DOWN, Reason.WRONG_CLUSTER_ID, Reason.ADMIN_GROUP}
     assert nothing_unanswered_was_done(kind("x", reason=reason)) is (reason in proves)
     assert proves == rules._REFUSES_STREAM
     assert nothing_unanswered_was_done(NotOfferedError("x"))

@@ -164,4 +164,4 @@ async def test_the_world_is_asked_once_for_a_command_with_many_calls(ctl: Ctl) -
         ran = await kv(ctl, world.admin.replicas, "del", "--prefix", "k", "--yes")
         assert ran.code == 0, ran.err
         assert not any(cluster.data for cluster in world.clusters)
-        assert len(world.asked) - before == 2  # who is this, and the map
+        assert len(world.asked) - before == 1  # for the map
