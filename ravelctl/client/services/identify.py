@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
 from grpc import aio
 
@@ -21,7 +22,8 @@ from ravelpb.v1.cluster_pb2 import StatusRequest
 from ravelpb.v1.cluster_pb2_grpc import ClusterStub
 
 GRACE_S: Final = 1.0
-"""How long the other addresses may take after the first one has answered: one that hangs must not hold up every command."""
+"""How long the other addresses may take after the first one has answered: one that hangs must not hold up every command. One
+that refuses connections holds up none."""
 
 
 class Identity(NamedTuple):
@@ -44,29 +46,17 @@ async def identify(
     if not endpoints:
         raise no_endpoints()
     retry = RetryPolicy()
-    all_connections = [
-        Connections([endpoint], retry=retry, tls=tls, cluster_id=cluster_id) for endpoint in dict.fromkeys(endpoints)
+    asked = [
+        _Asked(Connections([endpoint], retry=retry, tls=tls, cluster_id=cluster_id), retry, timeout_s)
+        for endpoint in dict.fromkeys(endpoints)
     ]
-    asking = [asyncio.ensure_future(_ask(connections, retry, timeout_s)) for connections in all_connections]
     try:
-        deadline_s: float | None = None
-        pending = set(asking)
-        while pending:
-            done, pending = await asyncio.wait(pending, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                break
-            if deadline_s is None and any(isinstance(task.result(), Identity) for task in done):
-                deadline_s = GRACE_S
-        found = {
-            connections.endpoints[0]: task.result()
-            for connections, task in zip(all_connections, asking, strict=True)
-            if task.done()
-        }
+        await _first_answer(asked)
+        await _others(asked)
+        found = {one.endpoint: one.answer.result() for one in asked if one.answer.done()}
     finally:
-        for task in asking:
-            task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
-        await asyncio.gather(*(connections.close() for connections in all_connections))
+        for one in asked:
+            await one.close()
     if not any(isinstance(answer, Identity) for answer in found.values()):
         raise _most_telling([error for error in found.values() if isinstance(error, RavelError)])
     return found
@@ -75,6 +65,57 @@ async def identify(
 def _most_telling(errors: Sequence[RavelError]) -> RavelError:
     """Return the error of a daemon that answered, if one did."""
     return next((error for error in errors if not isinstance(error, UnreachableError)), errors[0])
+
+
+class _Asked:
+    """An address that is asked until it answers or the time is up."""
+
+    def __init__(self, connections: Connections, retry: RetryPolicy, timeout_s: float) -> None:
+        self.endpoint = connections.endpoints[0]
+        self.answer = asyncio.ensure_future(_ask(connections, retry, timeout_s))
+        self._reached = asyncio.ensure_future(_reaches(connections))
+        self._connections = connections
+
+    @property
+    def has_identity(self) -> bool:
+        return self.answer.done() and isinstance(self.answer.result(), Identity)
+
+    @property
+    def next_news(self) -> asyncio.Future[Any] | None:
+        """What may come soon. None: it has answered, or could not be reached the first time: only patience helps."""
+        if self.answer.done():
+            return None
+        if not self._reached.done():
+            return self._reached
+        return self.answer if self._reached.result() else None
+
+    async def close(self) -> None:
+        self.answer.cancel()
+        self._reached.cancel()
+        await asyncio.gather(self.answer, self._reached, return_exceptions=True)
+        await self._connections.close()
+
+
+async def _first_answer(asked: Sequence[_Asked]) -> None:
+    """Return when one has said who it is, or all have given up."""
+    while (pending := [one.answer for one in asked if not one.answer.done()]) and not any(one.has_identity for one in asked):
+        await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _others(asked: Sequence[_Asked]) -> None:
+    """Give those that may answer soon a moment."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(GRACE_S):
+            while awaited := [news for one in asked if (news := one.next_news) is not None]:
+                await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _reaches(connections: Connections) -> bool:
+    try:
+        await connections.ready(connections.endpoints[0])
+    except UnreachableError:
+        return False
+    return True
 
 
 async def _ask(connections: Connections, retry: RetryPolicy, timeout_s: float) -> Identity | RavelError:

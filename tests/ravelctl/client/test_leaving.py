@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
-from ravelctl.client.errors import NoLeaderError
+from ravelctl.client.errors import DeadlineError, NoLeaderError
 from ravelctl.client.services import leaving
 from ravelctl.client.services.leaving import NoQuorumError
 from ravelpb.v1 import admin_pb2, cluster_pb2
 from ravelpb.v1.common_pb2 import ServerRef
+from tests.replica.virtual import virtual
 
 MARKED = admin_pb2.MarkLeavingResponse()
 
@@ -51,17 +52,29 @@ def takes(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
             raise errors.pop(0)
 
     monkeypatch.setattr(leaving, "_take_out", take_out)
-    monkeypatch.setattr(leaving, "LOOK_S", 0.01)
     return errors
 
 
-async def test_a_cluster_that_stays_without_quorum_is_told_early(takes: list[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaving, "NO_QUORUM_S", 0.1)
+@virtual
+async def test_a_cluster_that_stays_without_quorum_is_told_early(takes: list[Exception]) -> None:
+    loop = asyncio.get_running_loop()
     takes += [NoQuorumError("no quorum")] * 10_000
     with pytest.raises(NoQuorumError):
-        await leaving._until(asyncio.get_running_loop().time() + 60.0, MARKED, dry_run=True, tls=None)
+        await leaving._until(loop.time() + 60.0, MARKED, dry_run=True, tls=None)
+    assert loop.time() == pytest.approx(5.0, abs=0.2)
+    assert 10_000 - len(takes) == pytest.approx(5.0 / leaving.LOOK_S, abs=2)
 
 
+@virtual
+async def test_the_time_of_the_caller_is_kept(takes: list[Exception]) -> None:
+    loop = asyncio.get_running_loop()
+    takes += [NoLeaderError("none yet")] * 10_000
+    with pytest.raises(DeadlineError, match="has not left yet: none yet"):
+        await leaving._until(loop.time() + 20.0, MARKED, dry_run=True, tls=None)
+    assert loop.time() == pytest.approx(20.0, abs=0.2)
+
+
+@virtual
 async def test_one_that_is_without_for_a_moment_is_waited_for(takes: list[Exception]) -> None:
     takes += [NoQuorumError("no quorum"), NoLeaderError("none yet"), NoQuorumError("no quorum")]
     await leaving._until(asyncio.get_running_loop().time() + 60.0, MARKED, dry_run=True, tls=None)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ravelctl.client import services
+from ravelctl.client.services.identify import Identity, identify
 from tests.ravelctl.client.fake_admin import fake_world
 from tests.ravelctl.client.fake_server import FakeCluster, FakeReplica, fake_cluster
 from tests.ravelctl.conftest import Ctl, Ran
@@ -82,6 +84,26 @@ async def test_one_that_hangs_does_not_hide_that_the_others_differ(clusters: lis
     assert ran.code == 2
     assert "the endpoints belong to 2 clusters" in ran.err
     assert not any(cluster.requests for cluster in clusters)
+
+
+async def test_only_one_that_may_answer_soon_is_waited_for(
+    clusters: list[FakeCluster], nowhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for one whose port is closed, and for one that hangs only a moment."""
+    loop = asyncio.get_running_loop()
+    (here, hanging), other = clusters[0].replicas, clusters[1].replicas[0]
+    hanging.hangs = True
+    monkeypatch.setattr(services.identify, "GRACE_S", 1000.0)
+    found = await identify([nowhere, here.address, other.address], timeout_s=10_000.0)
+    assert {address: answer.cluster_id for address, answer in found.items() if isinstance(answer, Identity)} == {
+        here.address: here.cluster_id,
+        other.address: other.cluster_id,
+    }
+    assert len(found) == 2
+    monkeypatch.setattr(services.identify, "GRACE_S", 0.5)
+    began = loop.time()
+    assert list(await identify([hanging.address, here.address], timeout_s=10_000.0)) == [here.address]
+    assert loop.time() - began >= 0.5
 
 
 async def test_one_that_wakes_up_later_is_not_written_to(clusters: list[FakeCluster], ctl: Ctl) -> None:
