@@ -142,9 +142,9 @@ class Environment(Protocol):
 class Engine(Protocol):
     """What opens environments. One for each store."""
 
-    async def open(self, path: Path, databases: Mapping[str, bool], map_size: int) -> Environment:
+    async def open(self, path: Path, databases: Mapping[str, bool], map_size: int, *, read_ahead: bool = True) -> Environment:
         """Open the environment in a directory that exists, and make what it lacks; `databases` tells which have many values a
-        key.
+        key. Without `read_ahead` a read from the disk brings one page, and not those after it.
 
         Raises DamagedError where the file is not a whole one, StoreError where it cannot be opened.
         """

@@ -470,8 +470,8 @@ class LmdbEngine:
         self._observe = observe
         self._files = ThreadPoolExecutor(FILE_THREADS, "ravel-files", initializer=_stand_back)
 
-    async def open(self, path: Path, databases: Mapping[str, bool], map_size: int) -> Environment:
-        env, handles, stale = await self.run(lambda: _open(path, databases, map_size))
+    async def open(self, path: Path, databases: Mapping[str, bool], map_size: int, *, read_ahead: bool = True) -> Environment:
+        env, handles, stale = await self.run(lambda: _open(path, databases, map_size, read_ahead=read_ahead))
         if stale:
             self._observe("store.stale_readers", {"environment": path.name, "cleared": stale})
         if (opened := env.info()["map_size"]) < map_size:
@@ -511,10 +511,12 @@ class LmdbEngine:
         self._files.shutdown(wait=False)
 
 
-def _open(path: Path, databases: Mapping[str, bool], map_size: int) -> tuple[lmdb.Environment, dict[str, Any], int]:
+def _open(
+    path: Path, databases: Mapping[str, bool], map_size: int, *, read_ahead: bool
+) -> tuple[lmdb.Environment, dict[str, Any], int]:
     """The open environment, its databases, and how many stale readers were cleared from its reader table."""
     try:
-        env = _mapped(path, len(databases), map_size)
+        env = _mapped(path, len(databases), map_size, read_ahead=read_ahead)
     except lmdb.Error as error:
         raise unreadable(path.name, error) from error
     try:
@@ -534,11 +536,18 @@ def _open(path: Path, databases: Mapping[str, bool], map_size: int) -> tuple[lmd
     return env, handles, stale
 
 
-def _mapped(path: Path, databases: int, map_size: int) -> lmdb.Environment:
+def _mapped(path: Path, databases: int, map_size: int, *, read_ahead: bool) -> lmdb.Environment:
     """Open a file with a map of this size or, where the system refuses so much address space, of half of it, and so on."""
     while True:
         try:
-            return lmdb.open(str(path), map_size=map_size, max_dbs=databases, mode=files.FILE_MODE, max_spare_txns=4)
+            return lmdb.open(
+                str(path),
+                map_size=map_size,
+                max_dbs=databases,
+                mode=files.FILE_MODE,
+                max_spare_txns=4,
+                readahead=read_ahead,
+            )
         except (lmdb.MemoryError, OverflowError):  # OverflowError: a size that does not fit into a machine word
             if map_size <= MAP_BYTES_MIN:
                 raise

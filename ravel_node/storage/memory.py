@@ -255,7 +255,7 @@ class MemoryEngine(Engine):
         self.disk: dict[Path, dict[str, Records]] = {}
         self.environments: dict[Path, MemoryEnvironment] = {}  # those opened last, for tests that break them
 
-    async def open(self, path: Path, databases: Mapping[str, bool], map_size: int) -> Environment:
+    async def open(self, path: Path, databases: Mapping[str, bool], map_size: int, *, read_ahead: bool = True) -> Environment:
         if path not in self.disk:
             data = path / DATA_FILE
             self.disk[path] = _decode(data, databases) if data.exists() else {}

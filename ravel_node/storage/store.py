@@ -137,7 +137,7 @@ async def _first_birth(engine: Engine, directory: Directory, options: StoreOptio
 async def _create_state(engine: Engine, directory: Directory, number: int, content: Segment, options: StoreOptions) -> None:
     path = directory.state(number)
     await engine.run(lambda: files.make_directory(path))
-    env = await engine.open(path, STATE_DATABASES, options.state_map_bytes)
+    env = await engine.open(path, STATE_DATABASES, options.state_map_bytes, read_ahead=False)
     try:
         await StateStore.create(env, content.last, content)
     finally:
@@ -148,7 +148,7 @@ async def _open_state(engine: Engine, directory: Directory, number: int, options
     path = directory.state(number)
     if not await engine.run(path.is_dir):
         raise DamagedError(f"{path} is missing; {WAY_OUT}")
-    env = await engine.open(path, STATE_DATABASES, options.state_map_bytes)
+    env = await engine.open(path, STATE_DATABASES, options.state_map_bytes, read_ahead=False)
     try:
         store = StateStore(env, path.name)
         at = store.applied()

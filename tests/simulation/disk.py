@@ -326,7 +326,7 @@ class SimEngine(MemoryEngine):
 
     # --- Engine
 
-    async def open(self, path: Path, databases: Mapping[str, bool], map_size: int) -> Environment:
+    async def open(self, path: Path, databases: Mapping[str, bool], map_size: int, *, read_ahead: bool = True) -> Environment:
         await self.run(lambda: None)
         environments = self.disk.environments
         if path not in environments:

@@ -59,7 +59,7 @@ class HeldEnvironment(MemoryEnvironment):
 class HeldEngine(MemoryEngine):
     """Opens HeldEnvironments."""
 
-    async def open(self, path: Path, databases: Mapping[str, bool], map_size: int) -> Environment:
+    async def open(self, path: Path, databases: Mapping[str, bool], map_size: int, *, read_ahead: bool = True) -> Environment:
         await super().open(path, databases, map_size)
         self.environments[path] = HeldEnvironment(path.name, self.disk[path], map_size)
         return self.environments[path]

@@ -52,6 +52,18 @@ async def opens_smaller(path: Path) -> None:
     print("as it should")
 
 
+async def opens_with_the_largest_half_that_fits(path: Path) -> None:
+    events: list[Any] = []
+    engine = LmdbEngine(lambda event, fields: events.append(fields["map_size"]))
+    leave(3 << 30)
+    env = await engine.open(path, DATABASES, 1 << 40)
+    assert env.stats().map_size == 2 << 30
+    assert events == [2 << 30]
+    await env.close()
+    await engine.close()
+    print("as it should")
+
+
 async def grows_by_less(path: Path) -> None:
     events: list[str] = []
     engine = LmdbEngine(lambda event, fields: events.append(event))

@@ -290,6 +290,7 @@ async def test_a_snapshot_that_could_not_be_installed_is_installed_after_a_resta
         world.raft.fail("the disk failed a sync")
         with pytest.raises(StoreFailedError, match="failed a sync"):
             await install(world.store, world.snapshot)
+        assert world.engine.held(world.path / "state-2")._closed, "nothing keeps what was half made open"
     for use in (world.store.reader, world.store.txn, world.store.hash_applied):
         with pytest.raises(StoreFailedError):
             use()

@@ -102,7 +102,16 @@ asyncio.run(getattr(limited_memory, sys.argv[1])(Path(sys.argv[2])))
 """
 
 
-@pytest.mark.parametrize("what", ["opens_smaller", "grows_by_less", "fails_where_nothing_is_left", "is_read_with_less"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "opens_smaller",
+        "opens_with_the_largest_half_that_fits",
+        "grows_by_less",
+        "fails_where_nothing_is_left",
+        "is_read_with_less",
+    ],
+)
 def test_under_a_limit_of_address_space(tmp_path: Path, what: str) -> None:
     """`ulimit -v`, in a process of its own."""
     done = subprocess.run(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import lmdb
 import pytest
 
-from ravel_node.storage.base import DirectoryInUseError
+from ravel_node.storage.base import DamagedError, DirectoryInUseError
 from ravel_node.storage.directory import Directory
 from ravel_node.storage.lmdb_reader import EnvironmentReader
 from ravel_node.storage.rewriting import rewrite_directory
@@ -59,6 +60,26 @@ async def test_a_full_disk_leaves_the_old_files(tmp_path: Path, monkeypatch: pyt
     assert not list((tmp_path / "d").rglob("*.tmp"))
     store = await open_store(tmp_path / "d", NEVER)
     assert contents(store) == kept
+    await store.close()
+
+
+async def test_a_copy_that_lacks_a_record_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = await bloated(tmp_path / "d")
+    real = EnvironmentReader.copy
+
+    def short(reader: EnvironmentReader, target: Path) -> None:
+        real(reader, target)
+        with lmdb.open(str(target), subdir=False, lock=False, max_dbs=16, map_size=1 << 30) as env:
+            database = env.open_db(b"log" if reader.path.name == "raft" else b"kv")
+            with env.begin(write=True) as txn, txn.cursor(database) as cursor:
+                assert cursor.last()
+                cursor.delete()
+
+    monkeypatch.setattr(EnvironmentReader, "copy", short)
+    with pytest.raises(DamagedError, match="other records"):
+        rewrite_directory(tmp_path / "d", lambda what: None)
+    store = await open_store(tmp_path / "d", NEVER)
+    assert (contents(store), store.last_index()) == (kept, 3)
     await store.close()
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ravel_node.machine.base import Database
-from ravel_node.storage import slot_index
+from ravel_node.storage import checking, slot_index
 from ravel_node.storage.base import DamagedError, StoreFailedError
 from ravel_node.storage.engine import Engine, WriteTxn
 from ravel_node.storage.keys import (
@@ -160,10 +160,21 @@ def swapped(txn: WriteTxn) -> None:
     txn.add_value("slots", slot_key(7), BY_SLOT[8][0])
 
 
+def exchanged(txn: WriteTxn) -> None:
+    """Index and keys agree, in number too, on a key that nobody wrote."""
+    other = next(key for number in range(1_000_000) if slot_of(key := b"other %d" % number) == 7)
+    record = txn.get("kv", KEY) or b""
+    txn.delete("kv", KEY)
+    txn.put("kv", other, seal(seed_of("kv"), other, record[4:]))
+    txn.remove_value("slots", slot_key(7), KEY)
+    txn.add_value("slots", slot_key(7), other)
+
+
 DAMAGE: dict[str, tuple[Callable[[WriteTxn], object], tuple[int, ...]]] = {
     "a key of the index": (renamed, (7,)),
     "the slot of a key": (moved, (7, 9)),
     "two slots": (swapped, (7,)),
+    "a key in both": (exchanged, (7,)),
     "a key that the index lacks": (lambda txn: txn.remove_value("slots", slot_key(7), KEY), (7,)),
     "a slot that the index lacks": (lambda txn: txn.delete("slots", slot_key(7)), (7,)),
     "a key that the state lacks": (lambda txn: txn.delete("kv", KEY), (7,)),
@@ -182,6 +193,20 @@ async def test_an_index_that_is_not_what_was_written_is_found_and_named(store: D
     found = await problems(store)
     assert {"database slots" in problem for problem in found} == {True}
     assert len(found) >= len(slots)
+
+
+@pytest.mark.parametrize("slot", [0, SLOT_COUNT - 1])
+async def test_a_check_that_stops_behind_every_slot_reaches_all(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch, slot: int
+) -> None:
+    monkeypatch.setattr(checking, "STEP_RECORDS", 1)
+    key = next(key for number in range(1_000_000) if slot_of(key := b"edge %d" % number) == slot)
+    apply(store, 3, {key: b""})
+    await store.flush()
+    assert await problems(store) == []
+    await change(store, lambda txn: txn.delete("slots", slot_key(slot)))
+    (problem,) = await problems(store)
+    assert "database slots is damaged: it names 0 keys, and they are not the 1 that were written" in problem
 
 
 async def test_a_key_that_the_state_hides_is_not_said_to_be_absent(store: DiskStore) -> None:

@@ -212,3 +212,21 @@ async def test_what_lies_behind_the_state_is_given_up_when_another_comes(disk: D
     with pytest.raises(SnapshotRefusedError, match="has applied 3"):
         await transfer(old, other)
     await other.close()
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+async def test_a_part_that_is_longer_than_the_whole_is_received_again(disk: Disk, tmp_path: Path, more: int) -> None:
+    """A loss of power may leave any length; a file that is too long was never verified, and no byte of it is trusted."""
+    engine = MemoryEngine()
+    other = await open_store(tmp_path / "other", NEVER, engine)
+    await join(other)
+    file = disk.store.snapshots()[0]
+    wanted = (file.header_bytes, file.header.size_bytes, bytes.fromhex(file.header.sha256))
+    staged: Any = await other.receive(*wanted)
+    await staged.write(0, file.path.read_bytes()[:100])
+    await other.close()
+    os.truncate(staged.path, file.header.size_bytes + more)
+    other = await open_store(tmp_path / "other", NEVER, engine)
+    staged = await other.receive(*wanted)
+    assert staged.received == (0 if more > 0 else file.header.size_bytes + more)
+    await other.close()

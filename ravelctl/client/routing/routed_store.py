@@ -171,12 +171,10 @@ class RoutedStore:
         often = (backoff.waits + 1) % ASK_EVERY == 0 and not isinstance(refusal, SlotMovingError)
         if told > routes.version or often:
             await self._map.renew(backoff.left_s or 0.0)
-        if backoff.is_over:
-            raise backoff.gave_up(refusal)
         if not _newer(self._map.routes, routes):
             await backoff.wait()
-            if backoff.is_over:
-                raise backoff.gave_up(refusal)
+        if backoff.is_over:
+            raise backoff.gave_up(refusal)
         return self._map.routes or routes
 
     # --- clusters

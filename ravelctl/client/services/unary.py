@@ -89,8 +89,10 @@ async def stream_from(
     """
     if not timeout_s > 0:
         raise no_time(timeout_s)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     stream = call(await connections.ready(endpoint, timeout_s, named=named))
-    limit_s: float | None = timeout_s
+    limit_s: float | None = timeout_s - (loop.time() - began)
     try:
         while True:
             connections.owner.check()

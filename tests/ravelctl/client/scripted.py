@@ -43,6 +43,7 @@ class Daemon:
         self.address = address
         self.cluster_id = cluster_id
         self.reachable = True
+        self.connects_after_s: float | None = None  # then it is reachable
         self.handlers: dict[str, Callable[..., Any]] = {"Status": lambda request: cluster_pb2.StatusResponse(header=self.header)}
         self.calls: Counter[str] = Counter()
         self.meant: list[tuple[str, str]] = []
@@ -104,7 +105,11 @@ class Channel:
         return grpc.ChannelConnectivity.READY if self._daemon.reachable else grpc.ChannelConnectivity.CONNECTING
 
     async def wait_for_state_change(self, last: grpc.ChannelConnectivity) -> None:
-        await asyncio.Event().wait()
+        if self._daemon.connects_after_s is None:
+            await asyncio.Event().wait()
+        else:
+            await asyncio.sleep(self._daemon.connects_after_s)
+            self._daemon.reachable = True
 
     def break_streams(self, endpoint: str) -> None:
         if self._daemon.address == endpoint:

@@ -346,6 +346,22 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return VirtualLoop
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_busy_for_longer_than_the_call_is_told_as_busy(kind: CommandKind) -> None:
+    @virtual
+    async def run() -> None:
+        bench = Bench(kind)
+        bench.cluster.run = lambda command: kv_pb2.Result(error=refusal(Reason.BUSY, "busy", retry_after_ms="300"))  # type: ignore[method-assign]
+        (answer,) = bench.submit(timeout_s=2.0)
+        with pytest.raises(BusyError, match="gave up in time: busy"):
+            await answer
+        assert 2.0 * 0.75 <= now() <= 2.0 + EXPIRY_GRAIN_S
+        assert len(bench.cluster.requests) == pytest.approx(2.0 / 0.3, abs=1.0)
+        await bench.batcher.close()
+
+    run()
+
+
 # --- what ends a stream, and what that proves
 
 

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from ravelctl.client import (
-    BusyError,
     OutcomeUnknownError,
     PutResult,
     QuotaExceededError,
@@ -21,7 +20,6 @@ from ravelctl.client import (
 from ravelpb.errors import Reason
 from ravelpb.v1 import kv_pb2
 from tests.ravelctl.client.fake_server import FakeCluster, Fault, fake_cluster, make_status, scripted
-from tests.ravelctl.client.patience import ends_in
 
 IMPATIENT = RetryPolicy(backoff_min_s=0.002, backoff_max_s=0.02, progress_timeout_s=0.15, suspicion_s=0.03)
 """Finds a hanging server at once. On a busy machine it finds some that do not hang: that must only cost time."""
@@ -236,13 +234,6 @@ async def test_a_batch_too_large_for_the_server_is_split(cluster: FakeCluster) -
         assert [i for i, result in enumerate(results) if not isinstance(result, PutResult)] == [7]
         assert set(cluster.applied.values()) == {1}
         assert len(cluster.applied) == 39
-
-
-async def test_busy_for_longer_than_the_call_is_told_as_busy(cluster: FakeCluster) -> None:
-    cluster.script = lambda request: Fault.BUSY
-    async with client_of(cluster) as client:
-        await ends_in(BusyError, lambda limit_s: client.put(b"k", b"v", timeout_s=limit_s))
-    assert not cluster.applied
 
 
 async def test_a_leader_that_hangs_is_left_for_the_next_one(cluster: FakeCluster) -> None:

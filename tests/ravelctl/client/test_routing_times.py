@@ -1,4 +1,4 @@
-"""The store of many clusters on virtual time: when it asks for the map, how long it waits, and what it keeps."""
+"""Moving slots on virtual time: when the map is asked for, how long calls wait, and what is kept."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ravelctl.client import (
     ClosedError,
     DeadlineError,
     NoLeaderError,
+    OutcomeUnknownError,
     RavelClient,
     RetryPolicy,
     SlotMovingError,
@@ -90,6 +91,22 @@ def test_a_slot_that_no_cluster_takes_is_waited_for_within_the_time(timeout_s: f
     run()
 
 
+@pytest.mark.parametrize("timeout_s", [1.5, 4.0])
+def test_a_client_of_one_cluster_waits_for_a_moving_slot_within_the_time_of_the_call(timeout_s: float) -> None:
+    @virtual
+    async def run() -> None:
+        world = World()
+        world.refuse(world.one, Reason.SLOT_MOVING)
+        world.one.answer_after_s = 1.0
+        async with RavelClient([ONE], channel_factory=world.network, retry=RETRY) as client:
+            with pytest.raises((SlotMovingError, OutcomeUnknownError)):
+                await client.put(b"k", b"v", timeout_s=timeout_s)
+        assert timeout_s * 0.75 - 0.1 <= now() <= timeout_s + 0.03
+        assert len(world.one.requests) >= 2
+
+    run()
+
+
 @virtual
 async def test_the_map_is_asked_for_with_every_third_refusal_that_names_no_newer_one() -> None:
     world = World()
@@ -101,6 +118,26 @@ async def test_the_map_is_asked_for_with_every_third_refusal_that_names_no_newer
     assert refused >= 15
     assert len(world.asked) - 1 == pytest.approx(refused / ASK_EVERY, abs=1)
     assert ASK_EVERY == 3
+
+
+@virtual
+async def test_a_newer_map_that_comes_too_late_is_not_used() -> None:
+    world = World()
+    async with world.client() as client:
+        await client.put(b"k", b"1")
+        world.version, world.owner = 2, 2
+        world.refuse(world.one, Reason.WRONG_CLUSTER, map_version="2")
+
+        async def late(request: SlotMapRequest) -> SlotMapResponse:
+            await asyncio.sleep(0.95)
+            return world.slot_map(request)
+
+        world.network[ADMIN].handlers["SlotMap"] = late
+        with pytest.raises(WrongClusterError, match="gave up within 1 s: not now"):
+            await client.put(b"k", b"2", timeout_s=1.0)
+        assert now() == pytest.approx(0.95)
+        await client.put(b"k", b"3")
+    assert world.two.applied == {b"3": 1}
 
 
 @virtual
@@ -271,5 +308,6 @@ def test_a_scan_waits_for_slots_that_nobody_shows_within_the_time_of_a_page(time
                 await anext(client.scan(timeout_s=timeout_s))
         assert timeout_s * 0.75 - 1e-6 <= now() <= timeout_s + 1e-6
         assert len(world.asked) == pytest.approx(timeout_s / 0.075, rel=0.5)
+        assert world.asked[:2] == [0.0, 0.0]  # a newer map may be all that is missing
 
     run()

@@ -16,15 +16,17 @@ from ravelctl.client import (
     InspectClient,
     NoLeaderError,
     OutcomeUnknownError,
+    RavelClient,
     RavelError,
     RetryPolicy,
+    SlotsClient,
     StoppedError,
     UnreachableError,
 )
 from ravelpb.errors import Reason
-from ravelpb.v1 import admin_pb2, cluster_pb2, inspect_pb2
+from ravelpb.v1 import admin_pb2, cluster_pb2, inspect_pb2, slots_pb2
 from ravelpb.v1.common_pb2 import ServerRef
-from tests.ravelctl.client.scripted import Network, refusal
+from tests.ravelctl.client.scripted import Cluster, Network, refusal
 from tests.replica.virtual import virtual
 
 A, B, C = "a:1", "b:1", "c:1"
@@ -37,6 +39,11 @@ def now() -> float:
 
 async def for_ever(request: Any) -> Any:
     await asyncio.Event().wait()
+
+
+async def silence(request: Any) -> Any:
+    await asyncio.Event().wait()
+    yield
 
 
 def answers(*answers: Any) -> Callable[[Any], Any]:
@@ -190,6 +197,24 @@ def test_a_hanging_leader_takes_no_more_than_the_time_of_the_call(timeout_s: flo
 
 
 @virtual
+async def test_the_time_in_which_a_connection_is_made_counts() -> None:
+    async with InspectClient(channel_factory=(network := Network(A, B, C)), timeout_s=2.0) as inspect:
+        for daemon in network.daemons.values():
+            daemon.handlers |= {"StoreStats": for_ever, "ReadLog": silence, "Leave": for_ever}
+            daemon.reachable, daemon.connects_after_s = False, 0.9
+        async with ClusterClient([C], channel_factory=network, retry=RETRY) as client:
+            for call in (
+                inspect.store_stats(A),
+                anext(inspect.read_log(B)),
+                client.leave([1], timeout_s=2.0),
+            ):
+                began = now()
+                with pytest.raises(RavelError):
+                    await call
+                assert now() - began == pytest.approx(2.0)
+
+
+@virtual
 async def test_a_repeatable_call_leaves_a_hanging_leader_in_time_for_the_next_one() -> None:
     network = Network(A, B)
     network[A].handlers["Leave"] = for_ever
@@ -306,12 +331,18 @@ async def test_the_times_that_nobody_names() -> None:
     network = Network(A)
     for name in ("Leave", "Status", "Join", "SaveSnapshot", "StateHash", "StoreStats", "Adopt", "Directory"):
         network[A].handlers[name] = for_ever
+    Cluster(network[B]).silent = True
+    network[B].handlers["Scan"] = silence
     async with (
         ClusterClient([A], channel_factory=network, retry=RETRY) as client,
         InspectClient(channel_factory=network, retry=RETRY) as inspect,
         AdminClient([A], channel_factory=network, retry=RETRY) as admin,
+        RavelClient([B], channel_factory=network, retry=RETRY) as keys,
     ):
         for call, limit_s in (
+            (keys.put(b"k", b"v"), 5.0),
+            (keys.get(b"k"), 5.0),
+            (anext(keys.scan()), 5.0),
             (client.leave([1]), 5.0),
             (client.status(A), 5.0),
             (client.join(A, [B]), 60.0),
@@ -325,6 +356,59 @@ async def test_the_times_that_nobody_names() -> None:
             with pytest.raises(RavelError):
                 await call
             assert now() - began == pytest.approx(limit_s, abs=0.11)
+
+
+@virtual
+async def test_an_address_that_hung_is_avoided_for_a_second() -> None:
+    """The times of a policy that nobody wrote down."""
+    network = Network(A, B)
+    network[A].handlers["Leave"] = for_ever
+    network[B].handlers["Leave"] = answers(*[refusal(Reason.NO_LEADER)] * 1000)
+    async with ClusterClient([A, B], channel_factory=network, timeout_s=12.0) as client:
+        with pytest.raises(RavelError):
+            await client.leave([1], dry_run=True)
+    gaps = [later - earlier for earlier, later in zip(network[A].at, network[A].at[1:], strict=False)]
+    assert len(gaps) > 1
+    assert min(gaps) >= RetryPolicy().progress_timeout_s + 1.0 - 1e-6
+    assert RetryPolicy() == RetryPolicy(0.02, 0.5, 1.15, 2, 1.0, 1.5, 1.0)
+
+
+@virtual
+async def test_a_rebalance_may_be_silent_for_some_seconds() -> None:
+    async def progress(request: Any) -> Any:
+        yield admin_pb2.RebalanceResponse()
+        await asyncio.sleep(14.9)
+        yield admin_pb2.RebalanceResponse()
+        await asyncio.sleep(15.1)
+        yield admin_pb2.RebalanceResponse()
+
+    network = Network(A)
+    network[A].handlers |= {"SlotMap": answers(admin_pb2.SlotMapResponse()), "Rebalance": progress}
+    async with AdminClient([A], channel_factory=network, timeout_s=2.0) as client:
+        stream = client.rebalance()
+        assert [await anext(stream), await anext(stream)]
+        with pytest.raises(DeadlineError, match="sent nothing for 15 s"):
+            await anext(stream)
+    assert now() == pytest.approx(29.9)
+
+
+@pytest.mark.parametrize("step", list(slots_pb2.SlotsStep.values()))
+def test_every_step_of_a_move_but_a_chunk_is_repeated(step: Any) -> None:
+    """A chunk that was taken would be refused the second time."""
+
+    @virtual
+    async def run() -> None:
+        network = Network(A)
+        network[A].handlers["ChangeSlots"] = answers(refusal(Reason.OUTCOME_UNKNOWN), slots_pb2.ChangeSlotsResponse())
+        async with SlotsClient([A], channel_factory=network, retry=RETRY) as client:
+            if step == slots_pb2.IMPORT_CHUNK:
+                with pytest.raises(OutcomeUnknownError):
+                    await client.change(slots_pb2.ChangeSlotsRequest(step=step))
+            else:
+                await client.change(slots_pb2.ChangeSlotsRequest(step=step))
+        assert network[A].calls["ChangeSlots"] == (1 if step == slots_pb2.IMPORT_CHUNK else 2)
+
+    run()
 
 
 @virtual
