@@ -101,7 +101,9 @@ async def test_a_directory_that_cannot_be_used_is_said_and_stops_nobody(tmp_path
     (tmp_path / "events").write_text("a file")
     async with Boot(tmp_path / "events", "a") as boot:
         boot.happen(2)
-        await asyncio.sleep(0.05)
+        async with asyncio.timeout(60):
+            while len(boot.said) < 2:
+                await asyncio.sleep(0.01)
         boot.happen(2)
         assert boot.events.newest == 4
     assert boot.said[0][0] == "events.damaged"

@@ -57,7 +57,7 @@ def told(ctl: Ctl, *words: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("words", DIALLING, ids=" ".join)
 def test_nobody_at_the_address(ctl: Ctl, words: list[str]) -> None:
-    error = told(ctl, *words, "-e", "127.0.0.1:1", "--timeout", "1s")
+    error = told(ctl, *words, "-e", "127.0.0.1:1", "--timeout", "3s")
     assert error["exit_code"] == 3
     assert "127.0.0.1:1" in str(error["message"])
 
@@ -79,7 +79,7 @@ def hanging() -> Iterator[str]:
 @pytest.mark.parametrize("words", DIALLING[::3], ids=" ".join)
 def test_a_daemon_that_hangs_holds_up_nobody(ctl: Ctl, hanging: str, words: list[str]) -> None:
     began = time.monotonic()
-    error = told(ctl, *words, "-e", hanging, "--timeout", "1s")
+    error = told(ctl, *words, "-e", hanging, "--timeout", "3s")
     assert error["exit_code"] in {3, 124}
     assert hanging in str(error["message"])
     assert time.monotonic() - began < 30

@@ -393,7 +393,7 @@ def test_leave_is_refused_by_the_cluster_before_it_is_marked(
 
 def test_a_record_that_stays_is_waited_for(ctl: Ctl, admin: FakeAdmin, seated: FakeDirectory) -> None:
     seated.keeps_records = True
-    ran = asked(ctl, admin, "leave", "stock/n3", "--yes", "--timeout", "1s")
+    ran = asked(ctl, admin, "leave", "stock/n3", "--yes", "--timeout", "3s")
     assert (ran.code, "n3 of cluster stock has not left yet" in ran.err) == (124, True)
 
 
@@ -462,5 +462,5 @@ def test_a_daemon_that_is_no_admin_server(ctl: Ctl, cluster: FakeCluster) -> Non
 
 
 def test_nobody_there(ctl: Ctl) -> None:
-    ran = ctl("admin", "clusters", "-e", "127.0.0.1:1", "--timeout", "1s")
+    ran = ctl("admin", "clusters", "-e", "127.0.0.1:1", "--timeout", "3s")
     assert (ran.code, ran.out, "127.0.0.1:1" in ran.err) == (3, "", True)

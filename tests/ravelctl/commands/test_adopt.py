@@ -93,7 +93,7 @@ def test_slots_that_nobody_owns_are_claimed(ctl: Ctl, admin: FakeAdmin, director
 
 def test_servers_that_do_not_register_are_told(ctl: Ctl, admin: FakeAdmin, directory: FakeDirectory) -> None:
     directory.adopted = {}
-    ran = adopt(ctl, admin, "--yes", "--confirm", OLD, "--timeout", "1s")
+    ran = adopt(ctl, admin, "--yes", "--confirm", OLD, "--timeout", "3s")
     assert ran.code == 0
     assert "start them with --admin" in ran.err
 

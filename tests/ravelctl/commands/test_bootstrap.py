@@ -57,7 +57,7 @@ def test_a_learner_that_is_behind_is_waited_for(ctl: Ctl, cluster: FakeCluster) 
 def test_all_must_answer_before_anything_is_done(ctl: Ctl, cluster: FakeCluster) -> None:
     addresses = cluster.grow(3)
     cluster.daemons[2].stop()
-    ran = ctl("bootstrap", *addresses, "--timeout", "1s")
+    ran = ctl("bootstrap", *addresses, "--timeout", "3s")
     assert (ran.code, cluster.asked) == (3, [])
     assert "waiting for the daemons to answer" in ran.err
     assert "1 of 3 daemons do not answer" in ran.err

@@ -92,7 +92,7 @@ def test_list(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
 )
 def test_refusals_keep_their_reason_and_sentence(ctl: Ctl, at: str, cluster: FakeCluster, reason: Reason, code: int) -> None:
     cluster.kv_refusal = (reason, "the value 7 is above the limit 3")
-    ran = ctl("kv", "put", "k", "v", "-e", at, "-o", "json", "--timeout", "500ms")
+    ran = ctl("kv", "put", "k", "v", "-e", at, "-o", "json", "--timeout", "2s")
     assert (ran.code, ran.out, ran.error["exit_code"]) == (code, "", code)
     assert ran.error["reason"] == reason
 

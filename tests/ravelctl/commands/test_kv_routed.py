@@ -46,6 +46,6 @@ async def test_a_prefix_is_deleted_in_every_cluster(world: FakeWorld, ctl: Ctl) 
 
 async def test_an_admin_group_without_a_leader_is_told(world: FakeWorld, ctl: Ctl) -> None:
     world.admin.leader = None
-    done = await kv(ctl, world, "put", "k", "v", "--timeout", "1s")
+    done = await kv(ctl, world, "put", "k", "v", "--timeout", "3s")
     assert done.code == 4
     assert "the map of slots is not known" in done.err

@@ -39,7 +39,7 @@ def test_what_cannot_be_judged_is_refused(ctl: Ctl, words: tuple[str, ...], sent
 
 
 def test_nobody_there(ctl: Ctl) -> None:
-    assert ctl("verify", "-e", "127.0.0.1:1", "--timeout", "1s").code == ExitCode.UNREACHABLE
+    assert ctl("verify", "-e", "127.0.0.1:1", "--timeout", "3s").code == ExitCode.UNREACHABLE
 
 
 def test_a_violation_is_told_in_words_with_exit_code_8() -> None:
