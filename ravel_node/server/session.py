@@ -20,6 +20,7 @@ from typing import NamedTuple
 from ravel_node.machine import envelope, kv
 from ravel_node.machine.envelope import Once
 from ravel_node.replica.errors import QuotaExceededError, SlotMovingError, WrongSlotError
+from ravel_node.replica.reads import ReadMode
 from ravel_node.replica.replica import Replica
 from ravel_node.server.commands import WRITES, check_outcome, check_owned, mode_of, once_of
 from ravel_node.server.errors import FATAL, ResultForgottenError, SessionExpiredError, is_refusal, to_rpc_status
@@ -147,22 +148,40 @@ class SessionStream:
         self, replica: Replica, run: Iterable[tuple[int, kv_pb2.Command]], results: Sequence[kv_pb2.Result], waiting: _Waiting
     ) -> None:
         """Successive reads of one consistency pass one barrier and are one point in time."""
-        while self._crowded() and self._waiting[0] is not waiting:
-            await self._change()
         for consistency, gets in groupby(run, key=lambda item: item[1].get.consistency):
             requests = [(results[position], command.get) for position, command in gets]
             try:
-                mode = mode_of(consistency)
-                if replica.cold:
-                    await replica.page_in([request.key for _, request in requests])
-                if not replica.barrier_free(mode):
-                    await replica.read_barrier(mode)
+                await self._may_read(replica, mode_of(consistency), requests, waiting)
+                self._read_all(replica, requests, waiting)
             except Exception as error:
                 if not is_refusal(error) or isinstance(error, FATAL):
                     raise
                 _fail([result for result, _ in requests], error)
-                continue
-            self._read_all(replica, requests, waiting)
+
+    async def _may_read(
+        self,
+        replica: Replica,
+        mode: ReadMode,
+        requests: Sequence[tuple[kv_pb2.Result, kv_pb2.GetRequest]],
+        waiting: _Waiting,
+    ) -> None:
+        """Return when these reads may be answered, without an await after the last look at what must hold then.
+
+        That is room for their values, of which others may have taken some during each await, and the barrier: a lease holds only
+        now, while a barrier that was passed counts for good, since the state only grows newer.
+        """
+        passed = paged_in = False
+        while True:
+            if self._crowded() and self._waiting[0] is not waiting:
+                await self._change()
+            elif replica.cold and not paged_in:
+                await replica.page_in([request.key for _, request in requests])
+                paged_in = True
+            elif not passed and not replica.barrier_free(mode):
+                await replica.read_barrier(mode)
+                passed = True
+            else:
+                return
 
     def _read_all(self, replica: Replica, requests: Sequence[tuple[kv_pb2.Result, kv_pb2.GetRequest]], waiting: _Waiting) -> None:
         """Answer gets from the state as it is now; does not await."""

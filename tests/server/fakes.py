@@ -206,6 +206,7 @@ class FakeReplica:
         self.paged_in: list[bytes] = []
         self.paged_in_ranges: list[tuple[bytes, bytes | None, int]] = []
         self.barriers: list[ReadMode] = []
+        self.barrier_gate: asyncio.Event | None = None  # who needs a barrier waits for it
         self.barrier_failure: Exception | None = None
         self.stepped: list[Message] = []
         self.peer_failure: Exception | None = None
@@ -256,6 +257,8 @@ class FakeReplica:
     async def read_barrier(self, mode: ReadMode) -> None:
         self.barriers.append(mode)
         await asyncio.sleep(0)
+        if self.barrier_gate is not None:
+            await self.barrier_gate.wait()
         if self.barrier_failure is not None:
             raise self.barrier_failure
 

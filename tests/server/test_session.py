@@ -14,7 +14,9 @@ from ravel_node.raft.errors import InvariantError
 from ravel_node.raft.types import ReplicaId
 from ravel_node.replica.errors import LeadershipLostError, NotLeaderError, ReplicaStoppedError
 from ravel_node.server.app import ServerOptions, build_client_server
+from ravel_node.server.interrupts import Interrupts
 from ravel_node.server.limits import Limits
+from ravel_node.server.session import SessionStream
 from ravelpb.v1 import common_pb2, kv_pb2
 from ravelpb.v1.kv_pb2_grpc import KVStub
 from tests.server.fakes import CLUSTER, FakeHost, as_host, info_of, info_of_status, serving
@@ -251,6 +253,34 @@ async def test_a_caller_that_takes_no_answers_stops_itself(channel: grpc.aio.Cha
         assert [len(result.get.value) for result in response.results] == [200_000] * 5
     await writer
     call.cancel()
+
+
+async def test_reads_that_wait_for_the_same_barrier_do_not_exceed_the_bound_together(
+    channel: grpc.aio.Channel, host: FakeHost
+) -> None:
+    """Each of them found room before it waited, and only the first of them find it afterwards."""
+    await ask(channel, batch(0, put(b"big", b"v" * 200_000)))
+    host.fake.free, host.fake.barrier_gate = False, asyncio.Event()
+
+    async def requests() -> AsyncIterator[kv_pb2.SessionRequest]:
+        for id_ in range(LIMITS.session_requests_max):
+            yield batch(id_, *[get(b"big")] * 5)
+
+    def header(replica: object) -> common_pb2.ResponseHeader:
+        return common_pb2.ResponseHeader()
+
+    stream = SessionStream(as_host(host), LIMITS, requests(), Interrupts(), header)
+    answers = stream.answers()
+    first = asyncio.ensure_future(anext(answers))
+    await eventually(lambda: len(host.fake.barriers) == LIMITS.session_requests_max)
+    host.fake.barrier_gate.set()
+    responses = [await first]
+    for _ in range(100):
+        await asyncio.sleep(0)  # so that all of them may go on
+    assert stream._held_bytes < LIMITS.session_bytes_max + 5 * 200_000 + 1_000
+    responses.extend([answer async for answer in answers])
+    values = [[len(result.get.value) for result in answer.results] for answer in responses]
+    assert values == [[200_000] * 5] * LIMITS.session_requests_max
 
 
 async def test_what_does_not_fit_one_answer_is_refused_by_key(host: FakeHost) -> None:
