@@ -156,6 +156,7 @@ class NodeHost:
     uptime_s = 1.0
     client_connections = (0, 1)
     peer_tls = False
+    is_admin = False
 
     def __init__(self, node: Node) -> None:
         self._node = node
