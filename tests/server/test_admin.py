@@ -19,6 +19,7 @@ from ravel_node.machine import envelope
 from ravel_node.raft.types import ReplicaId, Term
 from ravel_node.replica.errors import NotLeaderError
 from ravel_node.server.app import admin_service
+from ravel_node.server.clusters import Clusters
 from ravel_node.server.desk import DirectoryDesk
 from ravelpb.errors import Field, Reason
 from ravelpb.slots import SLOT_COUNT
@@ -77,7 +78,7 @@ async def admin(host: FakeHost, clock: Clock, mover: StandingMover) -> AsyncIter
     machine = host.machine
     assert isinstance(machine, DirectoryMachine)
     desk = DirectoryDesk(as_host(host), machine)
-    async with serving(host, more=[admin_service(as_host(host), desk, Liveness(clock), mover)]) as channel:
+    async with serving(host, more=[admin_service(as_host(host), desk, Liveness(clock), mover, Clusters(desk, None))]) as channel:
         yield AdminStub(channel)
 
 
