@@ -150,6 +150,9 @@ class AdminLink:
             return self._wait_s
         self._answered()
         self._wait_s = RETRY_S
+        if answer.register:
+            # Its address was another server's for a while, or an older admin's list is back. A refusal waits as before.
+            self._registered = False
         if answer.leaving:
             self._in_the_way("leaving", "this server is marked as leaving: `ravel_node leave` completes it")
         return REPORT_EVERY_S

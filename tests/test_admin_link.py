@@ -205,6 +205,15 @@ async def test_a_server_that_is_not_in_the_list_any_more_registers_again(admins:
         await until(lambda: len(registered) == 2 and len(reported) > 3)
 
 
+async def test_a_server_whose_addresses_the_list_does_not_have_registers_again(admins: FakeCluster) -> None:
+    host = StandingHost(SEATED)
+    vacated = admin_pb2.ReportResponse(register=True)
+    registered = script(admins.replicas[0], "Register", admin_pb2.RegisterResponse(cluster=CLUSTER))
+    reported = script(admins.replicas[0], "Report", admin_pb2.ReportResponse(), vacated, admin_pb2.ReportResponse())
+    async with linked(host, StandingSeat(host), admins.replicas[0]):
+        await until(lambda: len(registered) == 2 and len(reported) > 3)
+
+
 async def test_a_registration_that_is_refused_is_told_and_keeps_no_report_back(admins: FakeCluster) -> None:
     host = StandingHost(SEATED)
     host.replica.is_leader = True

@@ -123,6 +123,7 @@ class AdminHandlers:
             header=header_of(self._host, replica),
             leaving=server is not None and server.leaving,
             map_version=directory.slot_map.version,
+            register=server is not None and (server.listen, server.peer) != _addresses(request.server),
         )
 
     # --- what operators ask
@@ -316,6 +317,11 @@ def _check_reporter(directory: Directory, request: admin_pb2.ReportRequest) -> N
             f"server {server_id[:8]} reports as replica {request.replica_id} of cluster {cluster.name}, "
             f"and the list has it as replica {server.replica_id}",
         )
+
+
+def _addresses(server: common_pb2.ServerRef) -> tuple[str, str]:
+    """For clients, and for replicas."""
+    return server.addresses.listen, server.addresses.peer
 
 
 def _named(directory: Directory, name: str) -> ServerEntry:

@@ -262,6 +262,19 @@ async def test_a_report_that_cannot_be_changes_nothing(admin: Any, host: FakeHos
     assert await admin.Directory(admin_pb2.DirectoryRequest()) == before
 
 
+async def test_a_server_that_reports_other_addresses_than_the_list_has_is_told_to_register(admin: Any, host: FakeHost) -> None:
+    cluster_id = await founded(admin, host)
+
+    def said(ref: common_pb2.ServerRef) -> Any:
+        return admin.Report(admin_pb2.ReportRequest(server=ref, cluster_id=cluster_id, replica_id=2))
+
+    assert not (await said(server(2))).register
+    moved = server(2, port=7999)
+    assert (await said(moved)).register
+    await admin.Register(admin_pb2.RegisterRequest(server=moved, cluster_id=cluster_id, replica_id=2))
+    assert not (await said(moved)).register
+
+
 async def test_a_silent_server_is_down_until_it_is_heard_again(admin: Any, host: FakeHost, clock: Clock) -> None:
     cluster_id = await founded(admin, host)
 

@@ -381,9 +381,12 @@ class ReportResponse(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
     MAP_VERSION_FIELD_NUMBER: _builtins.int
+    REGISTER_FIELD_NUMBER: _builtins.int
     leaving: _builtins.bool
     """this server is marked as leaving"""
     map_version: _builtins.int
+    register: _builtins.bool
+    """the list has other addresses for this server, or none: it has to register again"""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     def __init__(
@@ -392,10 +395,11 @@ class ReportResponse(_message.Message):
         header: _common_pb2.ResponseHeader | None = ...,
         leaving: _builtins.bool = ...,
         map_version: _builtins.int = ...,
+        register: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "leaving", b"leaving", "map_version", b"map_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "leaving", b"leaving", "map_version", b"map_version", "register", b"register"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
