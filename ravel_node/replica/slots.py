@@ -47,6 +47,7 @@ class SlotsResult(NamedTuple):
     revision: int  # the cluster's, after it
     next_chunk: int = 0
     more: bool = False
+    taken: bool = False
 
 
 class Seat(Protocol):
@@ -99,7 +100,10 @@ async def _propose(seat: Seat, command: SlotsCommand) -> SlotsResult:
     (outcome,) = await seat.propose(group, 1, grows=command.step is Step.IMPORT_CHUNK)
     if outcome.status is not Status.OK:
         raise MoveRefusedError(outcome.value.decode(errors="replace"))
-    return SlotsResult(outcome.revision, int.from_bytes(outcome.value, "big"), outcome.found)
+    is_chunk = command.step is Step.IMPORT_CHUNK
+    return SlotsResult(
+        outcome.revision, int.from_bytes(outcome.value, "big"), outcome.found and not is_chunk, outcome.found and is_chunk
+    )
 
 
 async def _delete(seat: Seat, command: SlotsCommand, limit: int) -> SlotsResult:

@@ -29,6 +29,9 @@ class SlotsHandlers:
     async def ownership(self, _request: slots_pb2.OwnershipRequest) -> slots_pb2.OwnershipResponse:
         """As of a read barrier: every step that was answered shows."""
         replica = self._host.replica
+        own = replica.machine.ownership
+        moves = [] if own is None else list(own.moves.values())
+        keys = {move.move: await replica.count_keys(move.slots) for move in moves}
         await replica.read_barrier(ReadMode.LINEARIZABLE)
         own = replica.machine.ownership
         response = slots_pb2.OwnershipResponse(
@@ -43,6 +46,7 @@ class SlotsHandlers:
                     slots=move.slots,
                     next_chunk=move.next_chunk if move.side is Side.IMPORTING else 0,
                     mover=move.mover,
+                    keys=keys.get(move.move, 0),
                 )
                 for move in own.moves.values()
             )
@@ -53,7 +57,11 @@ class SlotsHandlers:
         replica = self._host.replica
         result = await change_slots(replica, _command(request), request.limit)
         return slots_pb2.ChangeSlotsResponse(
-            header=header_of(self._host, replica), revision=result.revision, next_chunk=result.next_chunk, more=result.more
+            header=header_of(self._host, replica),
+            revision=result.revision,
+            next_chunk=result.next_chunk,
+            more=result.more,
+            taken=result.taken,
         )
 
     async def read_slots(self, request: slots_pb2.ReadSlotsRequest) -> AsyncIterator[slots_pb2.ReadSlotsResponse]:

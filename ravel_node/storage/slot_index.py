@@ -150,6 +150,14 @@ def summary_of(txn: ReadTxn, slot: int) -> int:
     return int.from_bytes(_group(txn, slot // GROUP_SLOTS)[place : place + _BYTES], "big")
 
 
+def count_keys(txn: ReadTxn, file: str, slots: Sequence[int]) -> int:
+    """Return how many keys the summaries of these slots count. Raises DamagedError, which names file and slots."""
+    try:
+        return sum(keys_in(summary_of(txn, slot)) for slot in slots)
+    except BadRecordError as error:
+        raise DamagedError(f"{file}: {error}; {WAY_OUT}") from error
+
+
 class SlotCheck(NamedTuple):
     """What a comparison of one slot found."""
 

@@ -12,7 +12,7 @@ import pytest
 from ravel_node.admin.commands import BeginMove, DecideMove
 from ravel_node.admin.executor import Mover, MoverOptions
 from ravel_node.admin.model import ClusterNumber, Phase
-from ravel_node.admin.ports import ClusterAwayError, StepImpossibleError, StepRefusedError
+from ravel_node.admin.ports import ClusterAwayError, StepRefusedError
 from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1 import slots_pb2 as pb
 from tests.admin.fake_clusters import FakeClusters, FakeDirectory, ModelCluster
@@ -93,7 +93,7 @@ async def test_a_move_takes_its_steps_in_order() -> None:
     assert both.index("RELEASE") < both.index("ACTIVATE") < both.index("PURGE")
     world.check_moved()
     assert mover.totals.slots_moved == len(SLOTS)
-    assert mover.totals.keys_copied == 20
+    assert mover.totals.copied.keys == 20
 
 
 async def test_a_key_that_was_left_behind_at_the_destination_does_not_come_back() -> None:
@@ -124,8 +124,16 @@ async def test_a_cluster_that_refuses_to_tell_its_keys_ends_the_move() -> None:
     assert "n2 (replica 2)" in mover.totals.why_called_off
 
 
-async def test_a_chunk_that_can_never_be_taken_ends_the_move() -> None:
-    """Sent again and again it would keep the move, and all others of the two clusters, from ever ending."""
+@pytest.mark.parametrize(
+    "why",
+    [
+        "cluster c2: the store holds 9 bytes and --db-size-max is 8; reads and deletes go on",
+        "cluster c2: the request has 9 bytes, the most is 8; raise --request-bytes-max",
+        "cluster c2: a key of revision 9 in a chunk of revision 8",
+    ],
+)
+async def test_a_refused_chunk_ends_the_move(why: str) -> None:
+    """Read and sent again and again it would keep the move, and all others of the two clusters, from ever ending."""
     world = World()
     sent = 0
 
@@ -133,7 +141,7 @@ async def test_a_chunk_that_can_never_be_taken_ends_the_move() -> None:
         nonlocal sent
         if isinstance(request, pb.ChangeSlotsRequest) and request.step == pb.IMPORT_CHUNK:
             sent += 1
-            raise StepImpossibleError("cluster c2: the request has 9 bytes, the most is 8; raise --request-bytes-max")
+            raise StepRefusedError(why)
 
     world.clusters.before = refuse
     world.directory.plan(*SLOTS)
@@ -141,7 +149,7 @@ async def test_a_chunk_that_can_never_be_taken_ends_the_move() -> None:
         await until(lambda: ended(world))
     world.check_called_off()
     assert sent == 1
-    assert "--request-bytes-max" in mover.totals.why_called_off
+    assert (mover.totals.called_off, mover.totals.why_called_off) == (1, why)
 
 
 async def test_keys_keep_their_revisions_and_revisions_only_grow() -> None:
@@ -275,12 +283,16 @@ async def _killed_after(world: World, steps: int) -> None:
         if count == steps:
             raise asyncio.CancelledError
 
-    world.clusters.after = die
+    async def stay_dead(_cluster: ClusterNumber, _request: Any) -> None:
+        if count >= steps:
+            raise asyncio.CancelledError
+
+    world.clusters.before, world.clusters.after = stay_dead, die
     mover = asyncio.create_task(Mover(world.clusters, world.directory, QUICK).run(TERM))
     await until(lambda: count >= steps or ended(world))
     mover.cancel()
     await asyncio.gather(mover, return_exceptions=True)
-    world.clusters.after = None
+    world.clusters.before = world.clusters.after = None
 
 
 @pytest.mark.parametrize("steps", range(1, 16))
@@ -298,10 +310,12 @@ async def test_what_was_copied_is_not_copied_again(monkeypatch: pytest.MonkeyPat
     world = World()
     world.directory.plan(*SLOTS)
     await _killed_after(world, 5)  # EXPORT, IMPORT, three chunks
+    there = len(world.destination.keys)
+    assert 0 < there < 20
     async with running(world) as mover:
         await until(lambda: ended(world))
     world.check_moved()
-    assert mover.totals.keys_copied == 20 - 12
+    assert (mover.totals.copied.keys, mover.totals.copied.done) == (20 - there, 20)
 
 
 async def test_a_key_that_went_while_no_mover_was_there_goes_at_the_destination(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,7 +160,9 @@ class SimCluster:
         )
         result = await change_slots(self, command, request.limit)
         self._check_mover(command)
-        return pb.ChangeSlotsResponse(revision=result.revision, next_chunk=result.next_chunk, more=result.more)
+        return pb.ChangeSlotsResponse(
+            revision=result.revision, next_chunk=result.next_chunk, more=result.more, taken=result.taken
+        )
 
     def _check_mover(self, taken: SlotsCommand) -> None:
         """Who has exported, and then sees no freeze, counts on it that nobody before it freezes: only so it bounds the freeze."""
