@@ -48,8 +48,8 @@ from ravelpb.v1.slots_pb2 import (
     SlotsStep,
 )
 
-DELETED_AT_ONCE: Final = 256
-"""Keys of one PURGE or DROP: the clients of that cluster wait so long."""
+DELETED_AT_ONCE: Final = 4_096
+"""Keys of one PURGE or DROP, which the cluster deletes in several entries: a call takes well below its time limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ is left. A replica whose index is damaged refuses, and the move with it, until a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
@@ -20,7 +21,7 @@ from ravel_node.machine import envelope
 from ravel_node.machine.base import Outcome, Reader, Status
 from ravel_node.machine.envelope import Kind
 from ravel_node.machine.kv import KVMachine, read_revision
-from ravel_node.machine.limits import MOVED_BYTES_MAX, MOVED_KEYS_MAX
+from ravel_node.machine.limits import MOVED_BYTES_MAX
 from ravel_node.machine.ownership import Ownership, Side, first_dead_note, moved_key, notes
 from ravel_node.machine.slots import MovedKey, SlotsCommand, Step, encode_step
 from ravel_node.replica.errors import MoveRefusedError
@@ -29,7 +30,11 @@ from ravel_node.replica.status import Member
 from ravelpb.slots import slot_of
 
 STEP_KEYS_DEFAULT: Final = 1_000
-"""Keys of a PURGE or DROP of which nothing else was said."""
+STEP_KEYS_MAX: Final = 16_384
+"""Keys of one PURGE or DROP."""
+
+DELETED_AT_ONCE: Final = 256
+"""Keys that one entry deletes: the clients of this cluster wait so long."""
 
 PAGE_KEYS: Final = 256
 """Keys of a page of `SlotPages`: what fits into one chunk."""
@@ -81,7 +86,7 @@ async def change_slots(seat: Seat, command: SlotsCommand, limit: int = 0) -> Slo
     """
     seat.check_leader()
     require_known(Kind.SLOTS, [member.record for member in seat.members()])
-    limit = min(limit or STEP_KEYS_DEFAULT, MOVED_KEYS_MAX)
+    limit = min(limit or STEP_KEYS_DEFAULT, STEP_KEYS_MAX)
     match command.step:
         case Step.PURGE | Step.DROP:
             return await _delete(seat, command, limit)
@@ -115,25 +120,46 @@ async def _delete(seat: Seat, command: SlotsCommand, limit: int) -> SlotsResult:
     if side is not (Side.RELEASED if command.step is Step.PURGE else Side.DROPPING):
         return await _propose(seat, command)  # over, or refused: the machine knows
     move = _ownership(seat).moves[command.move]
-    found = list(_slot_keys(seat.reader(), move.slots, limit + 1))
-    keys = tuple(MovedKey(key, b"", 0) for key in found[:limit])
-    if len(found) > limit:
-        return await _propose(seat, command._replace(keys=keys))
+    keys = _SlotKeys(move.slots)
+    first = keys.next(seat.reader(), min(limit, DELETED_AT_ONCE))
+    while not keys.ended:
+        result = await _propose(seat, command._replace(keys=first))
+        limit -= len(first)
+        if not limit or not result.more:
+            return result
+        first = keys.next(seat.reader(), min(limit, DELETED_AT_ONCE))
     left = list(move.slots)
     while left:
         del left[: await seat.verify_slots(left, VERIFIED_KEYS)]
     if side is Side.RELEASED:
         await _settle(seat, command.move, REVISION_MAX)
-    return await _propose(seat, command._replace(keys=keys, last=True))
+    return await _propose(seat, command._replace(keys=first, last=True))
 
 
-def _slot_keys(reader: Reader, slots: Iterable[int], limit: int) -> Iterator[bytes]:
-    for slot in slots:
-        for key in reader.slot_keys(slot):
-            if not limit:
-                return
-            limit -= 1
-            yield key
+class _SlotKeys:
+    """The keys of slots in which keys only go, some at a time."""
+
+    def __init__(self, slots: Sequence[int]) -> None:
+        self._slots = deque(slots)
+        self._after = b""
+
+    @property
+    def ended(self) -> bool:
+        """Whether there are no keys but those that `next` has returned."""
+        return not self._slots
+
+    def next(self, reader: Reader, limit: int) -> tuple[MovedKey, ...]:
+        """Return the next keys, `limit` at most."""
+        found: list[MovedKey] = []
+        while self._slots:
+            for key in reader.slot_keys(self._slots[0], self._after):
+                if len(found) == limit:
+                    return tuple(found)
+                found.append(MovedKey(key, b"", 0))
+                self._after = key
+            self._slots.popleft()
+            self._after = b""
+        return tuple(found)
 
 
 async def _settle(seat: Seat, move: int, revision: int) -> None:
