@@ -48,7 +48,7 @@ from ravelpb.v1.slots_pb2 import (
     SlotsStep,
 )
 
-DELETED_AT_ONCE: Final = 4_096
+DELETED_AT_ONCE: Final = 16_384
 """Keys of one PURGE or DROP, which the cluster deletes in several entries: a call takes well below its time limit."""
 
 

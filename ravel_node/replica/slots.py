@@ -21,7 +21,7 @@ from ravel_node.machine import envelope
 from ravel_node.machine.base import Outcome, Reader, Status
 from ravel_node.machine.envelope import Kind
 from ravel_node.machine.kv import KVMachine, read_revision
-from ravel_node.machine.limits import MOVED_BYTES_MAX
+from ravel_node.machine.limits import MOVED_BYTES_MAX, MOVED_KEYS_MAX
 from ravel_node.machine.ownership import Ownership, Side, first_dead_note, moved_key, notes
 from ravel_node.machine.slots import MovedKey, SlotsCommand, Step, encode_step
 from ravel_node.replica.errors import MoveRefusedError
@@ -33,7 +33,7 @@ STEP_KEYS_DEFAULT: Final = 1_000
 STEP_KEYS_MAX: Final = 16_384
 """Keys of one PURGE or DROP."""
 
-DELETED_AT_ONCE: Final = 256
+DELETED_AT_ONCE: Final = 4_096
 """Keys that one entry deletes: the clients of this cluster wait so long."""
 
 PAGE_KEYS: Final = 256
@@ -100,12 +100,13 @@ async def change_slots(seat: Seat, command: SlotsCommand, limit: int = 0) -> Slo
     return await _propose(seat, command)
 
 
-async def _propose(seat: Seat, command: SlotsCommand) -> SlotsResult:
-    group = envelope.group((envelope.slots(encode_step(command)),))
-    (outcome,) = await seat.propose(group, 1, grows=command.step is Step.IMPORT_CHUNK)
-    if outcome.status is not Status.OK:
-        raise MoveRefusedError(outcome.value.decode(errors="replace"))
-    is_chunk = command.step is Step.IMPORT_CHUNK
+async def _propose(seat: Seat, *commands: SlotsCommand) -> SlotsResult:
+    """Take steps in one entry, and return what came of the last one. Raises MoveRefusedError for the first that is refused."""
+    is_chunk = commands[-1].step is Step.IMPORT_CHUNK
+    group = envelope.group(tuple(envelope.slots(encode_step(command)) for command in commands))
+    for outcome in await seat.propose(group, len(commands), grows=is_chunk):
+        if outcome.status is not Status.OK:
+            raise MoveRefusedError(outcome.value.decode(errors="replace"))
     return SlotsResult(
         outcome.revision, int.from_bytes(outcome.value, "big"), outcome.found and not is_chunk, outcome.found and is_chunk
     )
@@ -123,7 +124,7 @@ async def _delete(seat: Seat, command: SlotsCommand, limit: int) -> SlotsResult:
     keys = _SlotKeys(move.slots)
     first = keys.next(seat.reader(), min(limit, DELETED_AT_ONCE))
     while not keys.ended:
-        result = await _propose(seat, command._replace(keys=first))
+        result = await _propose(seat, *_deleting(command, first))
         limit -= len(first)
         if not limit or not result.more:
             return result
@@ -133,7 +134,14 @@ async def _delete(seat: Seat, command: SlotsCommand, limit: int) -> SlotsResult:
         del left[: await seat.verify_slots(left, VERIFIED_KEYS)]
     if side is Side.RELEASED:
         await _settle(seat, command.move, REVISION_MAX)
-    return await _propose(seat, command._replace(keys=first, last=True))
+    *before, last = _deleting(command, first)
+    return await _propose(seat, *before, last._replace(last=True))
+
+
+def _deleting(command: SlotsCommand, keys: Sequence[MovedKey]) -> list[SlotsCommand]:
+    """The commands, at least one, that delete these keys."""
+    firsts = range(0, len(keys) or 1, MOVED_KEYS_MAX)
+    return [command._replace(keys=tuple(keys[first : first + MOVED_KEYS_MAX])) for first in firsts]
 
 
 class _SlotKeys:
@@ -207,13 +215,15 @@ class SlotPages:
 
     Slots come in the order given, keys within each in byte order; noted keys in byte order, those that are gone with revision 0.
     A page has at most PAGE_KEYS keys and MOVED_BYTES_MAX bytes, or one pair: it fits into one chunk. `prepare` comes before each
-    `next`, so that only the index of verified slots is read.
+    `next`, so that only the index of verified slots is read, and `close` at the end. While some slots are read, the next ones are
+    verified on another thread.
     """
 
     def __init__(self, slots: Sequence[int], *, noted_for: int = 0, keys_only: bool = False) -> None:
         """With `noted_for` a move: its notes, of these slots or of all where none are named."""
         self._slots = list(slots)
         self._verified = 0  # so many of them, from the first, whose index was verified
+        self._verifying: asyncio.Task[int] | None = None  # of those that follow the verified ones
         self._wanted = frozenset(slots)
         self._noted_for = noted_for
         self._keys_only = keys_only
@@ -222,9 +232,18 @@ class SlotPages:
     async def prepare(self, seat: Seat) -> None:
         """Verify the index of the slots that the next page reads, unless that was done. Raises MoveRefusedError."""
         if self._slots and not self._verified and not self._noted_for:
-            self._verified = await seat.verify_slots(self._slots, VERIFIED_KEYS)
+            verifying, self._verifying = self._verifying, None
+            self._verified = await (verifying or seat.verify_slots(self._slots, VERIFIED_KEYS))
+            if rest := self._slots[self._verified :]:
+                self._verifying = asyncio.create_task(seat.verify_slots(rest, VERIFIED_KEYS))
         if seat.cold:
             await seat.page_in(list(islice(self._coming(seat.reader()), PAGE_KEYS + 1)))
+
+    async def close(self) -> None:
+        """End the verification that runs ahead."""
+        if self._verifying is not None:
+            self._verifying.cancel()
+            await asyncio.gather(self._verifying, return_exceptions=True)
 
     def next(self, reader: Reader) -> SlotPage:
         """Return the next page, to be called after `prepare`. With `more` there may be another one."""

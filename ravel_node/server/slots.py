@@ -76,17 +76,20 @@ class SlotsHandlers:
         replica.check_leader()
         pages = SlotPages(request.slots, noted_for=request.noted_for_move, keys_only=request.keys_only)
         more = True
-        while more:
-            await pages.prepare(replica)
-            replica.check_leader()
-            _check_readable(replica.machine.ownership, request)
-            page = pages.next(replica.reader())
-            more = page.more
-            yield slots_pb2.ReadSlotsResponse(
-                keys=[slots_pb2.MovedKey(key=key, value=value, revision=revision) for key, value, revision in page.keys],
-                revision=page.revision,
-                more=more,
-            )
+        try:
+            while more:
+                await pages.prepare(replica)
+                replica.check_leader()
+                _check_readable(replica.machine.ownership, request)
+                page = pages.next(replica.reader())
+                more = page.more
+                yield slots_pb2.ReadSlotsResponse(
+                    keys=[slots_pb2.MovedKey(key=key, value=value, revision=revision) for key, value, revision in page.keys],
+                    revision=page.revision,
+                    more=more,
+                )
+        finally:
+            await pages.close()
 
 
 def _command(request: slots_pb2.ChangeSlotsRequest) -> SlotsCommand:

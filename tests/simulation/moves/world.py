@@ -102,6 +102,7 @@ class World:
             Client(number, self.network, self.clusters, self.directory, self.keys, Random(rng.random()), reads, kinds)
             for number in range(1, rng.randint(3, 7))
         ]
+        self.network.faults.held = Random(seed + 3).choice([0.0, 0.1, 0.3])
         self.movers: list[asyncio.Task[None]] = []
         self.started = self.moved = self.called_off = 0
         self.faulty = True
@@ -113,8 +114,9 @@ class World:
             patch.object(copying, "CHUNK_KEYS_MAX", sizes),
             patch.object(replica_slots, "PAGE_KEYS", self.rng.choice([1, 2, 5])),
             patch.object(executor, "DELETED_AT_ONCE", self.rng.choice([1, 3])),
+            patch.object(replica_slots, "DELETED_AT_ONCE", Random(self.seed + 4).choice([1, 2])),
         )
-        with patches[0], patches[1], patches[2]:
+        with patches[0], patches[1], patches[2], patches[3]:
             try:
                 self._run_until_done(self._live())
                 self._judge()
@@ -158,7 +160,7 @@ class World:
         await asyncio.sleep(FAULTY_S)
         self.faulty = False
         faults = self.network.faults
-        faults.lost = faults.again = faults.late = 0.0
+        faults.lost = faults.again = faults.late = faults.held = 0.0
         await _all(chaos)
         await self._rest()
         for client in self.clients:
