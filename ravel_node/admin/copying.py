@@ -116,16 +116,18 @@ class Copier:
             aclosing(self._taken_before()) as taken,
         ):
             there = _Ahead(taken)
+            revision = 0
             async for page in pages:
+                revision = page.revision
                 for moved in page.keys:
                     place = (slot_of(moved.key), moved.key)
                     async for key in there.before(place):
-                        await self._add(MovedKey(key=key), page.revision, found)
+                        await self._add(MovedKey(key=key), revision, found)
                     if await there.take(place) != moved.revision:
-                        await self._add(moved, page.revision, found)
+                        await self._add(moved, revision, found)
                 self._meter.compared(len(page.keys))
             async for key in there.before(THE_END):
-                await self._add(MovedKey(key=key), self._chunk.revision, found)
+                await self._add(MovedKey(key=key), revision, found)
         return found
 
     async def _taken_before(self) -> AsyncGenerator[ReadSlotsResponse, None]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -56,7 +56,7 @@ DELETED_AT_ONCE: Final = 16_384
 class MoverOptions:
     """How the mover goes about it."""
 
-    moves_at_once: int = 4
+    moves_at_once: int = 4  # that copy all their keys, each between two clusters of its own
     poll_s: float = 0.1  # how often it looks for new moves
     retry_s: float = 0.2  # before it asks again where nobody answered
     frozen_s_max: float = 2.0  # writes to the slots are refused for so long, then the move is called off
@@ -91,13 +91,14 @@ class Mover:
     async def run(self, term: int) -> None:
         """Carry out whatever moves there are, until cancelled. `term` is the one in which this server leads the admin group."""
         self._counter = counter = self._counter or Counter(asyncio.get_running_loop().time)
+        turns = asyncio.Semaphore(self._options.moves_at_once)
         async with asyncio.TaskGroup() as group:
             while True:
                 self._ended.clear()
                 for move in self._whose_turn_it_is():
-                    if move.move_id not in self._under_way and len(self._under_way) < self._options.moves_at_once:
+                    if move.move_id not in self._under_way:
                         carrier = _Carrier(
-                            self._clusters, self._directory, self._options, self._totals, counter, move.move_id, term
+                            self._clusters, self._directory, self._options, self._totals, counter, turns, move.move_id, term
                         )
                         self._under_way[move.move_id] = carrier
                         group.create_task(self._carry(carrier), name=f"move {move.move_id}")
@@ -132,6 +133,7 @@ class _Carrier:
         options: MoverOptions,
         totals: Totals,
         counter: Counter,
+        turns: asyncio.Semaphore,
         move_id: MoveId,
         term: int,
     ) -> None:
@@ -140,6 +142,7 @@ class _Carrier:
         self._obstacle = ""
         self._keys_expected: int | None = None
         self._counter = Counter(asyncio.get_running_loop().time, counter)
+        self._turns = turns
         self._clusters = clusters
         self._directory = directory
         self._options = options
@@ -199,14 +202,19 @@ class _Carrier:
         exported = await self._step(move.source, EXPORT, slots=move.slots)
         source = await self._clusters.ownership(move.source)  # after EXPORT: see the module
         here = next((there for there in source.moves if there.move == move.move_id), None)
-        if here is not None and here.side == FROZEN:
+        frozen = here is not None and here.side == FROZEN
+        if frozen:
             self._freeze_is_bounded(bound)
         copier = self._copier = self._copier or Copier(self._clusters, move, self._counter)
-        await copier.begin(exported.revision)
-        if not self._compared:
-            self._keys_expected = here.keys if here is not None else None
-            self._counter.restart()
-            await copier.compare()
+        if self._compared:
+            await copier.begin(exported.revision)
+        else:
+            # A move whose writes are refused waits for no turn. No other mover can freeze the source while this one waits.
+            async with nullcontext() if frozen else self._turns:
+                await copier.begin(exported.revision)
+                self._keys_expected = here.keys if here is not None else None
+                self._counter.restart()
+                await copier.compare()
             self._compared = True
         for _ in range(self._options.passes_max):
             found = await copier.follow(settle=True)

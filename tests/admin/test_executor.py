@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ravel_node.admin.commands import BeginMove, DecideMove
 from ravel_node.admin.executor import Mover, MoverOptions
-from ravel_node.admin.model import ClusterNumber, Phase
+from ravel_node.admin.model import ClusterNumber, Phase, SlotMap
 from ravel_node.admin.ports import ClusterAwayError, StepRefusedError
 from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1 import slots_pb2 as pb
@@ -409,3 +410,83 @@ async def test_moves_of_one_cluster_come_one_after_the_other() -> None:
         await until(lambda: ended(world))
     assert [command.move_id for command in world.directory.commands if isinstance(command, BeginMove)] == [first, second, third]
     assert world.source.owned == set(range(SLOT_COUNT)) - set(SLOTS) - {SLOTS[0] + 1}
+
+
+PAIRS = 5
+
+
+def pairs() -> World:
+    """Clusters 1 to PAIRS each own a part of KEYS, and each has a move to a cluster of its own planned."""
+    world = World(2 * PAIRS)
+    owners = [ClusterNumber(slot % PAIRS + 1) for slot in range(SLOT_COUNT)]
+    world.directory.directory = replace(world.directory.directory, slot_map=SlotMap(1, tuple(owners)))
+    for number in range(1, PAIRS + 1):
+        cluster = world.clusters.clusters[number]
+        cluster.owned = {slot for slot, owner in enumerate(owners) if owner == number}
+        cluster.keys.clear()
+        for key in KEYS:
+            cluster.write(key, b"first")
+        slots = sorted({slot_of(key) for key in cluster.keys})
+        world.directory.plan(*slots, source=number, destination=PAIRS + number)
+    return world
+
+
+async def test_moves_between_different_clusters_copy_at_once_but_no_more_than_so_many() -> None:
+    world = pairs()
+    reading: set[int] = set()
+    most = 0
+
+    async def watch(cluster: ClusterNumber, request: Any) -> None:
+        nonlocal most
+        if isinstance(request, pb.ReadSlotsRequest) and request.slots and cluster <= PAIRS:
+            reading.add(cluster)
+            most = max(most, len(reading))
+            await asyncio.sleep(0.005)
+        elif isinstance(request, pb.ReadSlotsRequest) and cluster <= PAIRS:
+            reading.discard(cluster)
+
+    world.clusters.before = watch
+    async with running(world, replace(QUICK, moves_at_once=2)):
+        await until(lambda: ended(world))
+    assert most == 2
+    assert {key for n in range(PAIRS + 1, 2 * PAIRS + 1) for key in world.clusters.clusters[n].keys} == set(KEYS)
+
+
+async def test_moves_that_wait_for_a_cluster_keep_no_other_move_waiting() -> None:
+    world = pairs()
+
+    async def leave(cluster: ClusterNumber, request: Any) -> None:
+        if isinstance(request, pb.ChangeSlotsRequest) and request.step == pb.IMPORT and cluster < 2 * PAIRS:
+            world.clusters.away.add(cluster)
+
+    world.clusters.before = leave
+    async with running(world, replace(QUICK, moves_at_once=1)) as mover:
+        await until(lambda: len(world.directory.directory.moves) == PAIRS - 1)
+        assert len(world.clusters.away) == PAIRS - 1
+        assert all("does not answer" in mover.progress(move).obstacle for move in world.directory.directory.moves)
+        world.clusters.before = None
+        world.clusters.away.clear()
+        await until(lambda: ended(world))
+
+
+async def test_a_frozen_source_waits_for_no_turn() -> None:
+    """Its writes are refused by a mover that died, and others copy for long."""
+    world = pairs()
+    first, *_, last = world.directory.directory.moves
+    world.directory.apply(BeginMove(last))
+    slots = world.directory.directory.moves[last].slots
+    source = world.clusters.clusters[PAIRS]
+    source.change(pb.ChangeSlotsRequest(step=pb.EXPORT, move=last, slots=slots, mover=TERM - 1))
+    source.change(pb.ChangeSlotsRequest(step=pb.FREEZE, move=last, mover=TERM - 1))
+    held = asyncio.Event()
+
+    async def hold(cluster: ClusterNumber, request: Any) -> None:
+        if isinstance(request, pb.ReadSlotsRequest) and cluster == 1:
+            await held.wait()
+
+    world.clusters.before = hold
+    async with running(world, replace(QUICK, moves_at_once=1)):
+        await until(lambda: last not in world.directory.directory.moves)
+        assert first in world.directory.directory.moves
+        held.set()
+        await until(lambda: ended(world))

@@ -190,7 +190,12 @@ class World:
     def _start_mover(self) -> None:
         rng = self.rng
         options = MoverOptions(
-            poll_s=0.02, retry_s=0.05, frozen_s_max=rng.choice([0.3, 2.0]), freeze_below_keys=rng.choice([0, 2, 10]), passes_max=4
+            moves_at_once=1 + 3 * (self.started % 2),
+            poll_s=0.02,
+            retry_s=0.05,
+            frozen_s_max=rng.choice([0.3, 2.0]),
+            freeze_below_keys=rng.choice([0, 2, 10]),
+            passes_max=4,
         )
         clusters = SimClusterPort(self.clusters, self.network, Random(rng.random()))
         mover = Mover(clusters, SimDirectoryPort(self.directory, self.network, Random(rng.random())), options)
