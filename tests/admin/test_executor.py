@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ravel_node.admin.commands import BeginMove, DecideMove
+from ravel_node.admin.copying import CHUNKS_IN_FLIGHT
 from ravel_node.admin.executor import Mover, MoverOptions
 from ravel_node.admin.model import ClusterNumber, Phase, SlotMap
 from ravel_node.admin.ports import ClusterAwayError, StepRefusedError
@@ -410,6 +411,61 @@ async def test_moves_of_one_cluster_come_one_after_the_other() -> None:
         await until(lambda: ended(world))
     assert [command.move_id for command in world.directory.commands if isinstance(command, BeginMove)] == [first, second, third]
     assert world.source.owned == set(range(SLOT_COUNT)) - set(SLOTS) - {SLOTS[0] + 1}
+
+
+async def test_several_chunks_are_in_flight_and_are_taken_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that come before the first one was taken are sent again."""
+    monkeypatch.setattr("ravel_node.admin.copying.CHUNK_KEYS_MAX", 2)
+    world = World()
+    world.directory.plan(*SLOTS)
+    on_the_way: set[int] = set()
+    most = sent = 0
+
+    async def hold(_cluster: ClusterNumber, request: Any) -> None:
+        nonlocal most, sent
+        if getattr(request, "step", 0) == pb.IMPORT_CHUNK:
+            sent += 1
+            on_the_way.add(request.chunk)
+            most = max(most, len(on_the_way))
+            await until(lambda: request.chunk > 1 or len(on_the_way) == CHUNKS_IN_FLIGHT)
+            await asyncio.sleep(0)  # the others have arrived
+            await asyncio.sleep(0)
+
+    async def arrived(_cluster: ClusterNumber, request: Any) -> None:
+        if getattr(request, "step", 0) == pb.IMPORT_CHUNK and request.chunk < world.destination.moves[request.move].next_chunk:
+            on_the_way.discard(request.chunk)
+
+    world.clusters.before, world.clusters.after = hold, arrived
+    async with running(world) as mover:
+        await until(lambda: ended(world))
+    world.check_moved()
+    assert most == CHUNKS_IN_FLIGHT
+    assert sent > 10, "20 keys in chunks of 2, and some of them again"
+    assert mover.totals.copied.keys == 20
+
+
+async def test_a_mover_that_has_imported_is_not_disturbed_by_the_chunks_of_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ravel_node.admin.copying.CHUNK_KEYS_MAX", 2)
+    world = World()
+    world.directory.plan(*SLOTS)
+    late: list[pb.ChangeSlotsRequest] = []
+
+    async def keep(_cluster: ClusterNumber, request: Any) -> None:
+        if getattr(request, "step", 0) == pb.IMPORT_CHUNK and len(late) < CHUNKS_IN_FLIGHT:
+            late.append(request)
+            raise ClusterAwayError("it is still on its way")
+
+    async def deliver(_cluster: ClusterNumber, request: Any) -> None:
+        if getattr(request, "step", 0) == pb.IMPORT_CHUNK:
+            for chunk in late:
+                assert not world.destination.change(chunk).taken
+
+    world.clusters.before, world.clusters.after = keep, deliver
+    async with running(world):
+        await until(lambda: len(late) == CHUNKS_IN_FLIGHT)
+        assert world.source.write(KEYS[0], None)
+        await until(lambda: ended(world))
+    assert set(world.destination.keys) == set(KEYS[1:20])
 
 
 PAIRS = 5

@@ -129,6 +129,24 @@ async def test_notes_are_read_and_settled(host: FakeHost, slots: Any, monkeypatc
     assert reason == Reason.MOVE_REFUSED
 
 
+@pytest.mark.parametrize("in_an_entry", [1, 3, 4, 100])
+async def test_one_purge_deletes_in_several_entries(
+    host: FakeHost, slots: Any, monkeypatch: pytest.MonkeyPatch, in_an_entry: int
+) -> None:
+    monkeypatch.setattr("ravel_node.replica.slots.DELETED_AT_ONCE", in_an_entry)
+    monkeypatch.setattr("ravel_node.replica.slots.MOVED_KEYS_MAX", 3)
+    await slots.ChangeSlots(change(slots_pb2.EXPORT, slots=[7, 8]))
+    await slots.ChangeSlots(change(slots_pb2.FREEZE))
+    await slots.ChangeSlots(change(slots_pb2.RELEASE, map_version=2))
+    before = len(host.fake.proposals)
+    assert (await slots.ChangeSlots(change(slots_pb2.PURGE, limit=5))).more
+    assert len(host.fake.state.databases[Database.KV]) == len(KEYS) - 5
+    assert len(host.fake.proposals) - before == -(-5 // in_an_entry)
+    assert not (await slots.ChangeSlots(change(slots_pb2.PURGE))).more
+    assert host.fake.state.databases[Database.KV] == {}
+    assert list((await slots.Ownership(OwnershipRequest())).moves) == []
+
+
 async def test_purge_deletes_some_at_a_time_and_sweeps_the_notes(host: FakeHost, slots: Any) -> None:
     await slots.ChangeSlots(change(slots_pb2.EXPORT, slots=[7, 8]))
     await host.fake.propose(envelope.group([envelope.put(IN_7[0], b"new")]), 1, grows=True)
