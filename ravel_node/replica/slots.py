@@ -33,7 +33,7 @@ STEP_KEYS_DEFAULT: Final = 1_000
 STEP_KEYS_MAX: Final = 16_384
 """Keys of one PURGE or DROP."""
 
-DELETED_AT_ONCE: Final = 4_096
+DELETED_AT_ONCE: Final = 2_048
 """Keys that one entry deletes: the clients of this cluster wait so long."""
 
 PAGE_KEYS: Final = 256
