@@ -22,8 +22,8 @@ The source's keys are purged before the move is struck, so that no move ever bri
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import nullcontext, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -123,6 +123,10 @@ class Mover:
             self._ended.set()
 
 
+class _DecidedError(Exception):
+    """The move was decided, or called off, while this mover copied: nothing is left to copy."""
+
+
 class _Carrier:
     """Carries out one move."""
 
@@ -194,6 +198,8 @@ class _Carrier:
             if await self._is_replaced(move):
                 raise  # the move is a later mover's, and it says nothing against the move
             await self._call_off(str(error))
+        except _DecidedError:
+            return
         else:
             await self._directory.propose(DecideMove(move.move_id, commit=True))
 
@@ -205,12 +211,12 @@ class _Carrier:
         frozen = here is not None and here.side == FROZEN
         if frozen:
             self._freeze_is_bounded(bound)
-        copier = self._copier = self._copier or Copier(self._clusters, move, self._counter)
+        copier = self._copier = self._copier or Copier(self._clusters, move, self)
         if self._compared:
             await copier.begin(exported.revision)
         else:
             # A move whose writes are refused waits for no turn. No other mover can freeze the source while this one waits.
-            async with nullcontext() if frozen else self._turns:
+            async with nullcontext() if frozen else self._turn():
                 await copier.begin(exported.revision)
                 self._keys_expected = here.keys if here is not None else None
                 self._counter.restart()
@@ -223,6 +229,34 @@ class _Carrier:
         self._freeze_is_bounded(bound)
         await self._step(move.source, FREEZE)
         await copier.follow(settle=False)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncGenerator[None, None]:
+        """Wait for a turn to copy all keys, and end it. Raises _DecidedError."""
+        while True:
+            self._check_undecided()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._options.retry_s):
+                    await self._turns.acquire()
+                    break
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    def compared(self, keys: int) -> None:
+        """See copying.Meter. Raises _DecidedError."""
+        self._check_undecided()
+        self._counter.compared(keys)
+
+    def copied(self, keys: int, size: int) -> None:
+        """See copying.Meter."""
+        self._counter.copied(keys, size)
+
+    def _check_undecided(self) -> None:
+        move = self._directory.view().moves.get(self.move_id)
+        if move is None or move.phase is not Phase.COPYING:
+            raise _DecidedError
 
     async def _is_replaced(self, move: Move) -> bool:
         source = await self._clusters.ownership(move.source)

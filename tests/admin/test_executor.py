@@ -468,6 +468,25 @@ async def test_a_mover_that_has_imported_is_not_disturbed_by_the_chunks_of_a_dea
     assert set(world.destination.keys) == set(KEYS[1:20])
 
 
+async def test_a_move_that_is_called_off_is_copied_no_further() -> None:
+    world = World()
+    move = world.directory.plan(*SLOTS)
+    pages = 0
+
+    async def stop(cluster: ClusterNumber, request: Any) -> None:
+        nonlocal pages
+        if isinstance(request, pb.ReadSlotsRequest) and cluster == 1:
+            pages += 1
+            if pages == 2:
+                world.directory.apply(DecideMove(move, commit=False))
+
+    world.clusters.before = stop
+    async with running(world):
+        await until(lambda: ended(world))
+    assert pages == 2, "of seven"
+    world.check_called_off()
+
+
 PAIRS = 5
 
 
@@ -543,6 +562,25 @@ async def test_a_frozen_source_waits_for_no_turn() -> None:
     world.clusters.before = hold
     async with running(world, replace(QUICK, moves_at_once=1)):
         await until(lambda: last not in world.directory.directory.moves)
+        assert first in world.directory.directory.moves
+        held.set()
+        await until(lambda: ended(world))
+
+
+async def test_a_move_that_waits_for_its_turn_can_be_called_off() -> None:
+    world = pairs()
+    first, second, *_ = world.directory.directory.moves
+    held = asyncio.Event()
+
+    async def hold(cluster: ClusterNumber, request: Any) -> None:
+        if isinstance(request, pb.ReadSlotsRequest) and cluster == 1:
+            await held.wait()
+
+    world.clusters.before = hold
+    async with running(world, replace(QUICK, moves_at_once=1)):
+        await until(lambda: "EXPORT" in world.steps(2))
+        world.directory.apply(DecideMove(second, commit=False))
+        await until(lambda: second not in world.directory.directory.moves)
         assert first in world.directory.directory.moves
         held.set()
         await until(lambda: ended(world))
