@@ -48,8 +48,8 @@ from ravelpb.v1.slots_pb2 import (
     SlotsStep,
 )
 
-DELETED_AT_ONCE: Final = 16_384
-"""Keys of one PURGE or DROP, which the cluster deletes in several entries: a call takes well below its time limit."""
+DELETED_AT_ONCE: Final = 1 << 16
+"""Keys of one PURGE or DROP. The cluster deletes them in several entries, and fewer if that takes too long."""
 
 
 @dataclass(frozen=True, slots=True)

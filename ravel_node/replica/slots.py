@@ -30,8 +30,9 @@ from ravel_node.replica.status import Member
 from ravelpb.slots import slot_of
 
 STEP_KEYS_DEFAULT: Final = 1_000
-STEP_KEYS_MAX: Final = 16_384
-"""Keys of one PURGE or DROP."""
+STEP_KEYS_MAX: Final = 1 << 16
+STEP_S: Final = 0.5
+"""Keys of one PURGE or DROP, and the time after which it leaves the rest to the next one."""
 
 DELETED_AT_ONCE: Final = 2_048
 """Keys that one entry deletes: the clients of this cluster wait so long."""
@@ -75,6 +76,8 @@ class Seat(Protocol):
     async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
         """Verify this replica's index of the first of these slots. Return how many. Raises MoveRefusedError for a damaged one."""
         ...
+
+    async def flush(self) -> None: ...
 
     async def propose(self, group: bytes, count: int, *, grows: bool) -> Sequence[Outcome]: ...
 
@@ -121,14 +124,19 @@ async def _delete(seat: Seat, command: SlotsCommand, limit: int) -> SlotsResult:
     if side is not (Side.RELEASED if command.step is Step.PURGE else Side.DROPPING):
         return await _propose(seat, command)  # over, or refused: the machine knows
     move = _ownership(seat).moves[command.move]
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + STEP_S
     keys = _SlotKeys(move.slots)
+    deleted = 0
     first = keys.next(seat.reader(), min(limit, DELETED_AT_ONCE))
     while not keys.ended:
         result = await _propose(seat, *_deleting(command, first))
-        limit -= len(first)
-        if not limit or not result.more:
+        deleted += len(first)
+        if deleted == limit or not result.more or loop.time() >= ends:
             return result
-        first = keys.next(seat.reader(), min(limit, DELETED_AT_ONCE))
+        first = keys.next(seat.reader(), min(limit - deleted, DELETED_AT_ONCE))
+    if deleted:
+        await seat.flush()  # the verification reads the disk: it need not read keys that are gone
     left = list(move.slots)
     while left:
         del left[: await seat.verify_slots(left, VERIFIED_KEYS)]

@@ -265,6 +265,9 @@ class FakeReplica:
     def reader(self) -> MemoryState:
         return self.state
 
+    async def flush(self) -> None:
+        pass
+
     async def count_keys(self, slots: Sequence[int]) -> int:
         return sum(len(list(self.state.slot_keys(slot))) for slot in slots)
 

@@ -226,7 +226,7 @@ class ChangeSlotsRequest(_message.Message):
     """IMPORT, IMPORT_CHUNK: the source's revision, which the destination's will not be below; ACTIVATE:"""
     limit: _builtins.int
     """so too, the one that RELEASE told; SETTLE
-    PURGE, DROP: keys, at most 16,384; 0: 1,000
+    PURGE, DROP: keys, at most 65,536; 0: 1,000
     """
     mover: _builtins.int
     """EXPORT, FREEZE: the term in which the asking admin leads; refused below one that has exported"""

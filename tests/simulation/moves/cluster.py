@@ -73,6 +73,9 @@ class SimCluster:
     async def page_in(self, keys: Sequence[bytes]) -> None:
         await asyncio.sleep(self._rng.uniform(0.0, 0.002))
 
+    async def flush(self) -> None:
+        await asyncio.sleep(self._rng.uniform(0.0, 0.002))
+
     async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
         """Memory is not damaged here. Few at a time, so that others come between."""
         await asyncio.sleep(self._rng.uniform(0.0, 0.002))
