@@ -91,14 +91,14 @@ class Mover:
     async def run(self, term: int) -> None:
         """Carry out whatever moves there are, until cancelled. `term` is the one in which this server leads the admin group."""
         self._counter = counter = self._counter or Counter(asyncio.get_running_loop().time)
-        turns = asyncio.Semaphore(self._options.moves_at_once)
+        copying: set[MoveId] = set()
         async with asyncio.TaskGroup() as group:
             while True:
                 self._ended.clear()
                 for move in self._whose_turn_it_is():
                     if move.move_id not in self._under_way:
                         carrier = _Carrier(
-                            self._clusters, self._directory, self._options, self._totals, counter, turns, move.move_id, term
+                            self._clusters, self._directory, self._options, self._totals, counter, copying, move.move_id, term
                         )
                         self._under_way[move.move_id] = carrier
                         group.create_task(self._carry(carrier), name=f"move {move.move_id}")
@@ -137,7 +137,7 @@ class _Carrier:
         options: MoverOptions,
         totals: Totals,
         counter: Counter,
-        turns: asyncio.Semaphore,
+        copying: set[MoveId],
         move_id: MoveId,
         term: int,
     ) -> None:
@@ -146,7 +146,7 @@ class _Carrier:
         self._obstacle = ""
         self._keys_expected: int | None = None
         self._counter = Counter(asyncio.get_running_loop().time, counter)
-        self._turns = turns
+        self._copying = copying  # of all moves that this mover carries: those whose turn it is to copy all keys
         self._clusters = clusters
         self._directory = directory
         self._options = options
@@ -233,16 +233,14 @@ class _Carrier:
     @asynccontextmanager
     async def _turn(self) -> AsyncGenerator[None, None]:
         """Wait for a turn to copy all keys, and end it. Raises _DecidedError."""
-        while True:
+        while len(self._copying) >= self._options.moves_at_once:
             self._check_undecided()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._options.retry_s):
-                    await self._turns.acquire()
-                    break
+            await asyncio.sleep(self._options.poll_s)
+        self._copying.add(self.move_id)
         try:
             yield
         finally:
-            self._turns.release()
+            self._copying.remove(self.move_id)
 
     def compared(self, keys: int) -> None:
         """See copying.Meter. Raises _DecidedError."""
