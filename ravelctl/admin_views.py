@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from ravelctl.copy_progress import copy_text
 from ravelctl.directory import (
     NOBODY,
     ClusterRow,
@@ -171,8 +172,8 @@ def _move_line(move: MoveRow) -> str:
     said = (
         f"{move.source} -> {move.destination}: {count_text(len(move.slots), 'slot')} ({ranges_text(move.slots, 3)}) {move.phase}"
     )
-    if move.keys_copied:
-        said += f", {int(move.keys_copied):,} keys copied"
+    if copied := copy_text(move.copying, int(move.keys_copied)):
+        said += f", {copied}"
     return f"{said}; waits: {move.obstacle}" if move.obstacle else said
 
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from itertools import groupby
 from typing import Final
 
+from ravelctl.copy_progress import CopyRow, copy_row
 from ravelctl.errors import CommandError, usage_error
 from ravelctl.output import U64
 from ravelpb.slots import SLOT_COUNT
@@ -71,6 +72,7 @@ class MoveRow:
     slots: tuple[int, ...]
     keys_copied: U64
     obstacle: str
+    copying: CopyRow
 
 
 def cluster_rows(directory: pb.DirectoryResponse) -> tuple[ClusterRow, ...]:
@@ -163,6 +165,7 @@ def move_rows(moves: Iterable[pb.DirectoryMove], clusters: Mapping[int, str]) ->
             slots=tuple(move.slots),
             keys_copied=U64(move.keys_copied),
             obstacle=move.obstacle,
+            copying=copy_row(move.copying),
         )
         for move in moves
     )

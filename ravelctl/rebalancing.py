@@ -15,10 +15,11 @@ from ravelctl.app import App, Progress
 from ravelctl.client.connection.rules import RETRYABLE
 from ravelctl.client.errors import DeadlineError, RavelError
 from ravelctl.config import Output
+from ravelctl.copy_progress import CopyRow, copy_row, copy_text
 from ravelctl.directory import find_cluster, move_rows, names_of
 from ravelctl.errors import CommandError
 from ravelctl.exit_codes import ExitCode
-from ravelctl.output import U64, View, age_text, count_text, plain_text
+from ravelctl.output import U64, View, age_text, count_text, plain_text, size_text
 from ravelpb.v1 import admin_pb2 as pb
 
 if TYPE_CHECKING:
@@ -41,12 +42,16 @@ class Way:
     total: int = 0  # slots, moved or not
     left: int = 0
     keys: int = 0
+    bytes: int = 0
+    copying: CopyRow = field(default_factory=lambda: copy_row(pb.CopyProgress()))
     obstacle: str = ""
 
     def take(self, message: pb.RebalanceResponse) -> None:
         self.left = message.slots_left
         self.total = max(self.total, message.slots_moved + message.slots_left)
         self.keys = max(self.keys, message.keys_moved)
+        self.copying = copy_row(message.copying)
+        self.bytes = max(self.bytes, self.copying.bytes_copied)
         self.obstacle = message.obstacle
 
     @property
@@ -54,8 +59,8 @@ class Way:
         return max(0, self.total - self.left)
 
     def words(self, message: pb.RebalanceResponse) -> str:
-        """`64 of 1366 slots, 1,204 keys; a -> b copying`."""
-        said = f"{self.moved} of {self.total} slots, {self.keys:,} keys"
+        """`64 of 1366 slots, 1,204 of about 9,800 keys, about 3.0s left; a -> b copying`."""
+        said = f"{self.moved} of {self.total} slots, {copy_text(self.copying, self.keys) or '0 keys'}"
         rows = move_rows((move for move in message.moves if move.phase != pb.PLANNED), self.names)
         if rows:
             said += "; " + ", ".join(f"{row.source} -> {row.destination} {row.phase}" for row in rows[:MOVES_TOLD])
@@ -162,7 +167,8 @@ async def _followed(
         )
     took_s = time.monotonic() - began
     said = (
-        f"moved {count_text(way.moved, 'slot')} with {way.keys:,} key{'s' * (way.keys != 1)} in {age_text(took_s)}"
+        f"moved {count_text(way.moved, 'slot')} with {way.keys:,} key{'s' * (way.keys != 1)} ({size_text(way.bytes)})"
+        f" in {age_text(took_s)}"
         if way.total
         else "nothing had to move"
     )
@@ -174,7 +180,13 @@ def _waits(way: Way) -> str:
 
 
 def _data(way: Way, took_s: float) -> dict[str, object]:
-    return {"slots_moved": way.moved, "slots_left": way.left, "keys_moved": U64(way.keys), "seconds": round(took_s, 3)}
+    return {
+        "slots_moved": way.moved,
+        "slots_left": way.left,
+        "keys_moved": U64(way.keys),
+        "bytes_moved": U64(way.bytes),
+        "seconds": round(took_s, 3),
+    }
 
 
 async def _told_to_the_end(client: AdminClient, way: Way, progress: Progress, begin: _Begin | None) -> None:

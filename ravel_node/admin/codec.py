@@ -38,7 +38,7 @@ BODY_BYTES_MAX: Final = 512 << 10
 MOVES_MAX: Final = SLOT_COUNT
 """Moves of one plan."""
 
-MOVE_SLOTS_MAX: Final = 64
+MOVE_SLOTS_MAX: Final = 256
 """Slots of one move: what is copied, and frozen, together."""
 
 REPORT_MEMBERS_MAX: Final = 256

@@ -22,9 +22,9 @@ The source's keys are purged before the move is struck, so that no move ever bri
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ravel_node.admin.answers import RefusedError
@@ -32,6 +32,7 @@ from ravel_node.admin.commands import BeginMove, DecideMove, FinishMove
 from ravel_node.admin.copying import ChunkLostError, Copier
 from ravel_node.admin.model import ClusterNumber, Move, MoveId, Phase
 from ravel_node.admin.ports import ClusterAwayError, ClusterPort, DirectoryAwayError, DirectoryPort, StepRefusedError
+from ravel_node.admin.progress import Counter, Progress, Totals
 from ravelpb.v1.slots_pb2 import (
     ACTIVATE,
     DROP,
@@ -46,15 +47,15 @@ from ravelpb.v1.slots_pb2 import (
     SlotsStep,
 )
 
-DELETED_AT_ONCE: Final = 256
-"""Keys of one PURGE or DROP: the clients of that cluster wait so long."""
+DELETED_AT_ONCE: Final = 1 << 16
+"""Keys of one PURGE or DROP. The cluster deletes them in several entries, and fewer if that takes too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class MoverOptions:
     """How the mover goes about it."""
 
-    moves_at_once: int = 4
+    moves_at_once: int = 4  # that copy all their keys, each between two clusters of its own
     poll_s: float = 0.1  # how often it looks for new moves
     retry_s: float = 0.2  # before it asks again where nobody answered
     frozen_s_max: float = 2.0  # writes to the slots are refused for so long, then the move is called off
@@ -63,49 +64,46 @@ class MoverOptions:
     passes_max: int = 20  # over the notes; then it freezes, even if more is written than that
 
 
-@dataclass(slots=True)
-class Progress:
-    """How one move gets on, as far as this mover carried it."""
-
-    keys_copied: int = 0
-    obstacle: str = ""  # what keeps it from getting on; empty: nothing
-
-
-@dataclass(slots=True)
-class Totals:
-    """What this mover has done since it began."""
-
-    slots_moved: int = 0
-    keys_copied: int = 0
-    called_off: int = 0  # moves
-    why_called_off: str = ""  # the last of them
-
-
 class Mover:
     """Runs where its server leads the admin group. `run` is a task that ends when it is cancelled; whoever starts it ends it."""
 
     def __init__(self, clusters: ClusterPort, directory: DirectoryPort, options: MoverOptions | None = None) -> None:
-        self.totals = Totals()
+        self._totals = Totals()
+        self._counter: Counter | None = None
         self._clusters = clusters
         self._directory = directory
         self._options = options or MoverOptions()
         self._under_way: dict[MoveId, _Carrier] = {}
+        self._ended = asyncio.Event()  # a move has ended since the last look
+
+    @property
+    def totals(self) -> Totals:
+        """What this mover has done since it was made."""
+        counter = self._counter
+        return self._totals if counter is None else replace(self._totals, copied=counter.amount, per_s=counter.rate.per_s())
 
     def progress(self, move_id: MoveId) -> Progress:
-        """Of a move that it carries; of another one, an empty one."""
+        """Return the progress of a move that this mover carries out; an empty one for any other."""
         carrier = self._under_way.get(move_id)
-        return Progress() if carrier is None else carrier.progress
+        return Progress() if carrier is None else carrier.progress()
 
     async def run(self, term: int) -> None:
         """Carry out whatever moves there are, until cancelled. `term` is the one in which this server leads the admin group."""
+        self._counter = counter = self._counter or Counter(asyncio.get_running_loop().time)
+        copying: set[MoveId] = set()
         async with asyncio.TaskGroup() as group:
             while True:
+                self._ended.clear()
                 for move in self._whose_turn_it_is():
-                    if move.move_id not in self._under_way and len(self._under_way) < self._options.moves_at_once:
-                        carrier = _Carrier(self._clusters, self._directory, self._options, self.totals, move.move_id, term)
+                    if move.move_id not in self._under_way:
+                        carrier = _Carrier(
+                            self._clusters, self._directory, self._options, self._totals, counter, copying, move.move_id, term
+                        )
                         self._under_way[move.move_id] = carrier
                         group.create_task(self._carry(carrier), name=f"move {move.move_id}")
-                await asyncio.sleep(self._options.poll_s)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._options.poll_s):
+                        await self._ended.wait()
 
     def _whose_turn_it_is(self) -> Iterator[Move]:
         """The oldest move of both its clusters, for each pair."""
@@ -121,6 +119,11 @@ class Mover:
             await carrier.run()
         finally:
             del self._under_way[carrier.move_id]
+            self._ended.set()
+
+
+class _DecidedError(Exception):
+    """The move was decided, or called off, while this mover copied: nothing is left to copy."""
 
 
 class _Carrier:
@@ -132,12 +135,17 @@ class _Carrier:
         directory: DirectoryPort,
         options: MoverOptions,
         totals: Totals,
+        counter: Counter,
+        copying: set[MoveId],
         move_id: MoveId,
         term: int,
     ) -> None:
         self.move_id = move_id
         self._term = term
-        self.progress = Progress()
+        self._obstacle = ""
+        self._keys_expected: int | None = None
+        self._counter = Counter(asyncio.get_running_loop().time, counter)
+        self._copying = copying  # of all moves that this mover carries: those whose turn it is to copy all keys
         self._clusters = clusters
         self._directory = directory
         self._options = options
@@ -159,10 +167,13 @@ class _Carrier:
                 await self._phases[move.phase](move)
             except (ClusterAwayError, StepRefusedError, DirectoryAwayError, RefusedError, ChunkLostError) as error:
                 stuck = isinstance(error, StepRefusedError) and move.phase is Phase.COMMITTED
-                self.progress.obstacle = f"{error}; see `ravelctl admin reconcile --dry-run`" if stuck else str(error)
+                self._obstacle = f"{error}; see `ravelctl admin reconcile --dry-run`" if stuck else str(error)
                 await asyncio.sleep(self._options.retry_s)
             else:
-                self.progress.obstacle = ""
+                self._obstacle = ""
+
+    def progress(self) -> Progress:
+        return Progress(self._counter.amount, self._counter.rate.per_s(), self._keys_expected, self._obstacle)
 
     async def _begin(self, move: Move) -> None:
         """Nothing is begun while one of its clusters is away: until then it costs nothing to call it off."""
@@ -180,13 +191,15 @@ class _Carrier:
             async with asyncio.timeout_at(self._frozen_until) as bound:
                 await self._copy_all(move, bound)
         except TimeoutError:
-            obstacle = self.progress.obstacle or "the last keys took too long to copy"
+            obstacle = self._obstacle or "the last keys took too long to copy"
             seconds = self._options.frozen_s_max
             await self._call_off(f"writes were refused for {seconds:g} s, which is all that a move may take: {obstacle}")
         except StepRefusedError as error:
             if await self._is_replaced(move):
                 raise  # the move is a later mover's, and it says nothing against the move
             await self._call_off(str(error))
+        except _DecidedError:
+            return
         else:
             await self._directory.propose(DecideMove(move.move_id, commit=True))
 
@@ -194,12 +207,20 @@ class _Carrier:
         """Until the destination has everything, and the source is frozen."""
         exported = await self._step(move.source, EXPORT, slots=move.slots)
         source = await self._clusters.ownership(move.source)  # after EXPORT: see the module
-        if any(there.move == move.move_id and there.side == FROZEN for there in source.moves):
+        here = next((there for there in source.moves if there.move == move.move_id), None)
+        frozen = here is not None and here.side == FROZEN
+        if frozen:
             self._freeze_is_bounded(bound)
-        copier = self._copier = self._copier or Copier(self._clusters, move, self._count)
-        await copier.begin(exported.revision)
-        if not self._compared:
-            await copier.compare()
+        copier = self._copier = self._copier or Copier(self._clusters, move, self)
+        if self._compared:
+            await copier.begin(exported.revision)
+        else:
+            # A move whose writes are refused waits for no turn. No other mover can freeze the source while this one waits.
+            async with nullcontext() if frozen else self._turn():
+                await copier.begin(exported.revision)
+                self._keys_expected = here.keys if here is not None else None
+                self._counter.restart()
+                await copier.compare()
             self._compared = True
         for _ in range(self._options.passes_max):
             found = await copier.follow(settle=True)
@@ -208,6 +229,32 @@ class _Carrier:
         self._freeze_is_bounded(bound)
         await self._step(move.source, FREEZE)
         await copier.follow(settle=False)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncGenerator[None, None]:
+        """Wait for a turn to copy all keys, and end it. Raises _DecidedError."""
+        while len(self._copying) >= self._options.moves_at_once:
+            self._check_undecided()
+            await asyncio.sleep(self._options.poll_s)
+        self._copying.add(self.move_id)
+        try:
+            yield
+        finally:
+            self._copying.remove(self.move_id)
+
+    def compared(self, keys: int) -> None:
+        """See copying.Meter. Raises _DecidedError."""
+        self._check_undecided()
+        self._counter.compared(keys)
+
+    def copied(self, keys: int, size: int) -> None:
+        """See copying.Meter."""
+        self._counter.copied(keys, size)
+
+    def _check_undecided(self) -> None:
+        move = self._directory.view().moves.get(self.move_id)
+        if move is None or move.phase is not Phase.COPYING:
+            raise _DecidedError
 
     async def _is_replaced(self, move: Move) -> bool:
         source = await self._clusters.ownership(move.source)
@@ -218,10 +265,6 @@ class _Carrier:
         if self._frozen_until is None:
             self._frozen_until = asyncio.get_running_loop().time() + self._options.frozen_s_max
             bound.reschedule(self._frozen_until)
-
-    def _count(self, keys: int) -> None:
-        self.progress.keys_copied += keys
-        self._totals.keys_copied += keys
 
     async def _call_off(self, why: str) -> None:
         await self._directory.propose(DecideMove(self.move_id, commit=False))

@@ -24,10 +24,6 @@ class StepRefusedError(Exception):
     """A cluster refused a step of a move; nothing was done. The message is its sentence."""
 
 
-class StepImpossibleError(StepRefusedError):
-    """A cluster refuses this step however often it is asked, such as a chunk that is larger than what it reads."""
-
-
 class DirectoryAwayError(Exception):
     """The directory did not answer for sure: this server leads the admin group no longer, or the group has lost its quorum."""
 
@@ -42,8 +38,8 @@ class ClusterPort(Protocol):
     async def change(self, cluster: ClusterNumber, request: ChangeSlotsRequest) -> ChangeSlotsResponse:
         """One step. Raises StepRefusedError, ClusterAwayError.
 
-        A step whose outcome is unknown is not sent again here: that another attempt was answered with OK says nothing of whose
-        chunk was taken, where two movers are at work.
+        A chunk whose outcome is unknown is not sent again here: the answer to the second attempt would not say whether the first
+        one was taken.
         """
         ...
 

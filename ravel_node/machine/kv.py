@@ -472,7 +472,7 @@ class KVMachine:
             self._take_ownership(taken.ownership)
         self._raise_to = max(self._raise_to, taken.revision)
         next_chunk = _U64.pack(taken.next_chunk) if taken.next_chunk else b""
-        return Outcome(Status.OK, taken.left or max(self._revision, self._raise_to), taken.more, next_chunk)
+        return Outcome(Status.OK, taken.left or max(self._revision, self._raise_to), taken.more or taken.taken, next_chunk)
 
     def _high_water(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
         try:

@@ -8,8 +8,11 @@ end of it in one cluster. What it takes care of:
   that is over, a step out of order. So a mover that crashed, or one that is late and was replaced, does no harm.
 - *A move is taken once.* Ids ascend; no id up to the last finished one begins again. UNFREEZE and DROP of a move that never came
   finish it too, so that what is still under way of it comes too late.
-- *A chunk is taken once.* Only the one that comes next is; any other is refused, also one that was taken before, since two movers
-  may give one number to different keys and each must learn whether its own were taken.
+- *A chunk is taken once, and in order.* Only the next one is taken. The answer to any other, also to one that was taken before,
+  says that its keys were not taken: two movers may give one number to different keys, and each must learn whether its own were
+  taken.
+- *The newest import counts.* Each IMPORT skips CHUNKS_IN_FLIGHT_MAX numbers, so that no chunk is taken that an earlier mover, or
+  an earlier attempt of the same one, has in flight.
 - *The newest mover freezes.* EXPORT tells which mover it is, and FREEZE of an earlier one is refused from then on: so no slot is
   frozen that no living mover knows of, and none longer than one mover allows.
 - *Revisions of a key only grow.* Imported keys keep theirs, and the destination's counter is raised to what the source's had
@@ -58,6 +61,9 @@ from ravel_node.machine.slots import (
 from ravelpb.slots import SLOT_COUNT, slot_of
 
 RECORD_VERSION: Final = 1
+
+CHUNKS_IN_FLIGHT_MAX: Final = 64
+"""Chunks that one mover may have in flight: it sends none before the one so many numbers earlier was taken."""
 
 MOVE_ID_END: Final = 1 << 63
 """Ids of moves lie below."""
@@ -202,6 +208,7 @@ class Taken(NamedTuple):
     ownership: Ownership | None  # None: the cluster stays unmanaged
     more: bool = False  # PURGE, DROP: keys are left; OWN: keys are to be purged
     next_chunk: int = 0  # IMPORT, IMPORT_CHUNK
+    taken: bool = False  # IMPORT_CHUNK: the keys of this very request were taken
     revision: int = 0  # the cluster's must not be below it
     left: int = 0  # RELEASE: the revision up to which the slots' keys were written here
     gains: bool = False  # ACTIVATE, OWN: slots are this cluster's that were not
@@ -349,7 +356,8 @@ def _delete_keys(own: Ownership, command: SlotsCommand, move: SlotMove, txn: Txn
 def _import(own: Ownership, command: SlotsCommand, revision: int, _txn: Txn) -> Taken:
     move = _begun(own, command, (Side.IMPORTING,))
     if move is not None:
-        return Taken(own, next_chunk=move.next_chunk, revision=revision)
+        skipped = replace(move, next_chunk=move.next_chunk + CHUNKS_IN_FLIGHT_MAX)
+        return Taken(_with_chunks(own, skipped), next_chunk=skipped.next_chunk, revision=revision)
     kept = _without_strays(own, command)
     taken = {slot for other in kept.moves.values() for slot in other.slots}
     for slot in command.slots:
@@ -382,8 +390,7 @@ def _without_strays(own: Ownership, command: SlotsCommand) -> Ownership:
 def _import_chunk(own: Ownership, command: SlotsCommand, revision: int, txn: Txn) -> Taken:
     move = _under_way(own, command, (Side.IMPORTING,))
     if command.chunk != move.next_chunk:
-        what = "was taken before" if command.chunk < move.next_chunk else "skips some"
-        raise StepError(f"chunk {command.chunk} {what}: move {move.move} takes chunk {move.next_chunk} next")
+        return Taken(own, next_chunk=move.next_chunk)
     _check_keys(move, command.keys)
     for _, _, key_revision in command.keys:
         if key_revision > revision:
@@ -396,8 +403,12 @@ def _import_chunk(own: Ownership, command: SlotsCommand, revision: int, txn: Txn
         else:
             txn.delete(Database.KV, key)
     grown = replace(move, next_chunk=move.next_chunk + 1)
-    # What holds for keys stays, and so need not be worked out again.
-    return Taken(replace(own, moves={**own.moves, move.move: grown}), next_chunk=grown.next_chunk, revision=revision)
+    return Taken(_with_chunks(own, grown), next_chunk=grown.next_chunk, taken=True, revision=revision)
+
+
+def _with_chunks(own: Ownership, move: SlotMove) -> Ownership:
+    """With another `next_chunk` of a move. What holds for keys stays, and so need not be worked out again."""
+    return replace(own, moves={**own.moves, move.move: move})
 
 
 def _activate(own: Ownership, command: SlotsCommand, revision: int, _txn: Txn) -> Taken:

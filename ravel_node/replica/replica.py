@@ -356,6 +356,17 @@ class Replica:
             self._view.raise_alarm(SLOT_INDEX_DAMAGED, str(error))
             raise MoveRefusedError(f"{self._name_of(self.id)} (replica {self.id}) cannot take part in a move: {error}") from error
 
+    async def flush(self) -> None:
+        """Return once everything that is applied now is in the state on the disk."""
+        await self._store.flush()
+
+    async def count_keys(self, slots: Sequence[int]) -> int:
+        """See Store.count_keys. 0 where the index is damaged: whatever reads the keys says so."""
+        try:
+            return await self._store.count_keys(slots)
+        except DamagedError:
+            return 0
+
     # --- messages of peers
 
     def step(self, messages: Sequence[Message]) -> None:

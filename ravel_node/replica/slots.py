@@ -12,7 +12,8 @@ is left. A replica whose index is damaged refuses, and the move with it, until a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
@@ -29,7 +30,12 @@ from ravel_node.replica.status import Member
 from ravelpb.slots import SLOT_COUNT, slot_of
 
 STEP_KEYS_DEFAULT: Final = 1_000
-"""Keys of a PURGE or DROP of which nothing else was said."""
+STEP_KEYS_MAX: Final = 1 << 16
+STEP_S: Final = 0.5
+"""Keys of one PURGE or DROP, and the time after which it leaves the rest to the next one."""
+
+DELETED_AT_ONCE: Final = 2_048
+"""Keys that one entry deletes: the clients of this cluster wait so long."""
 
 PAGE_KEYS: Final = 256
 """Keys of a page of `SlotPages`: what fits into one chunk."""
@@ -50,6 +56,7 @@ class SlotsResult(NamedTuple):
     revision: int  # the cluster's, after it
     next_chunk: int = 0
     more: bool = False
+    taken: bool = False
     deleted: int = 0  # PURGE, DROP: keys
 
 
@@ -74,6 +81,8 @@ class Seat(Protocol):
         """Verify this replica's index of the first of these slots. Return how many. Raises MoveRefusedError for a damaged one."""
         ...
 
+    async def flush(self) -> None: ...
+
     async def propose(self, group: bytes, count: int, *, grows: bool) -> Sequence[Outcome]: ...
 
 
@@ -84,7 +93,7 @@ async def change_slots(seat: Seat, command: SlotsCommand, limit: int = 0) -> Slo
     """
     seat.check_leader()
     require_known(Kind.SLOTS, [member.record for member in seat.members()])
-    limit = min(limit or STEP_KEYS_DEFAULT, MOVED_KEYS_MAX)
+    limit = min(limit or STEP_KEYS_DEFAULT, STEP_KEYS_MAX)
     match command.step:
         case Step.PURGE | Step.DROP:
             return await _delete(seat, command, limit)
@@ -98,12 +107,16 @@ async def change_slots(seat: Seat, command: SlotsCommand, limit: int = 0) -> Slo
     return await _propose(seat, command)
 
 
-async def _propose(seat: Seat, command: SlotsCommand) -> SlotsResult:
-    group = envelope.group((envelope.slots(encode_step(command)),))
-    (outcome,) = await seat.propose(group, 1, grows=command.step is Step.IMPORT_CHUNK)
-    if outcome.status is not Status.OK:
-        raise MoveRefusedError(outcome.value.decode(errors="replace"))
-    return SlotsResult(outcome.revision, int.from_bytes(outcome.value, "big"), outcome.found)
+async def _propose(seat: Seat, *commands: SlotsCommand) -> SlotsResult:
+    """Take steps in one entry, and return what came of the last one. Raises MoveRefusedError for the first that is refused."""
+    is_chunk = commands[-1].step is Step.IMPORT_CHUNK
+    group = envelope.group(tuple(envelope.slots(encode_step(command)) for command in commands))
+    for outcome in await seat.propose(group, len(commands), grows=is_chunk):
+        if outcome.status is not Status.OK:
+            raise MoveRefusedError(outcome.value.decode(errors="replace"))
+    return SlotsResult(
+        outcome.revision, int.from_bytes(outcome.value, "big"), outcome.found and not is_chunk, outcome.found and is_chunk
+    )
 
 
 async def _delete(seat: Seat, command: SlotsCommand, limit: int) -> SlotsResult:
@@ -115,25 +128,59 @@ async def _delete(seat: Seat, command: SlotsCommand, limit: int) -> SlotsResult:
     if side is not (Side.RELEASED if command.step is Step.PURGE else Side.DROPPING):
         return await _propose(seat, command)  # over, or refused: the machine knows
     move = _ownership(seat).moves[command.move]
-    found = list(_slot_keys(seat.reader(), move.slots, limit + 1))
-    keys = tuple(MovedKey(key, b"", 0) for key in found[:limit])
-    if len(found) > limit:
-        return (await _propose(seat, command._replace(keys=keys)))._replace(deleted=len(keys))
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + STEP_S
+    keys = _SlotKeys(move.slots)
+    deleted = 0
+    first = keys.next(seat.reader(), min(limit, DELETED_AT_ONCE))
+    while not keys.ended:
+        result = await _propose(seat, *_deleting(command, first))
+        deleted += len(first)
+        if deleted == limit or not result.more or loop.time() >= ends:
+            return result._replace(deleted=deleted)
+        first = keys.next(seat.reader(), min(limit - deleted, DELETED_AT_ONCE))
+    if deleted:
+        await seat.flush()  # the verification reads the disk: it need not read keys that are gone
     left = list(move.slots)
     while left:
         del left[: await seat.verify_slots(left, VERIFIED_KEYS)]
     if side is Side.RELEASED:
         await _settle(seat, command.move, REVISION_MAX)
-    return (await _propose(seat, command._replace(keys=keys, last=True)))._replace(deleted=len(keys))
+    *before, last = _deleting(command, first)
+    result = await _propose(seat, *before, last._replace(last=True))
+    return result._replace(deleted=deleted + len(first))
 
 
-def _slot_keys(reader: Reader, slots: Iterable[int], limit: int) -> Iterator[bytes]:
-    for slot in slots:
-        for key in reader.slot_keys(slot):
-            if not limit:
-                return
-            limit -= 1
-            yield key
+def _deleting(command: SlotsCommand, keys: Sequence[MovedKey]) -> list[SlotsCommand]:
+    """The commands, at least one, that delete these keys."""
+    firsts = range(0, len(keys) or 1, MOVED_KEYS_MAX)
+    return [command._replace(keys=tuple(keys[first : first + MOVED_KEYS_MAX])) for first in firsts]
+
+
+class _SlotKeys:
+    """The keys of slots in which keys only go, some at a time."""
+
+    def __init__(self, slots: Sequence[int]) -> None:
+        self._slots = deque(slots)
+        self._after = b""
+
+    @property
+    def ended(self) -> bool:
+        """Whether there are no keys but those that `next` has returned."""
+        return not self._slots
+
+    def next(self, reader: Reader, limit: int) -> tuple[MovedKey, ...]:
+        """Return the next keys, `limit` at most."""
+        found: list[MovedKey] = []
+        while self._slots:
+            for key in reader.slot_keys(self._slots[0], self._after):
+                if len(found) == limit:
+                    return tuple(found)
+                found.append(MovedKey(key, b"", 0))
+                self._after = key
+            self._slots.popleft()
+            self._after = b""
+        return tuple(found)
 
 
 async def _settle(seat: Seat, move: int, revision: int) -> None:
@@ -193,13 +240,15 @@ class SlotPages:
 
     Slots come in the order given, keys within each in byte order; noted keys in byte order, those that are gone with revision 0.
     A page has at most PAGE_KEYS keys and MOVED_BYTES_MAX bytes, or one pair: it fits into one chunk. `prepare` comes before each
-    `next`, so that only the index of verified slots is read.
+    `next`, so that only the index of verified slots is read, and `close` at the end. While some slots are read, the next ones are
+    verified on another thread.
     """
 
     def __init__(self, slots: Sequence[int], *, noted_for: int = 0, keys_only: bool = False) -> None:
         """With `noted_for` a move: its notes, of these slots or of all where none are named."""
         self._slots = list(slots)
         self._verified = 0  # so many of them, from the first, whose index was verified
+        self._verifying: asyncio.Task[int] | None = None  # of those that follow the verified ones
         self._wanted = frozenset(slots)
         self._noted_for = noted_for
         self._keys_only = keys_only
@@ -208,9 +257,18 @@ class SlotPages:
     async def prepare(self, seat: Seat) -> None:
         """Verify the index of the slots that the next page reads, unless that was done. Raises MoveRefusedError."""
         if self._slots and not self._verified and not self._noted_for:
-            self._verified = await seat.verify_slots(self._slots, VERIFIED_KEYS)
+            verifying, self._verifying = self._verifying, None
+            self._verified = await (verifying or seat.verify_slots(self._slots, VERIFIED_KEYS))
+            if rest := self._slots[self._verified :]:
+                self._verifying = asyncio.create_task(seat.verify_slots(rest, VERIFIED_KEYS))
         if seat.cold:
             await seat.page_in(list(islice(self._coming(seat.reader()), PAGE_KEYS + 1)))
+
+    async def close(self) -> None:
+        """End the verification that runs ahead."""
+        if self._verifying is not None:
+            self._verifying.cancel()
+            await asyncio.gather(self._verifying, return_exceptions=True)
 
     def next(self, reader: Reader) -> SlotPage:
         """Return the next page, to be called after `prepare`. With `more` there may be another one."""

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Final
 
 from ravel_node.admin.model import ClusterNumber
-from ravel_node.admin.ports import ClusterAwayError, StepImpossibleError, StepRefusedError
+from ravel_node.admin.ports import ClusterAwayError, StepRefusedError
 from ravel_node.server.desk import DirectoryDesk
 from ravelctl.client import RavelError, TlsOptions
 from ravelctl.client.connection.rules import NOTHING_DONE, RETRYABLE
@@ -86,7 +86,7 @@ class Clusters:
         if isinstance(error, WrongServerError):
             return ClusterAwayError(self._sentence(cluster, error))
         if error.reason == Reason.REQUEST_TOO_LARGE:
-            return StepImpossibleError(f"{self._sentence(cluster, error)}; {error.next_step}")
+            return StepRefusedError(f"{self._sentence(cluster, error)}; {error.next_step}")
         if error.reason in NOTHING_DONE and error.reason not in RETRYABLE:
             return StepRefusedError(self._sentence(cluster, error))
         return ClusterAwayError(self._sentence(cluster, error))

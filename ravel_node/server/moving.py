@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from ravel_node.admin.executor import Mover, Progress, Totals
+from ravel_node.admin.executor import Mover
 from ravel_node.admin.model import MoveId
 from ravel_node.admin.ports import ClusterPort
+from ravel_node.admin.progress import Progress, Totals
 from ravel_node.replica.errors import BlankError, ReplicaError, ReplicaStoppedError
 from ravel_node.server.desk import DirectoryDesk, DirectoryForMover
 from ravel_node.server.host import Host

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 from ravel_node.admin.answers import RefusedError
 from ravel_node.admin.commands import DecideMove, PlanMoves, PlannedMove, SetCluster
-from ravel_node.admin.executor import Progress, Totals
 from ravel_node.admin.model import ClusterNumber, Directory, Move, MoveId, Phase
+from ravel_node.admin.progress import Amount, Progress, Totals, bytes_expected, seconds_left
 from ravel_node.admin.rebalance import plan, shares
 from ravel_node.server.desk import DirectoryDesk
 from ravelpb.errors import Reason
@@ -85,21 +86,27 @@ class Rebalancing:
         """How the moves that are under way get on, until all have ended. The last message has none."""
         _, directory = await self._desk.read()
         seen: dict[MoveId, Move] = {}
-        keys, called_off = self._mover.totals.keys_copied, self._mover.totals.called_off
+        begun = replace(self._mover.totals)
+        expected: dict[MoveId, int] = {}
         while not self._closing:
             seen |= directory.moves
             moved = sum(len(move.slots) for move in seen.values() if _arrived(directory, move))
             under_way = list(directory.moves.values())
-            obstacle = next(filter(None, (self._mover.progress(move.move_id).obstacle for move in under_way)), "")
-            if not under_way and self._mover.totals.called_off > called_off:
-                obstacle = self._mover.totals.why_called_off
+            carried = {move.move_id: self._mover.progress(move.move_id) for move in under_way}
+            obstacle = next(filter(None, (progress.obstacle for progress in carried.values())), "")
+            totals = self._mover.totals
+            if not under_way and totals.called_off > begun.called_off:
+                obstacle = totals.why_called_off
+            expected |= {move: progress.keys_expected for move, progress in carried.items() if progress.keys_expected is not None}
+            copied = totals.copied.minus(begun.copied)
             yield admin_pb2.RebalanceResponse(
                 moves=[self.to_proto(move) for move in under_way],
                 slots_moved=moved,
                 slots_left=sum(len(move.slots) for move in seen.values()) - moved,
-                keys_moved=self._mover.totals.keys_copied - keys,
+                keys_moved=int(copied.keys),
                 obstacle=obstacle,
                 map_version=directory.slot_map.version,
+                copying=_copying(copied, totals.per_s, _all_expected(seen, expected)),
             )
             if not under_way:
                 return
@@ -129,9 +136,29 @@ class Rebalancing:
             source=move.source,
             destination=move.destination,
             phase=PHASES[move.phase],
-            keys_copied=progress.keys_copied,
+            keys_copied=int(progress.copied.keys),
             obstacle=progress.obstacle,
+            copying=_copying(progress.copied, progress.per_s, progress.keys_expected),
         )
+
+
+def _all_expected(seen: Mapping[MoveId, Move], expected: Mapping[MoveId, int]) -> int | None:
+    """Estimate the keys of all moves by those whose keys were counted, slot for slot; None: of none they were."""
+    counted = sum(len(seen[move].slots) for move in expected)
+    return sum(expected.values()) * sum(len(move.slots) for move in seen.values()) // counted if counted else None
+
+
+def _copying(copied: Amount, per_s: Amount, keys_expected: int | None) -> admin_pb2.CopyProgress:
+    left_s = seconds_left(copied.done, per_s.done, keys_expected)
+    return admin_pb2.CopyProgress(
+        bytes_copied=int(copied.bytes),
+        keys_done=int(copied.done),
+        keys_expected=keys_expected,
+        bytes_expected=bytes_expected(copied, keys_expected),
+        keys_per_s=round(per_s.done),
+        bytes_per_s=round(per_s.bytes),
+        ms_left=None if left_s is None else round(left_s * 1000),
+    )
 
 
 def _planned_to_proto(move: PlannedMove) -> admin_pb2.DirectoryMove:

@@ -31,6 +31,9 @@ class SlotsHandlers:
     async def ownership(self, request: slots_pb2.OwnershipRequest) -> slots_pb2.OwnershipResponse:
         """As of a read barrier: every step that was answered shows."""
         replica = self._host.replica
+        own = replica.machine.ownership
+        moves = [] if own is None else list(own.moves.values())
+        keys = {move.move: await replica.count_keys(move.slots) for move in moves}
         await replica.read_barrier(ReadMode.LINEARIZABLE)
         own = replica.machine.ownership
         response = slots_pb2.OwnershipResponse(
@@ -46,6 +49,7 @@ class SlotsHandlers:
                     next_chunk=move.next_chunk if move.side is Side.IMPORTING else 0,
                     mover=move.mover,
                     map_version=own.tenures[move.slots[0]].map_version if move.side is Side.RELEASED else 0,
+                    keys=keys.get(move.move, 0),
                 )
                 for move in own.moves.values()
             )
@@ -65,6 +69,7 @@ class SlotsHandlers:
             next_chunk=result.next_chunk,
             more=result.more,
             deleted=result.deleted,
+            taken=result.taken,
         )
 
     async def read_slots(self, request: slots_pb2.ReadSlotsRequest) -> AsyncIterator[slots_pb2.ReadSlotsResponse]:
@@ -79,17 +84,20 @@ class SlotsHandlers:
         replica.check_leader()
         pages = SlotPages(request.slots, noted_for=request.noted_for_move, keys_only=request.keys_only)
         more = True
-        while more:
-            await pages.prepare(replica)
-            replica.check_leader()
-            _check_readable(replica.machine.ownership, request)
-            page = pages.next(replica.reader())
-            more = page.more
-            yield slots_pb2.ReadSlotsResponse(
-                keys=[slots_pb2.MovedKey(key=key, value=value, revision=revision) for key, value, revision in page.keys],
-                revision=page.revision,
-                more=more,
-            )
+        try:
+            while more:
+                await pages.prepare(replica)
+                replica.check_leader()
+                _check_readable(replica.machine.ownership, request)
+                page = pages.next(replica.reader())
+                more = page.more
+                yield slots_pb2.ReadSlotsResponse(
+                    keys=[slots_pb2.MovedKey(key=key, value=value, revision=revision) for key, value, revision in page.keys],
+                    revision=page.revision,
+                    more=more,
+                )
+        finally:
+            await pages.close()
 
 
 def _command(request: slots_pb2.ChangeSlotsRequest) -> SlotsCommand:

@@ -316,6 +316,10 @@ class Store(Storage, Protocol):
         """
         ...
 
+    async def count_keys(self, slots: Sequence[int]) -> int:
+        """Return how many keys these slots had at the last flush, by their summaries. Raises DamagedError for a damaged one."""
+        ...
+
     async def flush(self) -> None:
         """Seal the open segment and return once everything applied up to now is on disk."""
         ...

@@ -146,8 +146,25 @@ def _group(txn: ReadTxn, group: int) -> bytes:
 
 def summary_of(txn: ReadTxn, slot: int) -> int:
     """Return the summary of a slot. Raises BadRecordError."""
+    return _summary_in(_group(txn, slot // GROUP_SLOTS), slot)
+
+
+def _summary_in(summaries: bytes, slot: int) -> int:
+    """Return the summary of a slot in those of its group."""
     place = slot % GROUP_SLOTS * _BYTES
-    return int.from_bytes(_group(txn, slot // GROUP_SLOTS)[place : place + _BYTES], "big")
+    return int.from_bytes(summaries[place : place + _BYTES], "big")
+
+
+def count_keys(txn: ReadTxn, file: str, slots: Sequence[int]) -> int:
+    """Return how many keys the summaries of these slots count. Raises DamagedError, which names file and slots."""
+    try:
+        keys = 0
+        for group, members in groupby(sorted(slots), key=lambda slot: slot // GROUP_SLOTS):
+            summaries = _group(txn, group)
+            keys += sum(keys_in(_summary_in(summaries, slot)) for slot in members)
+        return keys
+    except BadRecordError as error:
+        raise DamagedError(f"{file}: {error}; {WAY_OUT}") from error
 
 
 class SlotCheck(NamedTuple):

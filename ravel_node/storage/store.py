@@ -54,7 +54,7 @@ from ravel_node.storage.lmdb_engine import LmdbEngine
 from ravel_node.storage.log_pages import read_log_page
 from ravel_node.storage.log_store import Birth, LogStore
 from ravel_node.storage.page_ins import PageIns, major_faults, read_keys, read_range
-from ravel_node.storage.slot_index import verify_slots
+from ravel_node.storage.slot_index import count_keys, verify_slots
 from ravel_node.storage.snapshots import Incoming, Shelf, move_in, snapshot_of
 from ravel_node.storage.state_store import StateStore
 from ravel_node.storage.table import Segment, Table, written
@@ -395,6 +395,11 @@ class DiskStore:
         self._check()
         state = self._state
         return await state.environment.inspect(lambda txn: verify_slots(txn, state.file, slots, keys_max))
+
+    async def count_keys(self, slots: Sequence[int]) -> int:
+        self._check()
+        state = self._state
+        return await state.environment.inspect(lambda txn: count_keys(txn, state.file, slots))
 
     async def flush(self) -> None:
         self._check()

@@ -17,7 +17,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
-from itertools import groupby, islice
+from itertools import groupby, islice, repeat
 from typing import Final, Protocol
 
 from ravel_node.machine.base import Database
@@ -164,10 +164,11 @@ class Table:
         chain = self._chains[Database.KV]
         segments = (self._open, *self._sealed)
         changed = sorted({key for one in segments for key in one.layers[Database.KV].in_slot(slot) if key > after})
-        for key, _ in groupby(merge(changed, self._below.slot_keys(slot, after))):
+        below = self._below.slot_keys(slot, after)
+        for key, _ in groupby(merge(changed, below)) if changed else zip(below, repeat(None)):  # most slots have not changed
             if version != self._version:
                 raise InvariantError("a scan of a slot went on after the table had moved on")
-            newest = next((records[key] for records in chain if key in records), b"")
+            newest = next((records[key] for records in chain if key in records), b"") if changed else b""
             if newest is not None:
                 yield key
 

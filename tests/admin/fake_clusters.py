@@ -57,7 +57,14 @@ class ModelCluster:
 
     def ownership(self) -> pb.OwnershipResponse:
         moves = [
-            pb.SlotMove(move=number, side=move.side, slots=move.slots, next_chunk=move.next_chunk, mover=move.mover)
+            pb.SlotMove(
+                move=number,
+                side=move.side,
+                slots=move.slots,
+                next_chunk=move.next_chunk,
+                mover=move.mover,
+                keys=sum(slot_of(key) in move.slots for key in self.keys),
+            )
             for number, move in self.moves.items()
         ]
         return pb.OwnershipResponse(
@@ -77,13 +84,16 @@ class ModelCluster:
         if request.step in (pb.EXPORT, pb.IMPORT) and move is None:
             side = pb.EXPORTING if request.step == pb.EXPORT else pb.IMPORTING
             move = self.moves[request.move] = ModelMove(side, tuple(request.slots))
+        elif request.step == pb.IMPORT and move is not None:
+            move.next_chunk += 64
         if request.step in (pb.EXPORT, pb.FREEZE) and move is not None:
             if request.mover < move.mover:
                 raise StepRefusedError(f"mover {request.mover} was replaced by {move.mover}")
             move.mover = request.mover
+        taken = request.step == pb.IMPORT_CHUNK and move is not None and move.next_chunk == request.chunk
         more = self._step(request, move)
         self.revision = max(self.revision, request.revision if request.step in (pb.IMPORT, pb.IMPORT_CHUNK) else 0)
-        return pb.ChangeSlotsResponse(revision=self.revision, next_chunk=move.next_chunk if move else 0, more=more)
+        return pb.ChangeSlotsResponse(revision=self.revision, next_chunk=move.next_chunk if move else 0, more=more, taken=taken)
 
     def _step(self, request: pb.ChangeSlotsRequest, move: ModelMove | None) -> bool:
         """Whether keys are left to delete."""
@@ -128,7 +138,7 @@ class ModelCluster:
 
     def _take(self, request: pb.ChangeSlotsRequest, move: ModelMove) -> None:
         if request.chunk != move.next_chunk:
-            raise StepRefusedError(f"chunk {request.chunk} of move {request.move}, where {move.next_chunk} comes next")
+            return
         move.next_chunk += 1
         for moved in request.keys:
             if moved.revision:

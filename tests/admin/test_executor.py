@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ravel_node.admin.commands import BeginMove, DecideMove
+from ravel_node.admin.copying import CHUNKS_IN_FLIGHT
 from ravel_node.admin.executor import Mover, MoverOptions
-from ravel_node.admin.model import ClusterNumber, Phase
-from ravel_node.admin.ports import ClusterAwayError, StepImpossibleError, StepRefusedError
+from ravel_node.admin.model import ClusterNumber, Phase, SlotMap
+from ravel_node.admin.ports import ClusterAwayError, StepRefusedError
+from ravel_node.machine.ownership import CHUNKS_IN_FLIGHT_MAX
 from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1 import slots_pb2 as pb
 from tests.admin.fake_clusters import FakeClusters, FakeDirectory, ModelCluster
@@ -93,7 +96,7 @@ async def test_a_move_takes_its_steps_in_order() -> None:
     assert both.index("RELEASE") < both.index("ACTIVATE") < both.index("PURGE")
     world.check_moved()
     assert mover.totals.slots_moved == len(SLOTS)
-    assert mover.totals.keys_copied == 20
+    assert mover.totals.copied.keys == 20
 
 
 async def test_a_key_that_was_left_behind_at_the_destination_does_not_come_back() -> None:
@@ -124,8 +127,16 @@ async def test_a_cluster_that_refuses_to_tell_its_keys_ends_the_move() -> None:
     assert "n2 (replica 2)" in mover.totals.why_called_off
 
 
-async def test_a_chunk_that_can_never_be_taken_ends_the_move() -> None:
-    """Sent again and again it would keep the move, and all others of the two clusters, from ever ending."""
+@pytest.mark.parametrize(
+    "why",
+    [
+        "cluster c2: the store holds 9 bytes and --db-size-max is 8; reads and deletes go on",
+        "cluster c2: the request has 9 bytes, the most is 8; raise --request-bytes-max",
+        "cluster c2: a key of revision 9 in a chunk of revision 8",
+    ],
+)
+async def test_a_refused_chunk_ends_the_move(why: str) -> None:
+    """Read and sent again and again it would keep the move, and all others of the two clusters, from ever ending."""
     world = World()
     sent = 0
 
@@ -133,7 +144,7 @@ async def test_a_chunk_that_can_never_be_taken_ends_the_move() -> None:
         nonlocal sent
         if isinstance(request, pb.ChangeSlotsRequest) and request.step == pb.IMPORT_CHUNK:
             sent += 1
-            raise StepImpossibleError("cluster c2: the request has 9 bytes, the most is 8; raise --request-bytes-max")
+            raise StepRefusedError(why)
 
     world.clusters.before = refuse
     world.directory.plan(*SLOTS)
@@ -141,7 +152,7 @@ async def test_a_chunk_that_can_never_be_taken_ends_the_move() -> None:
         await until(lambda: ended(world))
     world.check_called_off()
     assert sent == 1
-    assert "--request-bytes-max" in mover.totals.why_called_off
+    assert (mover.totals.called_off, mover.totals.why_called_off) == (1, why)
 
 
 async def test_keys_keep_their_revisions_and_revisions_only_grow() -> None:
@@ -270,12 +281,16 @@ async def _killed_after(world: World, steps: int) -> None:
         if count == steps:
             raise asyncio.CancelledError
 
-    world.clusters.after = die
+    async def stay_dead(_cluster: ClusterNumber, _request: Any) -> None:
+        if count >= steps:
+            raise asyncio.CancelledError
+
+    world.clusters.before, world.clusters.after = stay_dead, die
     mover = asyncio.create_task(Mover(world.clusters, world.directory, QUICK).run(TERM))
     await until(lambda: count >= steps or ended(world))
     mover.cancel()
     await asyncio.gather(mover, return_exceptions=True)
-    world.clusters.after = None
+    world.clusters.before = world.clusters.after = None
 
 
 @pytest.mark.parametrize("steps", range(1, 16))
@@ -293,10 +308,12 @@ async def test_what_was_copied_is_not_copied_again(monkeypatch: pytest.MonkeyPat
     world = World()
     world.directory.plan(*SLOTS)
     await _killed_after(world, 5)  # EXPORT, IMPORT, three chunks
+    there = len(world.destination.keys)
+    assert 0 < there < 20
     async with running(world) as mover:
         await until(lambda: ended(world))
     world.check_moved()
-    assert mover.totals.keys_copied == 20 - 12
+    assert (mover.totals.copied.keys, mover.totals.copied.done) == (20 - there, 20)
 
 
 async def test_a_key_that_went_while_no_mover_was_there_goes_at_the_destination(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,3 +407,176 @@ async def test_moves_of_one_cluster_come_one_after_the_other() -> None:
         await until(lambda: ended(world))
     assert [command.move_id for command in world.directory.commands if isinstance(command, BeginMove)] == [first, second, third]
     assert world.source.owned == set(range(SLOT_COUNT)) - set(SLOTS) - {SLOTS[0] + 1}
+
+
+async def test_several_chunks_are_in_flight_and_are_taken_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that come before the first one was taken are sent again."""
+    monkeypatch.setattr("ravel_node.admin.copying.CHUNK_KEYS_MAX", 2)
+    world = World()
+    world.directory.plan(*SLOTS)
+    on_the_way: set[int] = set()
+    most = sent = 0
+
+    async def hold(_cluster: ClusterNumber, request: Any) -> None:
+        nonlocal most, sent
+        if getattr(request, "step", 0) == pb.IMPORT_CHUNK:
+            sent += 1
+            on_the_way.add(request.chunk)
+            most = max(most, len(on_the_way))
+            await until(lambda: request.chunk > 1 or len(on_the_way) == CHUNKS_IN_FLIGHT)
+            await asyncio.sleep(0)  # the others have arrived
+            await asyncio.sleep(0)
+
+    async def arrived(_cluster: ClusterNumber, request: Any) -> None:
+        if getattr(request, "step", 0) == pb.IMPORT_CHUNK and request.chunk < world.destination.moves[request.move].next_chunk:
+            on_the_way.discard(request.chunk)
+
+    world.clusters.before, world.clusters.after = hold, arrived
+    async with running(world) as mover:
+        await until(lambda: ended(world))
+    world.check_moved()
+    assert most == CHUNKS_IN_FLIGHT <= CHUNKS_IN_FLIGHT_MAX
+    assert sent > 10, "20 keys in chunks of 2, and some of them again"
+    assert mover.totals.copied.keys == 20
+
+
+async def test_a_mover_that_has_imported_is_not_disturbed_by_the_chunks_of_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ravel_node.admin.copying.CHUNK_KEYS_MAX", 2)
+    world = World()
+    world.directory.plan(*SLOTS)
+    late: list[pb.ChangeSlotsRequest] = []
+
+    async def keep(_cluster: ClusterNumber, request: Any) -> None:
+        if getattr(request, "step", 0) == pb.IMPORT_CHUNK and len(late) < CHUNKS_IN_FLIGHT:
+            late.append(request)
+            raise ClusterAwayError("it is still on its way")
+
+    async def deliver(_cluster: ClusterNumber, request: Any) -> None:
+        if getattr(request, "step", 0) == pb.IMPORT_CHUNK:
+            for chunk in late:
+                assert not world.destination.change(chunk).taken
+
+    world.clusters.before, world.clusters.after = keep, deliver
+    async with running(world):
+        await until(lambda: len(late) == CHUNKS_IN_FLIGHT)
+        assert world.source.write(KEYS[0], None)
+        await until(lambda: ended(world))
+    assert set(world.destination.keys) == set(KEYS[1:20])
+
+
+async def test_a_move_that_is_called_off_is_copied_no_further() -> None:
+    world = World()
+    move = world.directory.plan(*SLOTS)
+    pages = 0
+
+    async def stop(cluster: ClusterNumber, request: Any) -> None:
+        nonlocal pages
+        if isinstance(request, pb.ReadSlotsRequest) and cluster == 1:
+            pages += 1
+            if pages == 2:
+                world.directory.apply(DecideMove(move, commit=False))
+
+    world.clusters.before = stop
+    async with running(world):
+        await until(lambda: ended(world))
+    assert pages == 2, "of seven"
+    world.check_called_off()
+
+
+PAIRS = 5
+
+
+def pairs() -> World:
+    """Clusters 1 to PAIRS each own a part of KEYS, and each has a move to a cluster of its own planned."""
+    world = World(2 * PAIRS)
+    owners = [ClusterNumber(slot % PAIRS + 1) for slot in range(SLOT_COUNT)]
+    world.directory.directory = replace(world.directory.directory, slot_map=SlotMap(1, tuple(owners)))
+    for number in range(1, PAIRS + 1):
+        cluster = world.clusters.clusters[number]
+        cluster.owned = {slot for slot, owner in enumerate(owners) if owner == number}
+        cluster.keys.clear()
+        for key in KEYS:
+            cluster.write(key, b"first")
+        slots = sorted({slot_of(key) for key in cluster.keys})
+        world.directory.plan(*slots, source=number, destination=PAIRS + number)
+    return world
+
+
+async def test_moves_between_different_clusters_copy_at_once_but_no_more_than_so_many() -> None:
+    world = pairs()
+    reading: set[int] = set()
+    most = 0
+
+    async def watch(cluster: ClusterNumber, request: Any) -> None:
+        nonlocal most
+        if isinstance(request, pb.ReadSlotsRequest) and request.slots and cluster <= PAIRS:
+            reading.add(cluster)
+            most = max(most, len(reading))
+            await asyncio.sleep(0.005)
+        elif isinstance(request, pb.ReadSlotsRequest) and cluster <= PAIRS:
+            reading.discard(cluster)
+
+    world.clusters.before = watch
+    async with running(world, replace(QUICK, moves_at_once=2)):
+        await until(lambda: ended(world))
+    assert most == 2
+    assert {key for n in range(PAIRS + 1, 2 * PAIRS + 1) for key in world.clusters.clusters[n].keys} == set(KEYS)
+
+
+async def test_moves_that_wait_for_a_cluster_keep_no_other_move_waiting() -> None:
+    world = pairs()
+
+    async def leave(cluster: ClusterNumber, request: Any) -> None:
+        if isinstance(request, pb.ChangeSlotsRequest) and request.step == pb.IMPORT and cluster < 2 * PAIRS:
+            world.clusters.away.add(cluster)
+
+    world.clusters.before = leave
+    async with running(world, replace(QUICK, moves_at_once=1)) as mover:
+        await until(lambda: len(world.directory.directory.moves) == PAIRS - 1)
+        assert len(world.clusters.away) == PAIRS - 1
+        assert all("does not answer" in mover.progress(move).obstacle for move in world.directory.directory.moves)
+        world.clusters.before = None
+        world.clusters.away.clear()
+        await until(lambda: ended(world))
+
+
+async def test_a_frozen_source_waits_for_no_turn() -> None:
+    """Its writes are refused by a mover that died, and others copy for long."""
+    world = pairs()
+    first, *_, last = world.directory.directory.moves
+    world.directory.apply(BeginMove(last))
+    slots = world.directory.directory.moves[last].slots
+    source = world.clusters.clusters[PAIRS]
+    source.change(pb.ChangeSlotsRequest(step=pb.EXPORT, move=last, slots=slots, mover=TERM - 1))
+    source.change(pb.ChangeSlotsRequest(step=pb.FREEZE, move=last, mover=TERM - 1))
+    held = asyncio.Event()
+
+    async def hold(cluster: ClusterNumber, request: Any) -> None:
+        if isinstance(request, pb.ReadSlotsRequest) and cluster == 1:
+            await held.wait()
+
+    world.clusters.before = hold
+    async with running(world, replace(QUICK, moves_at_once=1)):
+        await until(lambda: last not in world.directory.directory.moves)
+        assert first in world.directory.directory.moves
+        held.set()
+        await until(lambda: ended(world))
+
+
+async def test_a_move_that_waits_for_its_turn_can_be_called_off() -> None:
+    world = pairs()
+    first, second, *_ = world.directory.directory.moves
+    held = asyncio.Event()
+
+    async def hold(cluster: ClusterNumber, request: Any) -> None:
+        if isinstance(request, pb.ReadSlotsRequest) and cluster == 1:
+            await held.wait()
+
+    world.clusters.before = hold
+    async with running(world, replace(QUICK, moves_at_once=1)):
+        await until(lambda: "EXPORT" in world.steps(2))
+        world.directory.apply(DecideMove(second, commit=False))
+        await until(lambda: second not in world.directory.directory.moves)
+        assert first in world.directory.directory.moves
+        held.set()
+        await until(lambda: ended(world))

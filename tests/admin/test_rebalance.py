@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravel_node.admin import rebalance
-from ravel_node.admin.codec import encode
+from ravel_node.admin.codec import MOVE_SLOTS_MAX, encode
 from ravel_node.admin.commands import BeginMove, DecideMove, FinishMove, PlanMoves, PlannedMove
 from ravel_node.admin.model import ClusterEntry, ClusterNumber, Directory, Move, MoveId, Phase, SlotMap
 from ravelpb.slots import SLOT_COUNT
@@ -78,7 +78,7 @@ def test_a_plan_reaches_what_it_should_with_as_few_moves_as_can_be(loads: list[i
     leaving = data.draw(st.sets(st.sampled_from(sorted(before.clusters)), max_size=len(loads) - 1))
     moves = rebalance.plan(before, leaving)
     assert moves == rebalance.plan(before, leaving)
-    assert all(len(move.slots) <= 64 for move in moves)
+    assert all(len(move.slots) <= MOVE_SLOTS_MAX for move in moves)
     staying = [load for number, load in enumerate(loads, 1) if number not in leaving]
     homeless = SLOT_COUNT - sum(staying)
     result = after(before, moves)

@@ -217,3 +217,26 @@ async def test_slots_move_under_load_while_the_mover_and_leaders_are_killed(tmp_
                 found = [pair.key async for pair in client.scan()]
             assert len(found) == len(set(found))
         applied.check()
+
+
+async def test_a_destination_above_its_quota_ends_the_rebalance_with_the_reason(tmp_path: Path) -> None:
+    """The source keeps its slots and keys, and nothing of them is left at the destination."""
+    value = bytes(64 << 10)
+    keys = [b"large-%d" % number for number in range(64)]
+    async with running_system(tmp_path) as system:
+        await add_cluster(system, "large", "n1")
+        system.start("m1", "--new-cluster", "small", "--db-size-max", "1MiB")
+        await system.seated("small", "m1")
+        async with RavelClient(admin=system.admins.endpoints, timeout_s=CALL_S) as client:
+            for key in keys:
+                await client.put(key, value)
+            async with AdminClient(system.admins.endpoints, timeout_s=CALL_S) as admin, asyncio.timeout(MOVED_S):
+                last = [message async for message in admin.rebalance(["large"])][-1]
+                assert "cluster small: the store holds" in last.obstacle, last
+                assert "--db-size-max" in last.obstacle
+                assert (len(last.moves), last.slots_left > 0) == (0, True)
+                await admin.stop_rebalance()
+            for key in keys:
+                found = await client.get(key)
+                assert found is not None
+                assert found.value == value

@@ -8,15 +8,16 @@ from typing import Final
 
 import pytest
 
+from ravel_node.admin.codec import MOVE_SLOTS_MAX
 from ravelctl.client import ClusterClient, InspectClient, RavelClient, RavelError
-from ravelpb.slots import slot_of
+from ravelpb.slots import SLOT_COUNT, slot_of
 from tests.e2e.admins import System, running_system
 from tests.e2e.cluster import CALL_S, START_S, Server, until
 from tests.e2e.test_rebalance import add_cluster, slots_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-MOVED: Final = range(4_032, 4_096)
+MOVED: Final = range(SLOT_COUNT - MOVE_SLOTS_MAX, SLOT_COUNT)
 """Slots of the first move of a rebalance between two clusters."""
 
 KEY: Final = next(key for number in range(1_000_000) if slot_of(key := b"the-flipped-key/%d" % number) in MOVED)

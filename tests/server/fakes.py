@@ -265,6 +265,12 @@ class FakeReplica:
     def reader(self) -> MemoryState:
         return self.state
 
+    async def flush(self) -> None:
+        pass
+
+    async def count_keys(self, slots: Sequence[int]) -> int:
+        return sum(len(list(self.state.slot_keys(slot))) for slot in slots)
+
     async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
         """Some slots at a time. Raises MoveRefusedError for a damaged one."""
         some = slots[: self.slots_at_once]

@@ -12,9 +12,9 @@ import pytest
 from ravel_node.admin.codec import encode
 from ravel_node.admin.commands import BeginMove, Command, DecideMove, FinishMove
 from ravel_node.admin.directory import DirectoryMachine
-from ravel_node.admin.executor import Progress, Totals
 from ravel_node.admin.liveness import DOWN_AFTER_S, Liveness
 from ravel_node.admin.model import MoveId
+from ravel_node.admin.progress import Amount, Progress, Totals
 from ravel_node.machine import envelope
 from ravel_node.raft.types import ReplicaId, Term
 from ravel_node.replica.errors import NotLeaderError
@@ -449,11 +449,32 @@ async def test_a_rebalance_tells_how_it_gets_on_until_it_has_ended(admin: Any, h
     assert (first.slots_moved, first.slots_left) == (0, SLOT_COUNT // 2)
     moves = list(first.moves)
     assert {move.phase for move in moves} == {admin_pb2.PLANNED}
-    mover.totals.keys_copied += 12
-    mover.found[moves[0].move] = Progress(12, "cluster orders is away")
+    copied = Amount(done=20, keys=12, bytes=1_200)
+    mover.totals.copied, mover.totals.per_s = copied, Amount(done=10, keys=6, bytes=600)
+    mover.found[moves[0].move] = Progress(copied, mover.totals.per_s, 100, "cluster orders is away")
     while not (second := await anext(stream)).obstacle:
         pass
     assert (second.keys_moved, second.obstacle, second.moves[0].keys_copied) == (12, "cluster orders is away", 12)
+    expected = 100 * (SLOT_COUNT // 2) // len(moves[0].slots)
+    assert second.copying == admin_pb2.CopyProgress(
+        bytes_copied=1_200,
+        keys_done=20,
+        keys_expected=expected,
+        bytes_expected=expected * 100,
+        keys_per_s=10,
+        bytes_per_s=600,
+        ms_left=(expected - 20) * 100,
+    )
+    assert second.moves[0].copying == admin_pb2.CopyProgress(
+        bytes_copied=1_200,
+        keys_done=20,
+        keys_expected=100,
+        bytes_expected=10_000,
+        keys_per_s=10,
+        bytes_per_s=600,
+        ms_left=8_000,
+    )
+    assert not second.moves[1].copying.HasField("keys_expected")
     mover.found.clear()
     for move in moves:
         moving = MoveId(move.move)

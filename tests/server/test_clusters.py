@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ravel_node.admin.model import ClusterEntry, ClusterNumber
-from ravel_node.admin.ports import ClusterAwayError, StepImpossibleError, StepRefusedError
+from ravel_node.admin.ports import ClusterAwayError, StepRefusedError
 from ravel_node.server import clusters
 from ravel_node.server.clusters import Clusters
 from ravelctl.client.errors import CLASS_OF
@@ -32,7 +32,7 @@ class OneCluster:
         (Reason.MOVE_REFUSED, StepRefusedError),
         (Reason.QUOTA_EXCEEDED, StepRefusedError),
         (Reason.UNSUPPORTED_VERSION, StepRefusedError),
-        (Reason.REQUEST_TOO_LARGE, StepImpossibleError),
+        (Reason.REQUEST_TOO_LARGE, StepRefusedError),
         (Reason.NO_LEADER, ClusterAwayError),
         (Reason.OUTCOME_UNKNOWN, ClusterAwayError),
         (Reason.TIMEOUT, ClusterAwayError),

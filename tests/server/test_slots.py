@@ -73,7 +73,7 @@ async def test_ownership_is_told_after_a_read_barrier(host: FakeHost, slots: Any
     assert host.fake.barriers == [ReadMode.LINEARIZABLE]
     assert (told.managed, told.owned, told.map_version, told.last_move) == (True, ALL_SLOTS, 1, 0)
     assert told.revision == len(KEYS)
-    assert told.moves == [slots_pb2.SlotMove(move=5, side=slots_pb2.FROZEN, slots=[7, 8])]
+    assert told.moves == [slots_pb2.SlotMove(move=5, side=slots_pb2.FROZEN, slots=[7, 8], keys=len(KEYS))]
 
 
 async def test_a_cluster_that_was_never_told_owns_all() -> None:
@@ -127,6 +127,24 @@ async def test_notes_are_read_and_settled(host: FakeHost, slots: Any, monkeypatc
     assert list(notes(host.fake.state, 5)) == []
     reason, _ = await refused(anext(aiter(slots.ReadSlots(ReadSlotsRequest(noted_for_move=5)))))
     assert reason == Reason.MOVE_REFUSED
+
+
+@pytest.mark.parametrize("in_an_entry", [1, 3, 4, 100])
+async def test_one_purge_deletes_in_several_entries(
+    host: FakeHost, slots: Any, monkeypatch: pytest.MonkeyPatch, in_an_entry: int
+) -> None:
+    monkeypatch.setattr("ravel_node.replica.slots.DELETED_AT_ONCE", in_an_entry)
+    monkeypatch.setattr("ravel_node.replica.slots.MOVED_KEYS_MAX", 3)
+    await slots.ChangeSlots(change(slots_pb2.EXPORT, slots=[7, 8]))
+    await slots.ChangeSlots(change(slots_pb2.FREEZE))
+    await slots.ChangeSlots(change(slots_pb2.RELEASE, map_version=2))
+    before = len(host.fake.proposals)
+    assert (await slots.ChangeSlots(change(slots_pb2.PURGE, limit=5))).more
+    assert len(host.fake.state.databases[Database.KV]) == len(KEYS) - 5
+    assert len(host.fake.proposals) - before == -(-5 // in_an_entry)
+    assert not (await slots.ChangeSlots(change(slots_pb2.PURGE))).more
+    assert host.fake.state.databases[Database.KV] == {}
+    assert list((await slots.Ownership(OwnershipRequest())).moves) == []
 
 
 async def test_purge_deletes_some_at_a_time_and_sweeps_the_notes(host: FakeHost, slots: Any) -> None:
@@ -217,12 +235,16 @@ async def test_an_import_and_its_end() -> None:
         assert (begun.next_chunk, begun.revision) == (1, 70)
         keys = [MovedKey(key=key, value=b"v", revision=9) for key in KEYS]
         taken = await slots.ChangeSlots(change(slots_pb2.IMPORT_CHUNK, chunk=1, keys=keys, revision=80))
-        assert (taken.next_chunk, taken.revision) == (2, 80)
-        reason, message = await refused(slots.ChangeSlots(change(slots_pb2.IMPORT_CHUNK, chunk=1, keys=keys)))
-        assert (reason, "takes chunk 2 next" in message) == (Reason.MOVE_REFUSED, True)
+        assert (taken.taken, taken.more, taken.next_chunk, taken.revision) == (True, False, 2, 80)
+        for number in (1, 3):
+            answer = await slots.ChangeSlots(change(slots_pb2.IMPORT_CHUNK, chunk=number, keys=keys))
+            assert (answer.taken, answer.more, answer.next_chunk) == (False, False, 2)
+        reason, message = await refused(slots.ChangeSlots(change(slots_pb2.IMPORT_CHUNK, 6, chunk=2, keys=keys)))
+        assert (reason, "knows no move 6" in message) == (Reason.MOVE_REFUSED, True)
         assert [move.next_chunk for move in (await slots.Ownership(OwnershipRequest())).moves] == [2]
         assert [len(page.keys) for page in await pages(slots, slots=[7, 8])] == [len(KEYS)]
-        assert (await slots.ChangeSlots(change(slots_pb2.DROP, limit=len(KEYS) - 1))).more
+        dropped = await slots.ChangeSlots(change(slots_pb2.DROP, limit=len(KEYS) - 1))
+        assert (dropped.more, dropped.taken) == (True, False)
         assert not (await slots.ChangeSlots(change(slots_pb2.DROP))).more
         assert host.fake.state.databases[Database.KV] == {}
         assert (await slots.Ownership(OwnershipRequest())).last_move == 5

@@ -116,6 +116,14 @@ async def test_a_verification_ends_at_a_slot_once_it_has_seen_enough_keys(store:
     assert await store.verify_slots([], MANY) == 0
 
 
+async def test_the_keys_of_slots_are_counted_as_of_the_last_flush(store: DiskStore) -> None:
+    assert await store.count_keys([7, 70, 9]) == len(BY_SLOT[7]) + len(BY_SLOT[70])
+    apply(store, 3, {BY_SLOT[7][0]: None})
+    assert await store.count_keys([7]) == len(BY_SLOT[7])
+    await store.flush()
+    assert await store.count_keys([7]) == len(BY_SLOT[7]) - 1
+
+
 async def test_what_is_in_memory_needs_no_flush_to_be_verified(store: DiskStore) -> None:
     apply(store, 3, {BY_SLOT[7][0]: None, BY_SLOT[7][1]: b"w"})
     assert await store.verify_slots([7], MANY) == 1

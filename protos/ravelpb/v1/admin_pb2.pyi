@@ -183,6 +183,7 @@ class DirectoryMove(_message.Message):
     PHASE_FIELD_NUMBER: _builtins.int
     KEYS_COPIED_FIELD_NUMBER: _builtins.int
     OBSTACLE_FIELD_NUMBER: _builtins.int
+    COPYING_FIELD_NUMBER: _builtins.int
     move: _builtins.int
     """its id; ids ascend. 0: only a plan"""
     source: _builtins.int
@@ -195,6 +196,10 @@ class DirectoryMove(_message.Message):
     """what keeps it from getting on; empty: nothing"""
     @_builtins.property
     def slots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def copying(self) -> Global___CopyProgress:
+        """by this admin leader"""
+
     def __init__(
         self,
         *,
@@ -205,14 +210,70 @@ class DirectoryMove(_message.Message):
         phase: Global___MovePhase.ValueType = ...,
         keys_copied: _builtins.int = ...,
         obstacle: _builtins.str = ...,
+        copying: Global___CopyProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["copying", b"copying"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "keys_copied", b"keys_copied", "move", b"move", "obstacle", b"obstacle", "phase", b"phase", "slots", b"slots", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copying", b"copying", "destination", b"destination", "keys_copied", b"keys_copied", "move", b"move", "obstacle", b"obstacle", "phase", b"phase", "slots", b"slots", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DirectoryMove: _TypeAlias = DirectoryMove  # noqa: Y015
+
+@_typing.final
+class CopyProgress(_message.Message):
+    """The progress of copying. Rates are those of the last 10 seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BYTES_COPIED_FIELD_NUMBER: _builtins.int
+    KEYS_DONE_FIELD_NUMBER: _builtins.int
+    KEYS_EXPECTED_FIELD_NUMBER: _builtins.int
+    BYTES_EXPECTED_FIELD_NUMBER: _builtins.int
+    KEYS_PER_S_FIELD_NUMBER: _builtins.int
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    MS_LEFT_FIELD_NUMBER: _builtins.int
+    bytes_copied: _builtins.int
+    """of keys and values"""
+    keys_done: _builtins.int
+    """of keys_expected: copied, or found at the destination"""
+    keys_expected: _builtins.int
+    """at the source, as of a flush before the copying began; not there: not known"""
+    bytes_expected: _builtins.int
+    """estimated by the average size of the keys copied so far; not there: none were"""
+    keys_per_s: _builtins.int
+    bytes_per_s: _builtins.int
+    ms_left: _builtins.int
+    """estimated; not there: nothing says"""
+    def __init__(
+        self,
+        *,
+        bytes_copied: _builtins.int = ...,
+        keys_done: _builtins.int = ...,
+        keys_expected: _builtins.int | None = ...,
+        bytes_expected: _builtins.int | None = ...,
+        keys_per_s: _builtins.int = ...,
+        bytes_per_s: _builtins.int = ...,
+        ms_left: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bytes_expected", b"_bytes_expected", "_keys_expected", b"_keys_expected", "_ms_left", b"_ms_left", "bytes_expected", b"bytes_expected", "keys_expected", b"keys_expected", "ms_left", b"ms_left"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_expected", b"_bytes_expected", "_keys_expected", b"_keys_expected", "_ms_left", b"_ms_left", "bytes_copied", b"bytes_copied", "bytes_expected", b"bytes_expected", "bytes_per_s", b"bytes_per_s", "keys_done", b"keys_done", "keys_expected", b"keys_expected", "keys_per_s", b"keys_per_s", "ms_left", b"ms_left"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bytes_expected: _TypeAlias = _typing.Literal["bytes_expected"]  # noqa: Y015
+    _WhichOneofArgType__bytes_expected: _TypeAlias = _typing.Literal["_bytes_expected", b"_bytes_expected"]  # noqa: Y015
+    _WhichOneofReturnType__keys_expected: _TypeAlias = _typing.Literal["keys_expected"]  # noqa: Y015
+    _WhichOneofArgType__keys_expected: _TypeAlias = _typing.Literal["_keys_expected", b"_keys_expected"]  # noqa: Y015
+    _WhichOneofReturnType__ms_left: _TypeAlias = _typing.Literal["ms_left"]  # noqa: Y015
+    _WhichOneofArgType__ms_left: _TypeAlias = _typing.Literal["_ms_left", b"_ms_left"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bytes_expected) -> _WhichOneofReturnType__bytes_expected | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keys_expected) -> _WhichOneofReturnType__keys_expected | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ms_left) -> _WhichOneofReturnType__ms_left | None: ...
+
+Global___CopyProgress: _TypeAlias = CopyProgress  # noqa: Y015
 
 @_typing.final
 class RegisterRequest(_message.Message):
@@ -1148,6 +1209,7 @@ class RebalanceResponse(_message.Message):
     KEYS_MOVED_FIELD_NUMBER: _builtins.int
     OBSTACLE_FIELD_NUMBER: _builtins.int
     MAP_VERSION_FIELD_NUMBER: _builtins.int
+    COPYING_FIELD_NUMBER: _builtins.int
     slots_moved: _builtins.int
     slots_left: _builtins.int
     keys_moved: _builtins.int
@@ -1158,6 +1220,10 @@ class RebalanceResponse(_message.Message):
     def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___DirectoryMove]:
         """under way"""
 
+    @_builtins.property
+    def copying(self) -> Global___CopyProgress:
+        """of all moves of this stream; keys_expected is estimated by the slots for moves that wait"""
+
     def __init__(
         self,
         *,
@@ -1167,10 +1233,11 @@ class RebalanceResponse(_message.Message):
         keys_moved: _builtins.int = ...,
         obstacle: _builtins.str = ...,
         map_version: _builtins.int = ...,
+        copying: Global___CopyProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["copying", b"copying"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys_moved", b"keys_moved", "map_version", b"map_version", "moves", b"moves", "obstacle", b"obstacle", "slots_left", b"slots_left", "slots_moved", b"slots_moved"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copying", b"copying", "keys_moved", b"keys_moved", "map_version", b"map_version", "moves", b"moves", "obstacle", b"obstacle", "slots_left", b"slots_left", "slots_moved", b"slots_moved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,7 +70,7 @@ class _SlotsStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SlotsStep.V
     PURGE: _SlotsStep.ValueType  # 6
     """source: at most `limit` keys; ends the move here with the last one"""
     IMPORT: _SlotsStep.ValueType  # 7
-    """destination: begins an import"""
+    """destination: begins an import, or takes it over: chunks of whoever imported before are not taken any more"""
     IMPORT_CHUNK: _SlotsStep.ValueType  # 8
     ACTIVATE: _SlotsStep.ValueType  # 9
     """ends the move here"""
@@ -92,7 +92,7 @@ RELEASE: SlotsStep.ValueType  # 5
 PURGE: SlotsStep.ValueType  # 6
 """source: at most `limit` keys; ends the move here with the last one"""
 IMPORT: SlotsStep.ValueType  # 7
-"""destination: begins an import"""
+"""destination: begins an import, or takes it over: chunks of whoever imported before are not taken any more"""
 IMPORT_CHUNK: SlotsStep.ValueType  # 8
 ACTIVATE: SlotsStep.ValueType  # 9
 """ends the move here"""
@@ -187,6 +187,7 @@ class SlotMove(_message.Message):
     NEXT_CHUNK_FIELD_NUMBER: _builtins.int
     MOVER_FIELD_NUMBER: _builtins.int
     MAP_VERSION_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     move: _builtins.int
     """its id in the directory; ids ascend"""
     side: Global___MoveSide.ValueType
@@ -196,6 +197,8 @@ class SlotMove(_message.Message):
     """source: the newest mover that has exported"""
     map_version: _builtins.int
     """RELEASED: of the map by which the slots left"""
+    keys: _builtins.int
+    """in these slots at the leader, as of its last flush: for a progress display"""
     @_builtins.property
     def slots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """ascending"""
@@ -209,10 +212,11 @@ class SlotMove(_message.Message):
         next_chunk: _builtins.int = ...,
         mover: _builtins.int = ...,
         map_version: _builtins.int = ...,
+        keys: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["map_version", b"map_version", "move", b"move", "mover", b"mover", "next_chunk", b"next_chunk", "side", b"side", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "map_version", b"map_version", "move", b"move", "mover", b"mover", "next_chunk", b"next_chunk", "side", b"side", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -238,12 +242,12 @@ class ChangeSlotsRequest(_message.Message):
     map_version: _builtins.int
     """OWN, RELEASE, ACTIVATE: newer than the one by which this cluster's slots stand"""
     chunk: _builtins.int
-    """IMPORT_CHUNK: its number, from 1; refused unless it is `next_chunk`"""
+    """IMPORT_CHUNK: its number, from 1; the keys are taken if it is `next_chunk`"""
     revision: _builtins.int
     """OWN, IMPORT, IMPORT_CHUNK: the source's revision, which the destination's will not be below; ACTIVATE:"""
     limit: _builtins.int
     """so too, the one that RELEASE told; SETTLE
-    PURGE, DROP: keys; 0: 1,000
+    PURGE, DROP: keys, at most 65,536; 0: 1,000
     """
     mover: _builtins.int
     """EXPORT, FREEZE: the term in which the asking admin leads; refused below one that has exported"""
@@ -320,6 +324,7 @@ class ChangeSlotsResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     NEXT_CHUNK_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """the cluster's, after the step; RELEASE: the one at which the slots left, however often it is repeated"""
@@ -327,6 +332,8 @@ class ChangeSlotsResponse(_message.Message):
     """IMPORT, IMPORT_CHUNK"""
     more: _builtins.bool
     """PURGE, DROP: keys are left, ask again; OWN: keys are to be purged"""
+    taken: _builtins.bool
+    """IMPORT_CHUNK: the keys of this request were taken; false: its number is not `next_chunk`"""
     deleted: _builtins.int
     """PURGE, DROP: keys, by this very step"""
     @_builtins.property
@@ -338,11 +345,12 @@ class ChangeSlotsResponse(_message.Message):
         revision: _builtins.int = ...,
         next_chunk: _builtins.int = ...,
         more: _builtins.bool = ...,
+        taken: _builtins.bool = ...,
         deleted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "header", b"header", "more", b"more", "next_chunk", b"next_chunk", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "header", b"header", "more", b"more", "next_chunk", b"next_chunk", "revision", b"revision", "taken", b"taken"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

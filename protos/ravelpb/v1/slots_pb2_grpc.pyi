@@ -48,12 +48,17 @@ class SlotsStub:
     lost, the registry works out who is to own what (Admin.Reconcile) and tells each cluster by OWN.
 
     Requests may come late, again, or from two movers at once. A step that was done already is OK and changes nothing: EXPORT of a
-    frozen or released move does not go back, nor does FREEZE of a released one, and IMPORT goes on where it is. A step of a move that
+    frozen or released move does not go back, nor does FREEZE of a released one. A step of a move that
     has ended here is OK or MOVE_REFUSED, and changes nothing. UNFREEZE and DROP of a move that never began here end it all the same:
-    `last_move` becomes its id, so that an EXPORT or IMPORT that comes late is refused. A chunk whose number is not `next_chunk` is
-    refused (MOVE_REFUSED), also one that was taken before: OK means that the keys of this very request were taken. That is what keeps
-    the chunks of two movers apart. EXPORT and FREEZE name the mover that asks: once one has exported, those before it are refused. So a
-    mover that looks after its EXPORT, and finds the source not frozen, knows that only its own FREEZE can freeze it.
+    `last_move` becomes its id, so that an EXPORT or IMPORT that comes late is refused. EXPORT and FREEZE name the mover that asks: once
+    one has exported, those before it are refused. So a mover that looks after its EXPORT, and finds the source not frozen, knows that
+    only its own FREEZE can freeze it.
+
+    A migrator may have several chunks in flight. The destination takes them in the order of their numbers: the keys of a chunk whose
+    number is not `next_chunk` are not taken, and the answer is OK with `taken` false. If the number is above `next_chunk`, the chunk
+    came before its predecessor, and the migrator sends it again; if it is below, another migrator has begun meanwhile. Each IMPORT
+    moves `next_chunk` on by 64, so no chunk that an earlier migrator has in flight, of which there are at most 64, is taken any more.
+    MOVE_REFUSED of a chunk, like every other refusal, says that the cluster will not take it.
 
     Which keys a slot has is an index of each replica. A leader verifies its own against a sealed summary before it trusts it: in
     ReadSlots, and in the last PURGE or DROP. Where it is damaged the answer is MOVE_REFUSED, which names the replica, and the replica
@@ -92,12 +97,17 @@ class SlotsAsyncStub(SlotsStub):
     lost, the registry works out who is to own what (Admin.Reconcile) and tells each cluster by OWN.
 
     Requests may come late, again, or from two movers at once. A step that was done already is OK and changes nothing: EXPORT of a
-    frozen or released move does not go back, nor does FREEZE of a released one, and IMPORT goes on where it is. A step of a move that
+    frozen or released move does not go back, nor does FREEZE of a released one. A step of a move that
     has ended here is OK or MOVE_REFUSED, and changes nothing. UNFREEZE and DROP of a move that never began here end it all the same:
-    `last_move` becomes its id, so that an EXPORT or IMPORT that comes late is refused. A chunk whose number is not `next_chunk` is
-    refused (MOVE_REFUSED), also one that was taken before: OK means that the keys of this very request were taken. That is what keeps
-    the chunks of two movers apart. EXPORT and FREEZE name the mover that asks: once one has exported, those before it are refused. So a
-    mover that looks after its EXPORT, and finds the source not frozen, knows that only its own FREEZE can freeze it.
+    `last_move` becomes its id, so that an EXPORT or IMPORT that comes late is refused. EXPORT and FREEZE name the mover that asks: once
+    one has exported, those before it are refused. So a mover that looks after its EXPORT, and finds the source not frozen, knows that
+    only its own FREEZE can freeze it.
+
+    A migrator may have several chunks in flight. The destination takes them in the order of their numbers: the keys of a chunk whose
+    number is not `next_chunk` are not taken, and the answer is OK with `taken` false. If the number is above `next_chunk`, the chunk
+    came before its predecessor, and the migrator sends it again; if it is below, another migrator has begun meanwhile. Each IMPORT
+    moves `next_chunk` on by 64, so no chunk that an earlier migrator has in flight, of which there are at most 64, is taken any more.
+    MOVE_REFUSED of a chunk, like every other refusal, says that the cluster will not take it.
 
     Which keys a slot has is an index of each replica. A leader verifies its own against a sealed summary before it trusts it: in
     ReadSlots, and in the last PURGE or DROP. Where it is damaged the answer is MOVE_REFUSED, which names the replica, and the replica
@@ -132,12 +142,17 @@ class SlotsServicer(metaclass=_abc_1.ABCMeta):
     lost, the registry works out who is to own what (Admin.Reconcile) and tells each cluster by OWN.
 
     Requests may come late, again, or from two movers at once. A step that was done already is OK and changes nothing: EXPORT of a
-    frozen or released move does not go back, nor does FREEZE of a released one, and IMPORT goes on where it is. A step of a move that
+    frozen or released move does not go back, nor does FREEZE of a released one. A step of a move that
     has ended here is OK or MOVE_REFUSED, and changes nothing. UNFREEZE and DROP of a move that never began here end it all the same:
-    `last_move` becomes its id, so that an EXPORT or IMPORT that comes late is refused. A chunk whose number is not `next_chunk` is
-    refused (MOVE_REFUSED), also one that was taken before: OK means that the keys of this very request were taken. That is what keeps
-    the chunks of two movers apart. EXPORT and FREEZE name the mover that asks: once one has exported, those before it are refused. So a
-    mover that looks after its EXPORT, and finds the source not frozen, knows that only its own FREEZE can freeze it.
+    `last_move` becomes its id, so that an EXPORT or IMPORT that comes late is refused. EXPORT and FREEZE name the mover that asks: once
+    one has exported, those before it are refused. So a mover that looks after its EXPORT, and finds the source not frozen, knows that
+    only its own FREEZE can freeze it.
+
+    A migrator may have several chunks in flight. The destination takes them in the order of their numbers: the keys of a chunk whose
+    number is not `next_chunk` are not taken, and the answer is OK with `taken` false. If the number is above `next_chunk`, the chunk
+    came before its predecessor, and the migrator sends it again; if it is below, another migrator has begun meanwhile. Each IMPORT
+    moves `next_chunk` on by 64, so no chunk that an earlier migrator has in flight, of which there are at most 64, is taken any more.
+    MOVE_REFUSED of a chunk, like every other refusal, says that the cluster will not take it.
 
     Which keys a slot has is an index of each replica. A leader verifies its own against a sealed summary before it trusts it: in
     ReadSlots, and in the last PURGE or DROP. Where it is damaged the answer is MOVE_REFUSED, which names the replica, and the replica

@@ -40,8 +40,8 @@ class SlotsClient(ServiceClient):
     async def change(self, request: ChangeSlotsRequest, *, timeout_s: float | None = None) -> ChangeSlotsResponse:
         """Take one step of a move. It is repeated until it is answered.
 
-        A chunk is not repeated: if its answer is lost, the call raises OutcomeUnknownError, and `ownership` says which chunk
-        comes next. Sent again, a chunk that was taken would be refused.
+        A chunk is not repeated: if its answer is lost, the call raises OutcomeUnknownError. Sent again, a chunk that was taken
+        would be answered like one that was not.
         """
         return await ask_leader(
             self._connections,

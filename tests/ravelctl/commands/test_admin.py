@@ -156,6 +156,18 @@ def test_slots(ctl: Ctl, admin: FakeAdmin) -> None:
     directory.moves.append(
         pb.DirectoryMove(move=65536, slots=range(8, 72), source=1, destination=2, phase=pb.COPYING, keys_copied=1204)
     )
+    assert "orders -> users: 64 slots (8-71) copying, 1,204 keys copied\n" in asked(ctl, admin, "slots").out
+    directory.moves[0].copying.CopyFrom(
+        pb.CopyProgress(
+            bytes_copied=120 << 10,
+            keys_done=1_300,
+            keys_expected=15_600,
+            bytes_expected=1536 << 10,
+            keys_per_s=900,
+            bytes_per_s=90 << 10,
+            ms_left=15_900,
+        )
+    )
     directory.moves.append(
         pb.DirectoryMove(move=65537, slots=[80], source=1, destination=2, phase=pb.PLANNED, obstacle="users is down")
     )
@@ -166,7 +178,8 @@ def test_slots(ctl: Ctl, admin: FakeAdmin) -> None:
         "orders    2045   49.9%  1-6, 8, 10-2047\n"
         "users     2050   50.0%  0, 7, 2048-4095\n"
         "(nobody)  1      0.0%   9\n"
-        "orders -> users: 64 slots (8-71) copying, 1,204 keys copied\n"
+        "orders -> users: 64 slots (8-71) copying, 1,300 of about 15,600 keys, 120KiB of about 1.5MiB, 900 keys/s, 90KiB/s, "
+        "about 15.9s left\n"
         "orders -> users: 1 slot (80) planned; waits: users is down\n"
     )
     for move in range(30):
@@ -176,6 +189,16 @@ def test_slots(ctl: Ctl, admin: FakeAdmin) -> None:
     told = asked(ctl, admin, "slots", "-o", "json").json
     assert told["clusters"][0] == {"number": 1, "name": "orders", "slots": 2045, "ranges": [[1, 6], [8, 8], [10, 2047]]}
     assert (told["moves"][0]["move"], told["moves"][0]["slots"], told["moves"][0]["phase"]) == ("65536", 64, "copying")
+    assert told["moves"][0]["copying"] == {
+        "bytes_copied": "122880",
+        "keys_done": "1300",
+        "keys_expected": "15600",
+        "bytes_expected": "1572864",
+        "keys_per_s": "900",
+        "bytes_per_s": "92160",
+        "seconds_left": 15.9,
+    }
+    assert told["moves"][1]["copying"]["keys_expected"] is None, "nobody has counted them yet"
     assert "65 slots on the move" in asked(ctl, admin, "clusters").out
 
 
@@ -218,7 +241,9 @@ def planned(directory: FakeDirectory) -> None:
     directory.told = [
         pb.RebalanceResponse(slots_moved=0, slots_left=65, map_version=3),
         pb.RebalanceResponse(slots_moved=64, slots_left=1, keys_moved=1200, map_version=4),
-        pb.RebalanceResponse(slots_moved=65, slots_left=0, keys_moved=1234, map_version=5),
+        pb.RebalanceResponse(
+            slots_moved=65, slots_left=0, keys_moved=1234, map_version=5, copying=pb.CopyProgress(bytes_copied=123 << 10)
+        ),
     ]
 
 
@@ -253,11 +278,12 @@ def test_a_plan_is_applied_as_it_was_shown(ctl: Ctl, admin: FakeAdmin) -> None:
     planned(admin.directory)
     ran = asked(ctl, admin, "rebalance", "--apply")
     assert (ran.code, ran.err) == (0, PLAN)
-    assert ran.out.startswith("moved 65 slots with 1,234 keys in ")
+    assert ran.out.startswith("moved 65 slots with 1,234 keys (123KiB) in ")
     (request,) = admin.directory.asked
     assert (request.map_version, request.watch_only, list(request.empty_clusters)) == (3, False, [])
     told = asked(ctl, admin, "rebalance", "--apply", "--empty", "users", "-o", "json")
     assert (told.err, told.json["slots_moved"], told.json["keys_moved"]) == ("", 65, "1234")
+    assert told.json["bytes_moved"] == str(123 << 10)
     assert list(admin.directory.asked[-1].empty_clusters) == ["users"]
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final
 
 from ravel_node.admin import movement
-from ravel_node.admin.copying import Copier, Pass
+from ravel_node.admin.copying import ChunkLostError, Copier, Pass, _Chunk
 from ravel_node.admin.executor import _Carrier
 from ravel_node.admin.model import ClusterNumber, Directory, Move, Phase, SlotMap
-from ravel_node.admin.ports import StepRefusedError
 from ravel_node.machine import kv as kv_module
 from ravel_node.machine import ownership as ownership_module
 from ravel_node.machine.base import Outcome, Status
@@ -61,7 +61,7 @@ def _last_pass_left_out(put: Put) -> None:
     real = Copier.follow
 
     async def follow(self: Copier, *, settle: bool) -> Pass:
-        return await real(self, settle=True) if settle else Pass(0, 0)
+        return await real(self, settle=True) if settle else Pass()
 
     put(Copier, "follow", follow)
 
@@ -71,27 +71,48 @@ def _comparison_left_out(put: Put) -> None:
     real = Copier.compare
 
     async def compare(self: Copier) -> Pass:
-        return await real(self) if self._next_chunk == 1 else Pass(0, 0)
+        return await real(self) if self._next_chunk == 1 else Pass()
 
     put(Copier, "compare", compare)
 
 
 def _chunk_renumbered(put: Put) -> None:
-    """A chunk that was refused is sent again under the right number, though what is in it was read before."""
-    real = Copier._send
+    """A chunk that was lost is sent again under the right number, though its contents were read before."""
+    real = Copier._deliver
 
-    async def send(self: Copier) -> None:
-        chunk = self._chunk
+    async def deliver(self: Copier, chunk: _Chunk, number: int, before: asyncio.Task[None] | None) -> None:
         while True:
             try:
-                return await real(self)
-            except Exception as error:
-                if not isinstance(error.__cause__, StepRefusedError):
-                    raise
+                return await real(self, chunk, number, before)
+            except ChunkLostError:
                 await self.begin(chunk.revision)
-                self._chunk = chunk
+                number, before, self._next_chunk = self._next_chunk, None, self._next_chunk + 1
 
-    put(Copier, "_send", send)
+    put(Copier, "_deliver", deliver)
+
+
+def _import_skips_nothing(put: Put) -> None:
+    """An import goes on with the next number, which a chunk that an earlier mover has in flight may have, too."""
+    put(ownership_module, "CHUNKS_IN_FLIGHT_MAX", 0)
+
+
+def _settled_when_sent(put: Put) -> None:
+    """Notes go when the chunks with their keys were sent, not when they were taken."""
+
+    async def follow(self: Copier, *, settle: bool) -> Pass:
+        request = pb.ReadSlotsRequest(noted_for_move=self._move.move_id, linearizable=True)
+        first_revision = 0
+        async with self._sending() as found, aclosing(self._clusters.read(self._move.source, request)) as pages:
+            async for page in pages:
+                first_revision = first_revision or page.revision
+                for moved in page.keys:
+                    await self._add(moved, page.revision, found)
+            if settle and found.keys:
+                settled = pb.ChangeSlotsRequest(step=pb.SETTLE, move=self._move.move_id, revision=first_revision)
+                await self._clusters.change(self._move.source, settled)
+        return found
+
+    put(Copier, "follow", follow)
 
 
 def _chunk_taken_twice(put: Put) -> None:
@@ -176,7 +197,9 @@ MOVE_BUGS: Final[Sequence[Bug]] = (
     Bug("purge-before-commit", "keys are deleted once the move is committed", _purge_before_commit, 60),
     Bug("last-pass-left-out", "what was noted last is copied while writes are refused", _last_pass_left_out, 60),
     Bug("comparison-left-out", "a mover believes only a pass of its own", _comparison_left_out, 60),
-    Bug("chunk-renumbered", "a chunk that was refused is read again", _chunk_renumbered, 200),
+    Bug("chunk-renumbered", "a chunk that was lost is read again", _chunk_renumbered, 200),
+    Bug("import-skips-nothing", "after an import no chunk of an earlier mover is taken", _import_skips_nothing, 400),
+    Bug("settled-when-sent", "a note goes when the chunk with its key was taken", _settled_when_sent, 200),
     Bug("chunk-taken-twice", "a chunk is taken under its own number only", _chunk_taken_twice, 300),
     Bug("nothing-noted", "what is written while keys are copied is noted", _nothing_noted, 20),
     Bug("settled-too-far", "a note goes when its write was copied", _settled_too_far, 60),

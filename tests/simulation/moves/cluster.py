@@ -47,6 +47,8 @@ class SimCluster:
             bootstrap_state(self.state, cluster_name=f"c{number}", member=member(1), conf_state=voters(1), config_index=Index(1))
             write_ownership(self.state, founded(ALL_SLOTS if number == 1 else NO_SLOTS, 1))
         self._index = 1 + self.state.applied.index
+        self.held: list[pb.ChangeSlotsRequest] = []  # chunks that the network delivers at the worst moment, if ever
+        self._read_at: dict[int, int] = {}  # of each move, the source's revision when the newest chunk was read
         self._exported_by: dict[int, int] = {}  # of each move, the newest mover whose EXPORT was answered
         self.machine = KVMachine()
         self.restart()
@@ -72,6 +74,9 @@ class SimCluster:
         return self._rng.random() < 0.5
 
     async def page_in(self, keys: Sequence[bytes]) -> None:
+        await asyncio.sleep(self._rng.uniform(0.0, 0.002))
+
+    async def flush(self) -> None:
         await asyncio.sleep(self._rng.uniform(0.0, 0.002))
 
     async def verify_slots(self, slots: Sequence[int], keys_max: int) -> int:
@@ -169,9 +174,35 @@ class SimCluster:
         )
         result = await change_slots(self, command, request.limit)
         self._check_mover(command)
+        if result.taken:
+            self._check_chunk(command)
+            await self._deliver_held()
         return pb.ChangeSlotsResponse(
-            revision=result.revision, next_chunk=result.next_chunk, more=result.more, deleted=result.deleted
+            revision=result.revision,
+            next_chunk=result.next_chunk,
+            more=result.more,
+            taken=result.taken,
+            deleted=result.deleted,
         )
+
+    def _check_chunk(self, taken: SlotsCommand) -> None:
+        """Of two chunks the one that is taken later was read later, whoever read them: a key's newest state is taken last."""
+        newest = self._read_at.get(taken.move, 0)
+        if taken.revision < newest:
+            was = f"chunk {taken.chunk} of move {taken.move} was read at revision {taken.revision}"
+            raise ViolationError(f"{was}, and one that was read at {newest} was taken before it")
+        self._read_at[taken.move] = taken.revision
+
+    async def _deliver_held(self) -> None:
+        """Deliver a chunk whose number comes next."""
+        ownership = self.machine.ownership
+        moves = ownership.moves if ownership is not None else {}
+        for request in self.held:
+            move = moves.get(request.move)
+            if move is not None and move.next_chunk == request.chunk:
+                self.held.remove(request)
+                await self.change(request)
+                return
 
     def _check_mover(self, taken: SlotsCommand) -> None:
         """Who has exported, and then sees no freeze, counts on it that nobody before it freezes: only so it bounds the freeze."""
@@ -202,6 +233,10 @@ class SimClusterPort:
 
     async def change(self, cluster: ClusterNumber, request: pb.ChangeSlotsRequest) -> pb.ChangeSlotsResponse:
         there = self._clusters[cluster]  # what arrives late reaches the cluster that was meant, and not one restored in its place
+        if request.step == pb.IMPORT_CHUNK and self._rng.random() < self._network.faults.held:
+            there.held.append(request)
+            await asyncio.sleep(self._rng.uniform(0.05, 0.4))
+            raise ClusterAwayError(f"cluster {cluster}: there was no answer in time")
         return await self._ask(cluster, lambda: there.change(request))
 
     async def read(self, cluster: ClusterNumber, request: pb.ReadSlotsRequest) -> AsyncGenerator[pb.ReadSlotsResponse, None]:
@@ -218,10 +253,13 @@ class SimClusterPort:
             return await there.page(pages)
 
         number, more = 0, True
-        while more:
-            page = await self._ask(cluster, lambda at=number: next_page(at))  # type: ignore[misc]
-            number, more = number + 1, page.more
-            yield page
+        try:
+            while more:
+                page = await self._ask(cluster, lambda at=number: next_page(at))  # type: ignore[misc]
+                number, more = number + 1, page.more
+                yield page
+        finally:
+            await pages.close()
 
     async def _ask(self, cluster: ClusterNumber, action: Callable[[], Awaitable[T]]) -> T:
         try:

@@ -13,28 +13,24 @@ from __future__ import annotations
 
 import asyncio
 from random import Random
-from typing import Any, Final, cast
+from typing import Final
 
-from ravel_node.admin.answers import RefusedError
-from ravel_node.admin.commands import AdoptCluster, Command
+from ravel_node.admin.commands import AdoptCluster
 from ravel_node.admin.model import ClusterNumber, Directory, Phase
-from ravel_node.admin.ports import ClusterAwayError, DirectoryAwayError
 from ravel_node.machine.base import Database, Start
 from ravel_node.machine.kv import KVMachine
 from ravel_node.machine.ownership import Mark
 from ravel_node.machine.refounding import FORGOTTEN, Founder, refound, start_above
 from ravel_node.raft.types import EntryId, Index, Term
-from ravel_node.server.reconciling import Reconciling
 from ravelpb.slots import slot_of
 from tests.machine.memory_txn import MemoryState
 from tests.simulation.moves.clients import KINDS, Client
-from tests.simulation.moves.cluster import SimCluster, SimClusterPort
-from tests.simulation.moves.directory import SimDirectory, SimDirectoryPort
-from tests.simulation.moves.network import ViolationError
+from tests.simulation.moves.cluster import SimCluster
+from tests.simulation.moves.directory import SimDirectory
+from tests.simulation.moves.reconciling import reconcile
 from tests.simulation.moves.world import World, _all, _raise_of
 
 ROUNDS_MAX: Final = 3
-RECONCILED_S: Final = 120.0
 ADMINS: Final = 0
 """Among the numbers of clusters: the admin group."""
 
@@ -188,38 +184,9 @@ class DisasterWorld(World):
             cluster.away = False
         self._lost.clear()
 
-    # --- the operator
-
     async def _reconcile(self) -> None:
-        """Until nothing is left to do, as `ravelctl admin reconcile` does, with consent where it is asked for."""
-        accepted: set[int] = set()
         gone = set(self._lost)
-        deadline = self.timeline.now + RECONCILED_S
-        while True:
-            if self.timeline.now > deadline:
-                raise ViolationError("registry and clusters do not come to agree")
-            port = SimClusterPort(self.clusters, self.network, Random(self.rng.random()))
-            desk = cast(Any, _Desk(self.directory, SimDirectoryPort(self.directory, self.network, Random(self.rng.random()))))
-            reconciling = Reconciling(desk, cast(Any, port))
-            look = await reconciling.look(sorted(accepted))
-            if {*look.away} - gone:
-                await asyncio.sleep(0.05)
-                continue
-            asked = {slot for loss in look.plan.losses if not loss.accepted for slot in loss.slots if slot in self.slots}
-            if asked - self.in_doubt:
-                raise ViolationError(f"consent is asked for slots {sorted(asked - self.in_doubt)}, of which nothing can be lost")
-            owners = self.directory.view().slot_map.owners
-            more = {slot for loss in look.plan.losses for slot in loss.slots}
-            more |= {slot for slot, owner in enumerate(owners) if owner in gone}
-            if more - accepted:
-                accepted |= more
-                continue
-            if look.plan.empty:
-                break
-            try:
-                await reconciling.carry_out(sorted(accepted), look.plan.name)
-            except (RefusedError, DirectoryAwayError, ClusterAwayError):
-                await asyncio.sleep(0.05)
+        await reconcile(self, in_doubt=self.in_doubt, gone=gone)
         for number, cluster in self.clusters.items():
             cluster.disputed = number in gone
 
@@ -232,26 +199,6 @@ class DisasterWorld(World):
     def _count_moves(self) -> None:
         """A restored admin group has forgotten what it decided: phases go back."""
         self.moved = self.called_off = 0
-
-    def _check_history(self) -> None:
-        kept = set(self.keys)
-        for client in self.clients:
-            client.history = [operation for operation in client.history if operation.key in kept]
-        super()._check_history()
-
-
-class _Desk:
-    """What Reconciling needs of a DirectoryDesk."""
-
-    def __init__(self, directory: SimDirectory, port: SimDirectoryPort) -> None:
-        self._directory = directory
-        self._port = port
-
-    async def read(self) -> tuple[None, Directory]:
-        return None, self._directory.view()
-
-    async def ask(self, command: Command) -> tuple[None, Any]:
-        return None, await self._port.propose(command)
 
 
 def _copied(state: MemoryState) -> MemoryState:

@@ -26,6 +26,7 @@ class Faults:
     lost: float = 0.03  # the request, or the answer
     again: float = 0.05  # the request arrives once more, up to `late_s` later
     late: float = 0.03  # it takes up to `late_s`
+    held: float = 0.0  # a chunk arrives once its number comes next, however long its mover has given it up
     delay_s: float = 0.004
     late_s: float = 4.0
 

@@ -33,6 +33,7 @@ from tests.simulation.moves.clients import KINDS, MOSTLY_DELETES, Client
 from tests.simulation.moves.cluster import SimCluster, SimClusterPort, leftovers
 from tests.simulation.moves.directory import SimDirectory, SimDirectoryPort
 from tests.simulation.moves.network import Faults, Network, ViolationError
+from tests.simulation.moves.reconciling import reconcile
 from tests.simulation.timeline import Clock, Process, Timeline
 
 FAULTY_S: Final = 10.0
@@ -102,6 +103,7 @@ class World:
             Client(number, self.network, self.clusters, self.directory, self.keys, Random(rng.random()), reads, kinds)
             for number in range(1, rng.randint(3, 7))
         ]
+        self.network.faults.held = Random(seed + 3).choice([0.0, 0.1, 0.3])
         self.movers: list[asyncio.Task[None]] = []
         self.started = self.moved = self.called_off = 0
         self.faulty = True
@@ -113,8 +115,9 @@ class World:
             patch.object(copying, "CHUNK_KEYS_MAX", sizes),
             patch.object(replica_slots, "PAGE_KEYS", self.rng.choice([1, 2, 5])),
             patch.object(executor, "DELETED_AT_ONCE", self.rng.choice([1, 3])),
+            patch.object(replica_slots, "DELETED_AT_ONCE", Random(self.seed + 4).choice([1, 2])),
         )
-        with patches[0], patches[1], patches[2]:
+        with patches[0], patches[1], patches[2], patches[3]:
             try:
                 self._run_until_done(self._live())
                 self._judge()
@@ -158,9 +161,10 @@ class World:
         await asyncio.sleep(FAULTY_S)
         self.faulty = False
         faults = self.network.faults
-        faults.lost = faults.again = faults.late = 0.0
+        faults.lost = faults.again = faults.late = faults.held = 0.0
         await _all(chaos)
         await self._rest()
+        await reconcile(self)  # what migrations have left behind that were called off while a cluster was away
         for client in self.clients:
             client.stopping = True
         await _all(running)
@@ -188,7 +192,12 @@ class World:
     def _start_mover(self) -> None:
         rng = self.rng
         options = MoverOptions(
-            poll_s=0.02, retry_s=0.05, frozen_s_max=rng.choice([0.3, 2.0]), freeze_below_keys=rng.choice([0, 2, 10]), passes_max=4
+            moves_at_once=1 + 3 * (self.started % 2),
+            poll_s=0.02,
+            retry_s=0.05,
+            frozen_s_max=rng.choice([0.3, 2.0]),
+            freeze_below_keys=rng.choice([0, 2, 10]),
+            passes_max=4,
         )
         clusters = SimClusterPort(self.clusters, self.network, Random(rng.random()))
         mover = Mover(clusters, SimDirectoryPort(self.directory, self.network, Random(rng.random())), options)
@@ -283,10 +292,10 @@ class World:
 
     def _check_history(self) -> None:
         """Key by key, since clusters count their revisions apart."""
-        by_key: dict[bytes, list[Operation]] = defaultdict(list)
+        by_key: dict[bytes, list[Operation]] = {key: [] for key in self.keys}
         for client in self.clients:
             for operation in client.history:
-                by_key[operation.key].append(operation)
+                by_key.get(operation.key, []).append(operation)
         for operations in by_key.values():
             report = check(operations)
             if report.violations:
