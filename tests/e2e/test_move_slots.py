@@ -71,6 +71,7 @@ async def test_slots_move_under_writes_and_nothing_is_lost(tmp_path: Path) -> No
         await asyncio.gather(*(source.put(key, b"0") for key in KEYS))
         for cluster, slots in ((source_slots, range(SLOT_COUNT)), (destination_slots, ())):
             await cluster.change(ChangeSlotsRequest(step=slots_pb2.OWN, move=1, slots=slots, map_version=1))
+        assert not (await destination_slots.change(ChangeSlotsRequest(step=slots_pb2.PURGE, move=1))).more
         with pytest.raises(WrongClusterError):
             await destination.put(KEYS[0], b"x")
 

@@ -62,7 +62,7 @@ class DisasterWorld(World):
             self._stop_movers()
         await self._traffic(2.0)
         faults = self.network.faults
-        faults.lost = faults.again = faults.late = 0.0
+        faults.lost = faults.again = faults.late = faults.held = 0.0
         await asyncio.sleep(faults.late_s)  # what is late arrives
         self._start_mover()
         await self._return()
