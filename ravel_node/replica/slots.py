@@ -22,12 +22,12 @@ from ravel_node.machine.base import Outcome, Reader, Status
 from ravel_node.machine.envelope import Kind
 from ravel_node.machine.kv import KVMachine, read_revision
 from ravel_node.machine.limits import MOVED_BYTES_MAX, MOVED_KEYS_MAX
-from ravel_node.machine.ownership import Ownership, Side, first_dead_note, moved_key, notes
+from ravel_node.machine.ownership import RECONCILE, Ownership, Side, first_dead_note, moved_key, notes
 from ravel_node.machine.slots import MovedKey, SlotsCommand, Step, encode_step
 from ravel_node.replica.errors import MoveRefusedError
 from ravel_node.replica.formats import require_known
 from ravel_node.replica.status import Member
-from ravelpb.slots import slot_of
+from ravelpb.slots import SLOT_COUNT, slot_of
 
 STEP_KEYS_DEFAULT: Final = 1_000
 STEP_KEYS_MAX: Final = 1 << 16
@@ -43,6 +43,9 @@ PAGE_KEYS: Final = 256
 VERIFIED_KEYS: Final = 4 * PAGE_KEYS
 """Keys whose slots are verified at once: a few pages, so that the first one does not wait for all slots of a move."""
 
+LOOKED_AT_ONCE: Final = 128
+"""Slots of `held_slots` between which others have their turn: under a millisecond."""
+
 REVISION_MAX: Final = (1 << 64) - 1
 """Above every revision."""
 
@@ -54,6 +57,7 @@ class SlotsResult(NamedTuple):
     next_chunk: int = 0
     more: bool = False
     taken: bool = False
+    deleted: int = 0  # PURGE, DROP: keys
 
 
 class Seat(Protocol):
@@ -133,7 +137,7 @@ async def _delete(seat: Seat, command: SlotsCommand, limit: int) -> SlotsResult:
         result = await _propose(seat, *_deleting(command, first))
         deleted += len(first)
         if deleted == limit or not result.more or loop.time() >= ends:
-            return result
+            return result._replace(deleted=deleted)
         first = keys.next(seat.reader(), min(limit - deleted, DELETED_AT_ONCE))
     if deleted:
         await seat.flush()  # the verification reads the disk: it need not read keys that are gone
@@ -143,7 +147,8 @@ async def _delete(seat: Seat, command: SlotsCommand, limit: int) -> SlotsResult:
     if side is Side.RELEASED:
         await _settle(seat, command.move, REVISION_MAX)
     *before, last = _deleting(command, first)
-    return await _propose(seat, *before, last._replace(last=True))
+    result = await _propose(seat, *before, last._replace(last=True))
+    return result._replace(deleted=deleted + len(first))
 
 
 def _deleting(command: SlotsCommand, keys: Sequence[MovedKey]) -> list[SlotsCommand]:
@@ -198,16 +203,28 @@ async def _sweep(seat: Seat) -> None:
 def _ownership(seat: Seat) -> Ownership:
     ownership = seat.machine.ownership
     if ownership is None:
-        raise MoveRefusedError("this cluster was never told which slots it owns, so none can move: let it claim its slots first")
+        raise MoveRefusedError(f"this cluster was never told which slots it owns, so none can move: {RECONCILE}")
     return ownership
 
 
 def _side(seat: Seat, move: int) -> Side | None:
-    found = _ownership(seat).moves.get(move)
+    ownership = seat.machine.ownership
+    found = ownership.moves.get(move) if ownership is not None else None
     return found.side if found is not None else None
 
 
 # --- reading
+
+
+async def held_slots(seat: Seat) -> list[int]:
+    """The slots of which this replica's index has keys, owned or not. Raises what Seat.check_leader raises."""
+    held: list[int] = []
+    for first in range(0, SLOT_COUNT, LOOKED_AT_ONCE):
+        seat.check_leader()
+        reader = seat.reader()
+        held += [slot for slot in range(first, first + LOOKED_AT_ONCE) if next(reader.slot_keys(slot), None) is not None]
+        await asyncio.sleep(0)
+    return held
 
 
 class SlotPage(NamedTuple):
