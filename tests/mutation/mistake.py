@@ -31,8 +31,8 @@ class Mistake:
         count = source.count(self.old)
         if count != 1:
             raise StaleMistakeError(
-                f"mistake {self.name!r} does not apply: its old text occurs {count} times in {self.file}; adapt the mistake to the "
-                f"source, or remove it: {self.old!r}"
+                f"mistake {self.name!r} does not apply: its old text occurs {count} times in {self.file}; "
+                f"adapt the mistake to the source, or remove it: {self.old!r}"
             )
         return source.replace(self.old, self.new)
 

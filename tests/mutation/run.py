@@ -1,8 +1,9 @@
-"""The mutation study: make each hand-chosen mistake in a copy of the source, run the tests that should notice, print the survivors.
+"""The mutation study: make hand-chosen mistakes in copies of the source, run the tests that should notice, print the survivors.
 
     make mutation                                      # every room
     python -m tests.mutation.run --room server         # one room
-    python -m tests.mutation.run --only 'lease'        # mistakes whose names hold this text
+    python -m tests.mutation.run --only lease          # mistakes whose names hold this text
+    python -m tests.mutation.run --first               # only the test files that most likely notice: quick, and too strict
 
 The working tree is never touched: each job works on a copy of its own in a temporary directory. A mistake is killed if a test
 fails, and counts as hung if a test has to be ended because it waits for ever. Exits 1 if a mistake survives that is not known to
@@ -96,7 +97,8 @@ def _run_tests(tree: Path, files: Sequence[str]) -> tuple[Outcome, str]:
 class Copies:
     """Copies of the working tree, one for each job."""
 
-    def __init__(self, folder: Path, count: int) -> None:
+    def __init__(self, folder: Path, count: int, *, first_only: bool) -> None:
+        self._first_only = first_only
         self._free: SimpleQueue[Path] = SimpleQueue()
         self._edits = 0
         for number in range(count):
@@ -113,12 +115,15 @@ class Copies:
             source = path.read_text()
             self._write(path, mistake.applied(source))
             try:
-                outcome, seen_by = _run_tests(tree, room.test_files(mistake.first))
+                outcome, seen_by = _run_tests(tree, self._files(room, mistake))
             finally:
                 self._write(path, source)
         finally:
             self._free.put(tree)
         return Verdict(room, mistake, outcome, seen_by, time.monotonic() - began)
+
+    def _files(self, room: Room, mistake: Mistake) -> list[str]:
+        return [f"tests/{name}" for name in mistake.first] if self._first_only else room.test_files(mistake.first)
 
     def check(self, room: Room) -> str:
         """Run the room's tests without a mistake; return the test that fails, if one does."""
@@ -138,7 +143,7 @@ class Copies:
 
 def _table(verdicts: Sequence[Verdict]) -> str:
     lines = [f"{'room':<12}{'mistakes':>9}{'killed':>8}{'hung':>6}{'survived':>10}"]
-    rooms = list(dict.fromkeys(verdict.room.name for verdict in verdicts))
+    rooms = sorted({verdict.room.name for verdict in verdicts})
     for name in [*rooms, "all"]:
         found = [verdict.outcome for verdict in verdicts if name in ("all", verdict.room.name)]
         counts = [found.count(outcome) for outcome in Outcome]
@@ -154,6 +159,7 @@ def main() -> int:
     parser.add_argument("--room", action="append", choices=[room.name for room in ROOMS], help="only this room; may be repeated")
     parser.add_argument("--only", default="", metavar="TEXT", help="only mistakes whose names hold this text")
     parser.add_argument("--jobs", type=int, default=JOBS, help=f"mistakes at once ({JOBS})")
+    parser.add_argument("--first", action="store_true", help="only the test files that most likely notice")
     parser.add_argument("--unchecked", action="store_true", help="do not run the tests first without a mistake")
     options = parser.parse_args()
     rooms = [room for room in ROOMS if not options.room or room.name in options.room]
@@ -162,7 +168,7 @@ def main() -> int:
     for _, mistake in chosen:
         mistake.applied((ROOT / mistake.file).read_text())
     with TemporaryDirectory(prefix="ravel-mutation-") as folder, ThreadPoolExecutor(options.jobs) as pool:
-        copies = Copies(Path(folder), options.jobs)
+        copies = Copies(Path(folder), options.jobs, first_only=options.first)
         if not options.unchecked:
             broken = [f"{room.name}: {seen}" for room, seen in zip(rooms, pool.map(copies.check, rooms), strict=True) if seen]
             if broken:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.mutation.mistakes import client, storage
+from tests.mutation.mistakes import admin, client, machine, raft, replica, server, storage, toolkit, transport
 
-ROOMS = (client.ROOM, storage.ROOM)
+ROOMS = (admin.ROOM, client.ROOM, machine.ROOM, raft.ROOM, replica.ROOM, server.ROOM, storage.ROOM, toolkit.ROOM, transport.ROOM)

@@ -1,0 +1,813 @@
+"""Mistakes in ravelctl, its client apart."""
+
+from __future__ import annotations
+
+from tests.mutation.mistake import Mistake, Room
+
+ROOM = Room(
+    "toolkit",
+    tests=(
+        "ravelctl/diagnosis",
+        "ravelctl/commands",
+        "ravelctl/test_output.py",
+        "ravelctl/test_cli.py",
+        "ravelctl/tui/test_alarms.py",
+        "ravelctl/tui/test_model.py",
+        "ravelctl/tui/test_figures.py",
+        "ravelctl/tui/test_columns.py",
+        "ravelctl/tui/test_poller.py",
+        "ravelctl/tui/test_screens.py",
+        "ravelctl/tui/test_recording.py",
+    ),
+    mistakes=(
+        Mistake(
+            "the rules of a cluster stop at the first row that breaks one",
+            "ravelctl/tui/alarms.py",
+            old=(
+                "            found += [*_of_row(row, view), *self._claim(row, view, now_s), *self._stalled(row,"
+                " now_s), *self._gap(row)]"
+            ),
+            new=(
+                "            found += [*_of_row(row, view), *self._claim(row, view, now_s), *self._stalled(row,"
+                " now_s), *self._gap(row)]\n"
+                "            if found:\n"
+                "                break"
+            ),
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "the rules of a row stop after a slow disk",
+            "ravelctl/tui/alarms.py",
+            old=(
+                '        yield Breach("fsync", row.key, severity, f"{row.name} fsync p99 {micros(row.fsync_p99_us or'
+                ' 0)}", f"{row.name} fsync")\n'
+            ),
+            new=(
+                '        yield Breach("fsync", row.key, severity, f"{row.name} fsync p99 {micros(row.fsync_p99_us or'
+                ' 0)}", f"{row.name} fsync")\n'
+                "        return\n"
+            ),
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "the rules of a row stop after a full store",
+            "ravelctl/tui/alarms.py",
+            old=('        yield Breach("db", row.key, severity, f"{row.name} store {share} full", f"{row.name} db {share}")\n'),
+            new=(
+                '        yield Breach("db", row.key, severity, f"{row.name} store {share} full", f"{row.name} db'
+                ' {share}")\n'
+                "        return\n"
+            ),
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "only the first alarm of a daemon is shown",
+            "ravelctl/tui/alarms.py",
+            old="            yield _servers_own(row, alarm)\n",
+            new=("            yield _servers_own(row, alarm)\n            return\n"),
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "a lag hides a late contact",
+            "ravelctl/tui/alarms.py",
+            old=(
+                '        yield Breach("lag", row.key, severity, text, f"{row.name} lag{seconds or \' \' +'
+                ' count(row.lag or 0, 6)}")\n'
+            ),
+            new=(
+                '        yield Breach("lag", row.key, severity, text, f"{row.name} lag{seconds or \' \' +'
+                ' count(row.lag or 0, 6)}")\n'
+                "        return\n"
+            ),
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "a missing leader hides an even number of voters",
+            "ravelctl/tui/alarms.py",
+            old='        yield Breach("leader", "", Severity.CRIT, f"no leader{since}", f"no leader{since}")\n',
+            new=('        yield Breach("leader", "", Severity.CRIT, f"no leader{since}", f"no leader{since}")\n        return\n'),
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "two rivals hide the other rules",
+            "ravelctl/tui/alarms.py",
+            old='lead {term}", at_once=True)\n',
+            new=('lead {term}", at_once=True)\n        return\n'),
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "a lost quorum hides the elections",
+            "ravelctl/tui/alarms.py",
+            old=('        yield Breach("quorum", "", Severity.CRIT, text, f"quorum {view.acknowledging}<{view.quorum}")\n'),
+            new=(
+                '        yield Breach("quorum", "", Severity.CRIT, text, f"quorum'
+                ' {view.acknowledging}<{view.quorum}")\n'
+                "        return\n"
+            ),
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "the alarm book raises the first breach only",
+            "ravelctl/tui/alarms.py",
+            old="                raised.append(alarm)\n",
+            new=("                raised.append(alarm)\n                break\n"),
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "the alarm book raises a breach at once",
+            "ravelctl/tui/alarms.py",
+            old="BREACHES_TO_RAISE: Final = 2",
+            new="BREACHES_TO_RAISE: Final = 1",
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "a broken promise of safety waits for a second view",
+            "ravelctl/tui/alarms.py",
+            old="            elif breach.at_once or self._breached[key] >= BREACHES_TO_RAISE:",
+            new="            elif self._breached[key] >= BREACHES_TO_RAISE:",
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "breaches with a view between them add up in the book",
+            "ravelctl/tui/alarms.py",
+            old="        self._breached = {key: self._breached.get(key, 0) + 1 for key in by_key}",
+            new="        self._breached = self._breached | {key: self._breached.get(key, 0) + 1 for key in by_key}",
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "an alarm is cleared after 10 ms",
+            "ravelctl/tui/alarms.py",
+            old="CALM_S: Final = 10.0",
+            new="CALM_S: Final = 0.01",
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "a breach does not end the calm",
+            "ravelctl/tui/alarms.py",
+            old="standing, breach=breach, calm_since_s=None, acknowledged",
+            new="standing, breach=breach, acknowledged",
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "a worse alarm stays acknowledged",
+            "ravelctl/tui/alarms.py",
+            old="acknowledged=standing.acknowledged and not worse",
+            new="acknowledged=standing.acknowledged",
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "acknowledging counts what was seen before",
+            "ravelctl/tui/alarms.py",
+            old="for alarm in self.standing[:shown] if not alarm.acknowledged]",
+            new="for alarm in self.standing[:shown]]",
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "the alarm book forgets when the calm began",
+            "ravelctl/tui/alarms.py",
+            old=(
+                "            elif alarm.calm_since_s is None:\n"
+                "                self._alarms[key] = replace(alarm, calm_since_s=calm_since_s)\n"
+            ),
+            new="",
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "a stalled snapshot is measured from the first sight",
+            "ravelctl/tui/alarms.py",
+            old="            self._snapshots[row.key] = (row.snapshot_sent, now_s)",
+            new="            self._snapshots[row.key] = (row.snapshot_sent, since_s)",
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "one large gap between commit and applied is an alarm",
+            "ravelctl/tui/alarms.py",
+            old="len(gaps) == APPLY_GAP_SAMPLES and grows and",
+            new="grows and",
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "a claim of leadership is graver after milliseconds",
+            "ravelctl/tui/alarms.py",
+            old=("row.status is not None else 0) / 1000\n        severity"),
+            new=("row.status is not None else 0) / 1_000_000\n        severity"),
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "a claim that ended is remembered",
+            "ravelctl/tui/alarms.py",
+            old=("            self._claims.pop(row.key, None)\n            return"),
+            new="            return",
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "the lag of a learner is an alarm",
+            "ravelctl/tui/alarms.py",
+            old="    if row.lag is None or not row.voter or row.state",
+            new="    if row.lag is None or row.state",
+            first=("ravelctl/tui/test_alarms.py",),
+        ),
+        Mistake(
+            "a counter that fell gives a negative rate",
+            "ravelctl/tui/model.py",
+            old="if seconds > 0 and now >= before else None",
+            new="if seconds > 0 else None",
+            first=("ravelctl/tui/test_model.py",),
+        ),
+        Mistake(
+            "a restarted process has rates from the one before",
+            "ravelctl/tui/model.py",
+            old=" or after.boot_id != before.boot_id or",
+            new=" or",
+            first=("ravelctl/tui/test_model.py",),
+        ),
+        Mistake(
+            "rates take milliseconds for seconds",
+            "ravelctl/tui/model.py",
+            old="before.counters.monotonic_ms) / 1000",
+            new="before.counters.monotonic_ms)",
+            first=("ravelctl/tui/test_model.py",),
+        ),
+        Mistake(
+            "reads are shown as writes",
+            "ravelctl/tui/model.py",
+            old="        rate(after.counters.reads, before.counters.reads, seconds),",
+            new="        rate(after.counters.writes, before.counters.writes, seconds),",
+            first=("ravelctl/tui/test_model.py",),
+        ),
+        Mistake(
+            "a leader of an old term rules",
+            "ravelctl/tui/model.py",
+            old="    return None if len(beyond) > len(voters) // 2 else best",
+            new="    return best",
+            first=("ravelctl/tui/test_model.py",),
+        ),
+        Mistake(
+            "the oldest configuration counts",
+            "ravelctl/tui/model.py",
+            old="key=lambda s: (s.config_index, s.header.term, s.role == pb.LEADER, s.last_index), default=None)",
+            new="key=lambda s: (s.header.term, s.role == pb.LEADER, s.last_index), default=None)",
+            first=("ravelctl/tui/test_model.py",),
+        ),
+        Mistake(
+            "a snapshot that is not whole shows 100%",
+            "ravelctl/tui/model.py",
+            old="{100 if whole else min(99, share)}",
+            new="{share}",
+            first=("ravelctl/tui/test_model.py",),
+        ),
+        Mistake(
+            "the age of a stale frame is not added to the contact",
+            "ravelctl/tui/model.py",
+            old="peer.contact_age_ms + (since_ms if since_ms > 5_000 else 0)",
+            new="peer.contact_age_ms",
+            first=("ravelctl/tui/test_model.py",),
+        ),
+        Mistake(
+            "a member that was never met counts as lost",
+            "ravelctl/tui/model.py",
+            old='        return "LOST" if peer.contacted else "never-met"',
+            new='        return "LOST"',
+            first=("ravelctl/tui/test_model.py",),
+        ),
+        Mistake(
+            "a full window does not show as paused",
+            "ravelctl/tui/model.py",
+            old="(peer.paused or full) else word",
+            new="peer.paused else word",
+            first=("ravelctl/tui/test_model.py",),
+        ),
+        Mistake(
+            "n10 stands before n2",
+            "ravelctl/tui/model.py",
+            old='            parts.append((0, int(digits), ""))',
+            new="            parts.append((1, 0, digits))",
+            first=("ravelctl/tui/test_model.py",),
+        ),
+        Mistake(
+            "the longest time without a leader is shown",
+            "ravelctl/tui/model.py",
+            old="    return min(waits) / 1000 if waits else None",
+            new="    return max(waits) / 1000 if waits else None",
+            first=("ravelctl/tui/test_model.py",),
+        ),
+        Mistake(
+            "the time without a leader is shown in milliseconds",
+            "ravelctl/tui/model.py",
+            old="    return min(waits) / 1000 if waits else None",
+            new="    return float(min(waits)) if waits else None",
+            first=("ravelctl/tui/test_model.py",),
+        ),
+        Mistake(
+            "applied and commit are exchanged on the screen",
+            "ravelctl/tui/model.py",
+            old="        applied=told.applied_index if",
+            new="        applied=told.commit_index if",
+            first=("ravelctl/tui/test_model.py",),
+        ),
+        Mistake(
+            "a rival leader of another term is shown as one of this",
+            "ravelctl/tui/model.py",
+            old="            by_term.setdefault(status.header.term, set())",
+            new="            by_term.setdefault(0, set())",
+            first=("ravelctl/tui/test_model.py",),
+        ),
+        Mistake(
+            "a poller is patient for ever",
+            "ravelctl/tui/poller.py",
+            old="                async with asyncio.timeout(self._patience_s):",
+            new="                async with asyncio.timeout(None):",
+            first=("ravelctl/tui/test_poller.py",),
+        ),
+        Mistake(
+            "a stream that worked counts as another failure",
+            "ravelctl/tui/poller.py",
+            old="            failures = 1 if heard else failures + 1",
+            new="            failures += 1",
+            first=("ravelctl/tui/test_poller.py",),
+        ),
+        Mistake(
+            "an address that is gone is still polled",
+            "ravelctl/tui/poller.py",
+            old="            self._tasks.pop(gone).cancel()",
+            new="            self._tasks.pop(gone)",
+            first=("ravelctl/tui/test_poller.py",),
+        ),
+        Mistake(
+            "an even number of voters bears more failures",
+            "ravelctl/diagnosis/seats.py",
+            old="(count - 1) // 2, 'failure'",
+            new="count // 2, 'failure'",
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "doctor tells of the first member with a wrong address only",
+            "ravelctl/diagnosis/seats.py",
+            old=(
+                '            yield finding("RV411", name, f"{name} is reached elsewhere than the cluster has on'
+                ' record", lines, do=do)'
+            ),
+            new=(
+                '            yield finding("RV411", name, f"{name} is reached elsewhere than the cluster has on'
+                ' record", lines, do=do)\n'
+                "            return"
+            ),
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "doctor tells of the first name that is there twice only",
+            "ravelctl/diagnosis/seats.py",
+            old='yield finding("RV407", value, f"{who} have the same {what} {value}")',
+            new=('yield finding("RV407", value, f"{who} have the same {what} {value}")\n                return'),
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "a peer address on record is not compared",
+            "ravelctl/diagnosis/seats.py",
+            old='("replicas", record.peer, now.peer))',
+            new='("replicas", record.peer, record.peer))',
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "a change of membership that goes on counts as hanging",
+            "ravelctl/diagnosis/seats.py",
+            old=("    if before.config_index != p.chief.config_index:\n        return\n"),
+            new="",
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "a learner that promotes itself is told of",
+            "ravelctl/diagnosis/seats.py",
+            old="if member.role != pb.LEARNER or member.auto_promote or peer",
+            new="if member.role != pb.LEARNER or peer",
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "doctor shows the first alarm of a replica only",
+            "ravelctl/diagnosis/replicas.py",
+            old="            yield finding(alarm.code, name, sentence, seen, severity=severity)",
+            new=("            yield finding(alarm.code, name, sentence, seen, severity=severity)\n            break"),
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "an alarm loses its severity in doctor",
+            "ravelctl/diagnosis/replicas.py",
+            old="seen, severity=severity)",
+            new="seen)",
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "the age of an alarm is told in milliseconds",
+            "ravelctl/diagnosis/replicas.py",
+            old='{age_text(alarm.raised_ms / 1000)}" if alarm',
+            new='{age_text(alarm.raised_ms)}" if alarm',
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "a lag in milliseconds counts as seconds in doctor",
+            "ravelctl/diagnosis/replicas.py",
+            old="peer.lag_ms >= LAG_S * 1000",
+            new="peer.lag_ms >= LAG_S",
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "a full window at one look is told of",
+            "ravelctl/diagnosis/replicas.py",
+            old="        if len(full) == 2 and earlier is not None and earlier.match == peer.match:",
+            new="        if full:",
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "few commits make writes slow",
+            "ravelctl/diagnosis/replicas.py",
+            old=" or leader.commit.count < COMMITS_MIN or",
+            new=" or",
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "a replica that has just started counts as deaf",
+            "ravelctl/diagnosis/replicas.py",
+            old=" and _has_had_time(leader, own):",
+            new=":",
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "the room for a snapshot ignores the state",
+            "ravelctl/diagnosis/replicas.py",
+            old="need = directory.state_bytes + SNAPSHOT_ROOM_BYTES",
+            new="need = SNAPSHOT_ROOM_BYTES",
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "an election that has just begun counts as no leader",
+            "ravelctl/diagnosis/leaderless.py",
+            old="    elif since_s < patience_s:",
+            new="    elif False:",
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "the patience with an election is taken in milliseconds",
+            "ravelctl/diagnosis/leaderless.py",
+            old="max(status.election_timeout_ms for status in own) / 1000\n",
+            new="max(status.election_timeout_ms for status in own)\n",
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "a joint configuration needs one half only",
+            "ravelctl/diagnosis/leaderless.py",
+            old="    if all(len(ids & set(half)) >= len(half) // 2 + 1 for half in halves):",
+            new="    if any(len(ids & set(half)) >= len(half) // 2 + 1 for half in halves):",
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "half of the voters are a quorum for doctor",
+            "ravelctl/diagnosis/seen.py",
+            old="        return len(self.voters) // 2 + 1",
+            new="        return (len(self.voters) + 1) // 2",
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "doctor believes the leader of the oldest term",
+            "ravelctl/diagnosis/seen.py",
+            old="        return max(leaders, key=lambda status: status.header.term, default=None)",
+            new="        return min(leaders, key=lambda status: status.header.term, default=None)",
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "of copies of a directory the shorter log counts",
+            "ravelctl/diagnosis/seen.py",
+            old="key=lambda d: d.position):",
+            new="key=lambda d: d.position, reverse=True):",
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "an expired certificate is told as expiring",
+            "ravelctl/diagnosis/settings.py",
+            old='if left_s > 0 else f"expired',
+            new='if True else f"expired',
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "doctor tells of the first certificate only",
+            "ravelctl/diagnosis/settings.py",
+            old='            yield finding("RV503", subject, f"{what} {when}")',
+            new=('            yield finding("RV503", subject, f"{what} {when}")\n            return'),
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "a clock that is ahead is told as behind",
+            "ravelctl/diagnosis/settings.py",
+            old='        side = "ahead of" if ms > 0 else "behind"\n',
+            new='        side = "behind" if ms > 0 else "ahead of"\n',
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "a port on every address counts as loopback",
+            "ravelctl/diagnosis/settings.py",
+            old="        return ip_address(host).is_loopback",
+            new="        return ip_address(host).is_loopback or ip_address(host).is_unspecified",
+            first=("ravelctl/diagnosis/test_rules.py",),
+        ),
+        Mistake(
+            "an integer of 64 bits is printed as a number",
+            "ravelctl/output.py",
+            old="        return str(int(value))\n",
+            new="        return int(value)\n",
+            first=(
+                "ravelctl/test_output.py",
+                "ravelctl/commands/test_kv.py",
+            ),
+        ),
+        Mistake(
+            "bytes that are no UTF-8 are not marked",
+            "ravelctl/output.py",
+            old='                plain[f"{name}_encoding"] = "base64"\n',
+            new="                pass\n",
+            first=(
+                "ravelctl/test_output.py",
+                "ravelctl/commands/test_kv_bytes.py",
+            ),
+        ),
+        Mistake(
+            "YAML is sorted",
+            "ravelctl/output.py",
+            old="sort_keys=False",
+            new="sort_keys=True",
+            first=("ravelctl/test_output.py",),
+        ),
+        Mistake(
+            "a size of 1 KiB is 1000 bytes",
+            "ravelctl/output.py",
+            old="        if amount < 1024 or unit",
+            new="        if amount < 1000 or unit",
+            first=(
+                "ravelctl/test_output.py",
+                "ravelctl/tui/test_figures.py",
+            ),
+        ),
+        Mistake(
+            "an age loses its minutes",
+            "ravelctl/output.py",
+            old='        return f"{hours}h{minutes:02d}m"',
+            new='        return f"{hours}h"',
+            first=(
+                "ravelctl/test_output.py",
+                "ravelctl/tui/test_figures.py",
+            ),
+        ),
+        Mistake(
+            "a repeated JSON is more than a line",
+            "ravelctl/output.py",
+            old="indent=None if one_line else 2",
+            new="indent=2",
+            first=(
+                "ravelctl/test_output.py",
+                "ravelctl/test_cli.py",
+                "ravelctl/commands/test_events.py",
+            ),
+        ),
+        Mistake(
+            "-o name prints nothing",
+            "ravelctl/output.py",
+            old='            stream.writelines(f"{name}\\n" for name in view.names)',
+            new="            pass",
+            first=(
+                "ravelctl/test_output.py",
+                "ravelctl/commands/test_kv.py",
+            ),
+        ),
+        Mistake(
+            "the field `kind` is renamed",
+            "ravelctl/output.py",
+            old='"kind": view.kind,',
+            new='"type": view.kind,',
+            first=(
+                "ravelctl/test_output.py",
+                "ravelctl/commands/test_kv.py",
+            ),
+        ),
+        Mistake(
+            "the field `revision` of a put is renamed",
+            "ravelctl/commands/kv.py",
+            old='data={**form.fields(key=key), "revision": U64(written.revision)},',
+            new='data={**form.fields(key=key), "rev": U64(written.revision)},',
+            first=("ravelctl/commands/test_kv.py",),
+        ),
+        Mistake(
+            "the revision of a key is missing in a list",
+            "ravelctl/commands/kv.py",
+            old='form.fields(key=i.key) | {"revision": U64(i.revision)} |',
+            new="form.fields(key=i.key) |",
+            first=("ravelctl/commands/test_kv.py",),
+        ),
+        Mistake(
+            "a swap tells the asked revision",
+            "ravelctl/commands/kv.py",
+            old='"swapped": swap.swapped, "revision": U64(swap.revision)}',
+            new='"swapped": swap.swapped, "revision": U64(revision)}',
+            first=("ravelctl/commands/test_kv.py",),
+        ),
+        Mistake(
+            "a delete of nothing says that it was there",
+            "ravelctl/commands/kv.py",
+            old='data = {"found": gone.found,',
+            new='data = {"found": True,',
+            first=("ravelctl/commands/test_kv.py",),
+        ),
+        Mistake(
+            "a failed swap exits with 0",
+            "ravelctl/commands/kv.py",
+            old=('form.show(swap.actual.value, _CELL_MAX)}",\n        code=ExitCode.FAILED,'),
+            new=('form.show(swap.actual.value, _CELL_MAX)}",\n        code=ExitCode.DONE,'),
+            first=("ravelctl/commands/test_kv.py",),
+        ),
+        Mistake(
+            "a dry run of a delete deletes",
+            "ravelctl/commands/kv.py",
+            old=(
+                '        if app.settings.dry_run:\n            found = await client.get(key)\n            body = f"would delete'
+            ),
+            new=('        if False:\n            found = await client.get(key)\n            body = f"would delete'),
+            first=("ravelctl/commands/test_kv.py",),
+        ),
+        Mistake(
+            "a limit of a list is ignored",
+            "ravelctl/commands/kv.py",
+            old=("            limit=limit,\n            keys_only=keys_only,"),
+            new="            keys_only=keys_only,",
+            first=("ravelctl/commands/test_kv.py",),
+        ),
+        Mistake(
+            "deleted and left are exchanged",
+            "ravelctl/commands/kv.py",
+            old='"deleted": deleted, "left": left, "dry_run": False}',
+            new='"deleted": left, "left": deleted, "dry_run": False}',
+            first=("ravelctl/commands/test_kv.py",),
+        ),
+        Mistake(
+            "the field `live` of health is the quorum",
+            "ravelctl/commands/health.py",
+            old=(
+                '            "live": found.live,\n            "quorum": found.quorum,\n            "tolerates": found.tolerates,'
+            ),
+            new=(
+                '            "live": found.quorum,\n'
+                '            "quorum": found.quorum,\n'
+                '            "tolerates": found.tolerates,'
+            ),
+            first=("ravelctl/commands/test_health.py",),
+        ),
+        Mistake(
+            "the field `worries` of health is renamed",
+            "ravelctl/commands/health.py",
+            old='"worries": worries,',
+            new='"notes": worries,',
+            first=("ravelctl/commands/test_health.py",),
+        ),
+        Mistake(
+            "the voters of health leave the leader out",
+            "ravelctl/commands/health.py",
+            old='row.role in {"leader", "voter"}',
+            new='row.role in {"voter"}',
+            first=("ravelctl/commands/test_health.py",),
+        ),
+        Mistake(
+            "degraded is critical for monitoring plugins",
+            "ravelctl/commands/health.py",
+            old="    ExitCode.DEGRADED: 1,",
+            new="    ExitCode.DEGRADED: 2,",
+            first=("ravelctl/commands/test_health.py",),
+        ),
+        Mistake(
+            "a failed check is OK for monitoring plugins",
+            "ravelctl/commands/health.py",
+            old="_NAGIOS_CODES.get(code, 3)",
+            new="_NAGIOS_CODES.get(code, 0)",
+            first=("ravelctl/commands/test_health.py",),
+        ),
+        Mistake(
+            "the lag of a member is its match",
+            "ravelctl/overview.py",
+            old="        lag=U64(max(0, status.last_index - match)) if",
+            new="        lag=U64(max(0, match)) if",
+            first=("ravelctl/commands/test_status.py",),
+        ),
+        Mistake(
+            "the contact of a member is told in milliseconds",
+            "ravelctl/overview.py",
+            old="contact_s=peer.contact_age_ms / 1000 if peer",
+            new="contact_s=peer.contact_age_ms if peer",
+            first=("ravelctl/commands/test_status.py",),
+        ),
+        Mistake(
+            "a cluster without caught-up voters tolerates more",
+            "ravelctl/overview.py",
+            old="        tolerates=len(caught_up) - quorum if leads else None,",
+            new="        tolerates=len(live) - quorum if leads else None,",
+            first=(
+                "ravelctl/commands/test_status.py",
+                "ravelctl/commands/test_health.py",
+            ),
+        ),
+        Mistake(
+            "the age of a leader is told in milliseconds",
+            "ravelctl/overview.py",
+            old="leader_age_s=status.leader_age_ms / 1000 if",
+            new="leader_age_s=status.leader_age_ms if",
+            first=("ravelctl/commands/test_status.py",),
+        ),
+        Mistake(
+            "the applied index of a member is its last one",
+            "ravelctl/overview.py",
+            old=(
+                "        applied_index=U64(reply.applied_index) if reply else None,\n"
+                "        db_used_bytes=U64(reply.db_used_bytes) if reply else None,\n"
+                "        db_size_max_bytes=U64(reply.db_size_max_bytes) if reply else None,\n"
+                "        version"
+            ),
+            new=(
+                "        applied_index=U64(reply.last_index) if reply else None,\n"
+                "        db_used_bytes=U64(reply.db_used_bytes) if reply else None,\n"
+                "        db_size_max_bytes=U64(reply.db_size_max_bytes) if reply else None,\n"
+                "        version"
+            ),
+            first=("ravelctl/commands/test_status.py",),
+        ),
+        Mistake(
+            "the quota of a member is what it uses",
+            "ravelctl/overview.py",
+            old="        db_size_max_bytes=U64(reply.db_size_max_bytes) if reply else None,",
+            new="        db_size_max_bytes=U64(reply.db_used_bytes) if reply else None,",
+            first=("ravelctl/commands/test_status.py",),
+        ),
+        Mistake(
+            "a voter that lags far does not worry",
+            "ravelctl/overview.py",
+            old="        elif not _caught_up(peer.replica_id, status, progress):",
+            new="        elif False:",
+            first=(
+                "ravelctl/commands/test_status.py",
+                "ravelctl/commands/test_health.py",
+            ),
+        ),
+        Mistake(
+            "the field `map_version` of the clusters is a number",
+            "ravelctl/admin_views.py",
+            old='data={"map_version": U64(directory.map_version), "clusters"',
+            new='data={"map_version": directory.map_version, "clusters"',
+            first=("ravelctl/commands/test_admin.py",),
+        ),
+        Mistake(
+            "the field `clusters` is renamed",
+            "ravelctl/admin_views.py",
+            old='"clusters": [asdict(row) for row in rows]}',
+            new='"items": [asdict(row) for row in rows]}',
+            first=("ravelctl/commands/test_admin.py",),
+        ),
+        Mistake(
+            "the servers of other clusters are shown",
+            "ravelctl/admin_views.py",
+            old="if cluster is None or row.cluster == cluster)",
+            new="if True)",
+            first=("ravelctl/commands/test_admin.py",),
+        ),
+        Mistake(
+            "a server that is down shows its age alone",
+            "ravelctl/admin_views.py",
+            old='    return f"DOWN {age}" if row.down else age',
+            new="    return age",
+            first=("ravelctl/commands/test_admin.py",),
+        ),
+        Mistake(
+            "the bytes before a compaction are those after it",
+            "ravelctl/commands/store.py",
+            old='"log_used_bytes_before": U64(done.log_used_bytes_before),',
+            new='"log_used_bytes_before": U64(done.log_used_bytes),',
+            first=(
+                "ravelctl/commands/test_log_snapshot.py",
+                "ravelctl/commands/test_store_hash.py",
+            ),
+        ),
+        Mistake(
+            "a dry run of a compaction compacts",
+            "ravelctl/commands/store.py",
+            old="keep=keep, dry_run=dry, timeout_s",
+            new="keep=keep, dry_run=False, timeout_s",
+            first=("ravelctl/commands/test_log_snapshot.py",),
+        ),
+        Mistake(
+            "a verification that did nothing passes",
+            "ravelctl/verify.py",
+            old="if not any(operation.outcome is Outcome.DONE for operation in history):",
+            new="if False:",
+            first=("ravelctl/commands/test_verify.py",),
+        ),
+        Mistake(
+            "keys of a verification stay",
+            "ravelctl/verify.py",
+            old="        if why := await _clean(app, prefix):",
+            new='        if why := "":',
+            first=("ravelctl/commands/test_verify.py",),
+        ),
+    ),
+)
