@@ -220,16 +220,6 @@ ROOM = Room(
             ),
         ),
         Mistake(
-            "a raise of the revision survives its entry",
-            "ravel_node/machine/kv.py",
-            old="            self._raise_to = 0\n",
-            new="",
-            first=(
-                "machine/test_ownership.py",
-                "machine/test_history.py",
-            ),
-        ),
-        Mistake(
             "the revision is not written",
             "ravel_node/machine/kv.py",
             old=("        if self._revision != before:\n            write_number"),
