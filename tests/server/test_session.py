@@ -181,6 +181,16 @@ async def test_session_outcomes_of_single_commands(channel: grpc.aio.Channel) ->
     assert not response.results[1].get.found
 
 
+async def test_a_forgotten_answer_names_the_sequence_of_its_command(channel: grpc.aio.Channel) -> None:
+    client_id = (await KVStub(channel).RegisterSession(kv_pb2.RegisterSessionRequest())).client_id
+    once = common_pb2.Once(client_id=client_id, sequence=10, acked_below=10)
+    await ask(channel, batch(1, put(b"a"), put(b"b"), put(b"c"), once=once))
+    await ask(channel, batch(2, put(b"d"), once=common_pb2.Once(client_id=client_id, sequence=13, acked_below=12)))
+    (response,) = await ask(channel, batch(3, put(b"a"), put(b"b"), put(b"c"), once=once))
+    assert [result.WhichOneof("result") for result in response.results] == ["error", "error", "put"]
+    assert [info_of_status(result.error).metadata["value"] for result in response.results[:2]] == ["10", "11"]
+
+
 @pytest.mark.parametrize(
     ("request_", "expected", "count"),
     [
