@@ -32,10 +32,11 @@ from ravel_node.replica.errors import (
     UnreachableMemberError,
     UnsafeChangeError,
 )
-from ravel_node.replica.reads import ReadMode
+from ravel_node.replica.reads import ReadMode, vote_promise_us
 from ravel_node.replica.status import Expectation
 from ravel_node.replica.verdict import Plan
 from ravel_node.storage.keys import slot_key
+from ravel_node.storage.store import DiskStore
 from ravel_node.transport.base import ProbeAnswer
 from ravel_node.transport.memory import Faults
 from ravelpb.slots import slot_of
@@ -388,6 +389,41 @@ class TestFailover:
             leader = await cluster.leader()
             assert await leader.get(b"49") == b"v"
             await cluster.converged()
+
+
+class TestReadiness:
+    @virtual
+    async def test_a_replica_is_ready_only_while_it_is_not_far_behind(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options = replace(OPTIONS, log_retain_entries=20, batch_commands_max=1)
+        async with cluster_of(tmp_path, 3, options=options) as cluster:
+            leader = await cluster.leader()
+            follower, other = await cluster.followers()
+            await until("all are ready", lambda: all(node.replica.ready for node in cluster.nodes))
+            full = True
+            monkeypatch.setattr(DiskStore, "congested", property(lambda store: full and store is follower.store))
+            await asyncio.gather(*(leader.put(b"%d" % number, b"v") for number in range(50)))
+            await until("it knows of them", lambda: follower.replica._raw.commit >= leader.replica.applied.index)
+            assert not follower.replica.ready
+            assert other.replica.ready
+            full = False
+            await until("it has caught up", lambda: follower.replica.ready)
+
+    @virtual
+    async def test_a_shorter_timing_keeps_what_an_earlier_start_has_promised(self, tmp_path: Path) -> None:
+        """The leader of that time may still count on it."""
+        async with cluster_of(tmp_path, 3, options=replace(OPTIONS, election_ticks=40)) as cluster:
+            await cluster.leader()
+            node = (await cluster.followers())[0]
+            promised_us = node.store.boot.promise_us
+            assert promised_us == vote_promise_us(40, OPTIONS.tick_s)
+            cluster.options = OPTIONS
+            for starts in (2, 3):
+                await node.crash()
+                await node.restart()
+                assert (node.store.boot.number, node.store.boot.promise_us) == (starts, promised_us)
+            assert vote_promise_us(OPTIONS.election_ticks, OPTIONS.tick_s) < promised_us
 
 
 class TestSnapshots:

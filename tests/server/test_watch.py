@@ -17,6 +17,7 @@ from ravel_node.replica.errors import (
     ReplicaStoppedError,
     RevisionCompactedError,
 )
+from ravel_node.replica.feed import Position
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.server import watch as watch_module
 from ravel_node.server.host import Host
@@ -204,7 +205,8 @@ async def test_the_cache_is_bounded_and_goes_on_serving_the_newest_entries(
             await other.through(110)
             assert len(encoded) == before + 10, "the newest entries are in the cache again"
             assert len(watches._cache) > 10
-            watches._load(watches._feed.seek(95))  # entries that are there already
+            index, entry = next(iter(watches._cache.items()))
+            watches._load(Position(index, entry.before))  # a run of entries that are there already
             _check_books(watches)
 
 

@@ -200,16 +200,6 @@ ROOM = Room(
             first=("replica/test_replica.py",),
         ),
         Mistake(
-            "leadership is handed over with commands in flight",
-            "ravel_node/replica/replica.py",
-            old=(
-                "        while not self._driver.idle and loop.time() < deadline:\n"
-                "            await self._driver.worked(deadline - loop.time())\n"
-            ),
-            new="",
-            first=("replica/test_replica.py",),
-        ),
-        Mistake(
             "a restart shortens the promise of the start before it",
             "ravel_node/replica/replica.py",
             old="Boot(before.number + 1, self.boot_id, max(own_us, before.promise_us))",
@@ -297,14 +287,20 @@ ROOM = Room(
             "ravel_node/replica/integrity.py",
             old="        if isinstance(error, StoreError) and not isinstance(error, DamagedError):",
             new="        if isinstance(error, StoreError):",
-            first=("replica/test_integrity.py",),
+            first=(
+                "replica/test_integrity_times.py",
+                "replica/test_integrity.py",
+            ),
         ),
         Mistake(
             "a failure while hashing is swallowed by the replica",
             "ravel_node/replica/integrity.py",
             old=("            self._failure = error\n            self._wake.set()\n"),
             new="            pass\n",
-            first=("replica/test_integrity.py",),
+            first=(
+                "replica/test_integrity_times.py",
+                "replica/test_integrity.py",
+            ),
         ),
         Mistake(
             "leadership lost in the middle of a comparison goes unnoticed",
@@ -315,28 +311,40 @@ ROOM = Room(
                 "        return self._settle"
             ),
             new="        return self._settle",
-            first=("replica/test_integrity.py",),
+            first=(
+                "replica/test_integrity_times.py",
+                "replica/test_integrity.py",
+            ),
         ),
         Mistake(
             "a comparison waits for ever for a replica that is behind",
             "ravel_node/replica/integrity.py",
             old="        return behind if waited_s > CATCH_UP_S else None",
             new="        return None",
-            first=("replica/test_integrity.py",),
+            first=(
+                "replica/test_integrity_times.py",
+                "replica/test_integrity.py",
+            ),
         ),
         Mistake(
             "a comparison gives up a hash that is being made after 0.9 s",
             "ravel_node/replica/integrity.py",
             old="HASH_S: Final = 900.0",
             new="HASH_S: Final = 0.9",
-            first=("replica/test_integrity.py",),
+            first=(
+                "replica/test_integrity_times.py",
+                "replica/test_integrity.py",
+            ),
         ),
         Mistake(
             "those who asked for a comparison are not answered when the leader is lost",
             "ravel_node/replica/integrity.py",
             old=("                self.end(self._replica.not_leader())\n                continue"),
             new="                continue",
-            first=("replica/test_integrity.py",),
+            first=(
+                "replica/test_integrity_times.py",
+                "replica/test_integrity.py",
+            ),
         ),
         Mistake(
             "a caller that is cut off in the middle of a comparison is forgotten",
@@ -347,8 +355,8 @@ ROOM = Room(
             ),
             new="            pass",
             first=(
+                "replica/test_integrity_times.py",
                 "replica/test_integrity.py",
-                "replica/test_replica.py",
             ),
         ),
         Mistake(
@@ -356,14 +364,20 @@ ROOM = Room(
             "ravel_node/replica/integrity.py",
             old="2 * counts[0][1] > len(hashes)",
             new="2 * counts[0][1] >= len(hashes)",
-            first=("replica/test_integrity.py",),
+            first=(
+                "replica/test_integrity_times.py",
+                "replica/test_integrity.py",
+            ),
         ),
         Mistake(
             "a replica keeps hashes without a bound",
             "ravel_node/replica/integrity.py",
             old=("        for index in list(self._kept)[:-KEPT]:\n            del self._kept[index]\n"),
             new="",
-            first=("replica/test_integrity.py",),
+            first=(
+                "replica/test_integrity_times.py",
+                "replica/test_integrity.py",
+            ),
         ),
         Mistake(
             "an older directory is admitted",

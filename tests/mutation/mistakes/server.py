@@ -91,13 +91,6 @@ ROOM = Room(
             first=("server/test_session.py",),
         ),
         Mistake(
-            "a Session that is crowded by its only request stops",
-            "ravel_node/server/session.py",
-            old="(self._waiting and self._crowded())",
-            new="self._crowded()",
-            first=("server/test_session.py",),
-        ),
-        Mistake(
             "every proposal of a Session says that it grows",
             "ravel_node/server/session.py",
             old="grows=any(write.grows for write in writes)",
