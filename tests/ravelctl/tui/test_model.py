@@ -74,6 +74,15 @@ def test_without_a_leader_no_lag_is_known() -> None:
     assert view.candidates == ("n1 stands in term 43, votes n1 n4",)
 
 
+def test_a_leader_is_missed_since_the_last_replica_lost_it() -> None:
+    cluster = made()
+    scripted.no_leader(cluster)
+    for replica in cluster.replicas.values():
+        replica.leaderless_ms = 20_000 + replica.number
+    cluster.replicas[4].leaderless_ms = 2_500
+    assert view_of(cluster).leaderless_s == 2.5
+
+
 def test_a_leader_of_a_lower_term_only_claims() -> None:
     cluster = made()
     scripted.split_view(cluster)
