@@ -244,6 +244,26 @@ async def test_messages_are_shared_after_any_number_of_looks(tmp_path: Path, mon
 
 
 @virtual
+async def test_who_wakes_by_itself_misses_nothing_that_was_not_looked_at_yet(tmp_path: Path) -> None:
+    """Its time is up after an entry was applied and before the next look, which has to rest."""
+    async with cluster_of(tmp_path, 1) as cluster:
+        node = await cluster.leader()
+        kv = handlers(node)
+        async with watching(kv, key=b"k", progress_ms=200) as stream:
+            watches = kv._watches
+            assert watches is not None
+            waiting = asyncio.ensure_future(stream.next())
+            await asyncio.sleep(0.05)
+            await node.put(b"other", b"1")  # a look that wakes nobody
+            await asyncio.sleep(0.05)
+            watches._rest_until = asyncio.get_running_loop().time() + 3_600
+            await node.put(b"k", b"2")
+            await waiting
+            await stream.through(2)
+            assert stream.told() == [(2, b"k", b"2")]
+
+
+@virtual
 async def test_when_the_last_watcher_goes_nothing_is_left_that_listens(tmp_path: Path) -> None:
     async with cluster_of(tmp_path, 1) as cluster:
         node = await cluster.leader()
