@@ -598,6 +598,18 @@ class TestMembership:
             assert len(leader.replica.conf_state.voters) == 3
 
     @virtual
+    async def test_a_change_that_the_driver_never_came_to_is_answered_when_the_replica_ends(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            learner = await cluster.join(4, auto_promote=False)
+            await until("it has caught up", lambda: learner.id in leader.replica.health().caught_up)
+            patch(leader.replica._driver.inbox, "call", lambda function: None)
+            promotion = asyncio.create_task(outcome_of(leader.replica.promote([learner.id], dry_run=False, expect=ANY)))
+            await asyncio.sleep(0)
+            await asyncio.wait_for(leader.replica.stop(), 10.0)
+            assert isinstance(await asyncio.wait_for(promotion, 1.0), ReplicaError)
+
+    @virtual
     async def test_a_removal_can_be_repeated(self, tmp_path: Path) -> None:
         async with cluster_of(tmp_path, 3) as cluster:
             leader = await cluster.leader()

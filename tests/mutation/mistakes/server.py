@@ -582,7 +582,7 @@ ROOM = Room(
             "ravel_node/server/raft.py",
             old=("            self._install = None\n            self._installed.set()"),
             new="            self._installed.set()",
-            first=("server/test_raft.py",),
+            first=("transport/test_snapshot_stream.py",),
         ),
         Mistake(
             "a status tells seconds for milliseconds",
@@ -669,7 +669,10 @@ ROOM = Room(
             "ravel_node/server/binding.py",
             old="            self._on_fatal(error)",
             new="            pass",
-            first=("server/test_app.py",),
+            first=(
+                "server/test_kv.py",
+                "server/test_app.py",
+            ),
         ),
         Mistake(
             "a wait after the interrupt does not end",

@@ -194,13 +194,6 @@ ROOM = Room(
             first=("ravelctl/tui/test_model.py",),
         ),
         Mistake(
-            "a restarted process has rates from the one before",
-            "ravelctl/tui/model.py",
-            old=" or after.boot_id != before.boot_id or",
-            new=" or",
-            first=("ravelctl/tui/test_model.py",),
-        ),
-        Mistake(
             "rates take milliseconds for seconds",
             "ravelctl/tui/model.py",
             old="before.counters.monotonic_ms) / 1000",
@@ -227,13 +220,6 @@ ROOM = Room(
             old="    return min(waits) / 1000 if waits else None",
             new="    return float(min(waits)) if waits else None",
             first=("ravelctl/tui/test_model.py",),
-        ),
-        Mistake(
-            "a poller is patient for ever",
-            "ravelctl/tui/poller.py",
-            old="                async with asyncio.timeout(self._patience_s):",
-            new="                async with asyncio.timeout(None):",
-            first=("ravelctl/tui/test_poller.py",),
         ),
         Mistake(
             "an even number of voters bears more failures",
@@ -361,7 +347,7 @@ ROOM = Room(
             new="        return int(value)\n",
             first=(
                 "ravelctl/test_output.py",
-                "ravelctl/commands/test_kv.py",
+                "ravelctl/commands/test_documents.py",
             ),
         ),
         Mistake(
@@ -392,7 +378,7 @@ ROOM = Room(
             new='"type": view.kind,',
             first=(
                 "ravelctl/test_output.py",
-                "ravelctl/commands/test_kv.py",
+                "ravelctl/commands/test_documents.py",
             ),
         ),
         Mistake(
@@ -400,35 +386,50 @@ ROOM = Room(
             "ravelctl/commands/kv.py",
             old='data={**form.fields(key=key), "revision": U64(written.revision)},',
             new='data={**form.fields(key=key), "rev": U64(written.revision)},',
-            first=("ravelctl/commands/test_kv.py",),
+            first=(
+                "ravelctl/commands/test_documents.py",
+                "ravelctl/commands/test_kv.py",
+            ),
         ),
         Mistake(
             "the revision of a key is missing in a list",
             "ravelctl/commands/kv.py",
             old='form.fields(key=i.key) | {"revision": U64(i.revision)} |',
             new="form.fields(key=i.key) |",
-            first=("ravelctl/commands/test_kv.py",),
+            first=(
+                "ravelctl/commands/test_documents.py",
+                "ravelctl/commands/test_kv.py",
+            ),
         ),
         Mistake(
             "a swap tells the asked revision",
             "ravelctl/commands/kv.py",
             old='"swapped": swap.swapped, "revision": U64(swap.revision)}',
             new='"swapped": swap.swapped, "revision": U64(revision)}',
-            first=("ravelctl/commands/test_kv.py",),
+            first=(
+                "ravelctl/commands/test_documents.py",
+                "ravelctl/commands/test_kv.py",
+            ),
         ),
         Mistake(
             "a delete of nothing says that it was there",
             "ravelctl/commands/kv.py",
             old='data = {"found": gone.found,',
             new='data = {"found": True,',
-            first=("ravelctl/commands/test_kv.py",),
+            first=(
+                "ravelctl/commands/test_documents.py",
+                "ravelctl/commands/test_kv.py",
+            ),
         ),
         Mistake(
             "a failed swap exits with 0",
             "ravelctl/commands/kv.py",
             old=('form.show(swap.actual.value, _CELL_MAX)}",\n        code=ExitCode.FAILED,'),
             new=('form.show(swap.actual.value, _CELL_MAX)}",\n        code=ExitCode.DONE,'),
-            first=("ravelctl/commands/test_kv.py",),
+            first=(
+                "ravelctl/commands/test_documents.py",
+                "ravelctl/commands/test_kv.py",
+            ),
         ),
         Mistake(
             "a dry run of a delete deletes",
@@ -437,14 +438,20 @@ ROOM = Room(
                 '        if app.settings.dry_run:\n            found = await client.get(key)\n            body = f"would delete'
             ),
             new=('        if False:\n            found = await client.get(key)\n            body = f"would delete'),
-            first=("ravelctl/commands/test_kv.py",),
+            first=(
+                "ravelctl/commands/test_documents.py",
+                "ravelctl/commands/test_kv.py",
+            ),
         ),
         Mistake(
             "deleted and left are exchanged",
             "ravelctl/commands/kv.py",
             old='"deleted": deleted, "left": left, "dry_run": False}',
             new='"deleted": left, "left": deleted, "dry_run": False}',
-            first=("ravelctl/commands/test_kv.py",),
+            first=(
+                "ravelctl/commands/test_documents.py",
+                "ravelctl/commands/test_kv.py",
+            ),
         ),
         Mistake(
             "the field `live` of health is the quorum",
@@ -457,42 +464,60 @@ ROOM = Room(
                 '            "quorum": found.quorum,\n'
                 '            "tolerates": found.tolerates,'
             ),
-            first=("ravelctl/commands/test_health.py",),
+            first=(
+                "ravelctl/commands/test_documents.py",
+                "ravelctl/commands/test_health.py",
+            ),
         ),
         Mistake(
             "the field `worries` of health is renamed",
             "ravelctl/commands/health.py",
             old='"worries": worries,',
             new='"notes": worries,',
-            first=("ravelctl/commands/test_health.py",),
+            first=(
+                "ravelctl/commands/test_documents.py",
+                "ravelctl/commands/test_health.py",
+            ),
         ),
         Mistake(
             "the voters of health leave the leader out",
             "ravelctl/commands/health.py",
             old='row.role in {"leader", "voter"}',
             new='row.role in {"voter"}',
-            first=("ravelctl/commands/test_health.py",),
+            first=(
+                "ravelctl/commands/test_documents.py",
+                "ravelctl/commands/test_health.py",
+            ),
         ),
         Mistake(
             "a failed check is OK for monitoring plugins",
             "ravelctl/commands/health.py",
             old="_NAGIOS_CODES.get(code, 3)",
             new="_NAGIOS_CODES.get(code, 0)",
-            first=("ravelctl/commands/test_health.py",),
+            first=(
+                "ravelctl/commands/test_documents.py",
+                "ravelctl/commands/test_health.py",
+            ),
         ),
         Mistake(
             "the lag of a member is its match",
             "ravelctl/overview.py",
             old="        lag=U64(max(0, status.last_index - match)) if",
             new="        lag=U64(max(0, match)) if",
-            first=("ravelctl/commands/test_status.py",),
+            first=(
+                "ravelctl/commands/test_documents.py",
+                "ravelctl/commands/test_status.py",
+            ),
         ),
         Mistake(
             "the contact of a member is told in milliseconds",
             "ravelctl/overview.py",
             old="contact_s=peer.contact_age_ms / 1000 if peer",
             new="contact_s=peer.contact_age_ms if peer",
-            first=("ravelctl/commands/test_status.py",),
+            first=(
+                "ravelctl/commands/test_documents.py",
+                "ravelctl/commands/test_status.py",
+            ),
         ),
         Mistake(
             "a cluster without caught-up voters tolerates more",
@@ -500,6 +525,7 @@ ROOM = Room(
             old="        tolerates=len(caught_up) - quorum if leads else None,",
             new="        tolerates=len(live) - quorum if leads else None,",
             first=(
+                "ravelctl/commands/test_documents.py",
                 "ravelctl/commands/test_status.py",
                 "ravelctl/commands/test_health.py",
             ),
@@ -509,7 +535,10 @@ ROOM = Room(
             "ravelctl/overview.py",
             old="leader_age_s=status.leader_age_ms / 1000 if",
             new="leader_age_s=status.leader_age_ms if",
-            first=("ravelctl/commands/test_status.py",),
+            first=(
+                "ravelctl/commands/test_documents.py",
+                "ravelctl/commands/test_status.py",
+            ),
         ),
         Mistake(
             "the applied index of a member is its last one",
@@ -526,7 +555,10 @@ ROOM = Room(
                 "        db_size_max_bytes=U64(reply.db_size_max_bytes) if reply else None,\n"
                 "        version"
             ),
-            first=("ravelctl/commands/test_status.py",),
+            first=(
+                "ravelctl/commands/test_documents.py",
+                "ravelctl/commands/test_status.py",
+            ),
         ),
         Mistake(
             "the field `map_version` of the clusters is a number",
@@ -547,17 +579,14 @@ ROOM = Room(
             "ravelctl/commands/store.py",
             old='"log_used_bytes_before": U64(done.log_used_bytes_before),',
             new='"log_used_bytes_before": U64(done.log_used_bytes),',
-            first=(
-                "ravelctl/commands/test_log_snapshot.py",
-                "ravelctl/commands/test_store_hash.py",
-            ),
+            first=("ravelctl/commands/test_documents.py",),
         ),
         Mistake(
             "a dry run of a compaction compacts",
             "ravelctl/commands/store.py",
             old="keep=keep, dry_run=dry, timeout_s",
             new="keep=keep, dry_run=False, timeout_s",
-            first=("ravelctl/commands/test_log_snapshot.py",),
+            first=("ravelctl/commands/test_documents.py",),
         ),
     ),
 )
