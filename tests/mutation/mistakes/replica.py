@@ -467,8 +467,8 @@ ROOM = Room(
             old="        if (sending := self.sending.pop(peer, None)) is not None:",
             new="        if (sending := self.sending.get(peer)) is not None:",
             first=(
+                "replica/test_snapshots.py",
                 "replica/test_replica.py",
-                "replica/test_compaction.py",
             ),
         ),
         Mistake(
@@ -477,8 +477,8 @@ ROOM = Room(
             old="            self._store.release(sending.index)\n",
             new="",
             first=(
+                "replica/test_snapshots.py",
                 "replica/test_replica.py",
-                "replica/test_compaction.py",
             ),
         ),
         Mistake(
@@ -486,14 +486,20 @@ ROOM = Room(
             "ravel_node/replica/snapshots.py",
             old=("            except StoreError:\n                await asyncio.sleep(BUILD_RETRY_S)\n"),
             new=("            except StoreError:\n                raise\n"),
-            first=("replica/test_replica.py",),
+            first=(
+                "replica/test_snapshots.py",
+                "replica/test_replica.py",
+            ),
         ),
         Mistake(
             "a snapshot that was not delivered is not looked at",
             "ravel_node/replica/snapshots.py",
             old="            self._undelivered.put_nowait(peer)  #",
             new="            self._ended(peer, delivered)  #",
-            first=("replica/test_replica.py",),
+            first=(
+                "replica/test_snapshots.py",
+                "replica/test_replica.py",
+            ),
         ),
         Mistake(
             "the log is dropped beyond a follower that answers",

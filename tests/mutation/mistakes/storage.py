@@ -88,7 +88,7 @@ ROOM = Room(
             new="",
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -99,7 +99,7 @@ ROOM = Room(
             new="while (segment := self._table.oldest)",
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -110,7 +110,7 @@ ROOM = Room(
             new="            while more:",
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -121,7 +121,7 @@ ROOM = Room(
             new="        finally:\n",
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -132,7 +132,7 @@ ROOM = Room(
             new="self._log.state + 1",
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -143,7 +143,7 @@ ROOM = Room(
             new="",
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -154,7 +154,7 @@ ROOM = Room(
             new="",
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -165,7 +165,7 @@ ROOM = Room(
             new="",
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -176,7 +176,7 @@ ROOM = Room(
             new="",
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -187,7 +187,7 @@ ROOM = Room(
             new="            if index < reached and not done.done():",
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -198,7 +198,7 @@ ROOM = Room(
             new=("        self._check()\n        if self._table.oldest"),
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -209,7 +209,7 @@ ROOM = Room(
             new="",
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -220,7 +220,7 @@ ROOM = Room(
             new=".time() + self._options.snapshot_retry_s / 1_000",
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -231,7 +231,7 @@ ROOM = Room(
             new=("        finally:\n            pass\n"),
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -244,7 +244,7 @@ ROOM = Room(
             new="",
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -258,7 +258,7 @@ ROOM = Room(
             new='            raise StoreFailedError(f"the log could not be saved: {error}") from error',
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -269,7 +269,7 @@ ROOM = Room(
             new=("            pass\n        self._hashing"),
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -280,7 +280,7 @@ ROOM = Room(
             new=("        if self._held[index] < 0:\n            del self._held[index]"),
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -291,7 +291,7 @@ ROOM = Room(
             new=("self._closed:\n            self._check()\n            self._seal()"),
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -302,7 +302,7 @@ ROOM = Room(
             new="",
             first=(
                 "storage/test_at_once.py",
-                "storage/test_rewriting.py",
+                "storage/test_maps.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -316,7 +316,7 @@ ROOM = Room(
             new="            del self._tail[kept:]",
             first=(
                 "storage/test_log_store.py",
-                "storage/test_engines.py",
+                "storage/test_conformance.py",
                 "storage/test_at_once.py",
             ),
         ),
@@ -327,7 +327,7 @@ ROOM = Room(
             new=("            self._tail.clear()\n        self._tail.extend"),
             first=(
                 "storage/test_log_store.py",
-                "storage/test_engines.py",
+                "storage/test_conformance.py",
                 "storage/test_at_once.py",
             ),
         ),
@@ -338,7 +338,7 @@ ROOM = Room(
             new=("                self._tail.clear()\n            if save.entries"),
             first=(
                 "storage/test_log_store.py",
-                "storage/test_engines.py",
+                "storage/test_conformance.py",
                 "storage/test_at_once.py",
             ),
         ),
@@ -353,7 +353,7 @@ ROOM = Room(
             new=("            del self._tail[:dropped]\n        await"),
             first=(
                 "storage/test_log_store.py",
-                "storage/test_engines.py",
+                "storage/test_conformance.py",
                 "storage/test_at_once.py",
             ),
         ),
@@ -364,7 +364,7 @@ ROOM = Room(
             new="            drop += 1",
             first=(
                 "storage/test_log_store.py",
-                "storage/test_engines.py",
+                "storage/test_conformance.py",
                 "storage/test_at_once.py",
             ),
         ),
@@ -375,7 +375,7 @@ ROOM = Room(
             new="Index(min(to, first + self._compact_records_max))",
             first=(
                 "storage/test_log_store.py",
-                "storage/test_engines.py",
+                "storage/test_conformance.py",
                 "storage/test_at_once.py",
             ),
         ),
@@ -426,7 +426,7 @@ ROOM = Room(
             new="            return files.reason(error)",
             first=(
                 "storage/test_snapshot_files.py",
-                "storage/test_at_once.py",
+                "storage/test_conformance.py",
                 "storage/test_damage.py",
             ),
         ),
@@ -437,7 +437,7 @@ ROOM = Room(
             new="                await self._condemn(file, why)",
             first=(
                 "storage/test_snapshot_files.py",
-                "storage/test_at_once.py",
+                "storage/test_conformance.py",
                 "storage/test_damage.py",
             ),
         ),
@@ -448,7 +448,7 @@ ROOM = Room(
             new="self.files[self._kept + 1 :]",
             first=(
                 "storage/test_snapshot_files.py",
-                "storage/test_at_once.py",
+                "storage/test_conformance.py",
                 "storage/test_damage.py",
             ),
         ),
@@ -459,7 +459,7 @@ ROOM = Room(
             new="        self.received = offset + len(data) - (len(data) > 5)\n",
             first=(
                 "storage/test_snapshot_files.py",
-                "storage/test_at_once.py",
+                "storage/test_conformance.py",
                 "storage/test_damage.py",
             ),
         ),
@@ -470,7 +470,7 @@ ROOM = Room(
             new="            os.pwrite(descriptor, memoryview(data)[written:], offset + written); written = len(data)",
             first=(
                 "storage/test_snapshot_files.py",
-                "storage/test_at_once.py",
+                "storage/test_conformance.py",
                 "storage/test_damage.py",
             ),
         ),
@@ -481,7 +481,7 @@ ROOM = Room(
             new="        if wanted.index < applied:",
             first=(
                 "storage/test_snapshot_files.py",
-                "storage/test_at_once.py",
+                "storage/test_conformance.py",
                 "storage/test_damage.py",
             ),
         ),
@@ -492,7 +492,7 @@ ROOM = Room(
             new="        self.received",
             first=(
                 "storage/test_snapshot_files.py",
-                "storage/test_at_once.py",
+                "storage/test_conformance.py",
                 "storage/test_damage.py",
             ),
         ),
@@ -503,7 +503,7 @@ ROOM = Room(
             new=('        return ""\n\n    def _require_turn'),
             first=(
                 "storage/test_snapshot_files.py",
-                "storage/test_at_once.py",
+                "storage/test_conformance.py",
                 "storage/test_damage.py",
             ),
         ),
@@ -514,7 +514,7 @@ ROOM = Room(
             new="    found = (header.revision, header.keys, header.cluster_name)\n",
             first=(
                 "storage/test_snapshot_files.py",
-                "storage/test_at_once.py",
+                "storage/test_conformance.py",
                 "storage/test_damage.py",
             ),
         ),
