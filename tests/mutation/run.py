@@ -154,19 +154,23 @@ def _table(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
+def _is_chosen(mistake: Mistake, texts: Sequence[str] | None) -> bool:
+    return texts is None or any(text in mistake.name for text in texts)
+
+
 def main() -> int:
     """Run the study from the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.mutation.run", description="Make mistakes and see whether the tests notice."
     )
     parser.add_argument("--room", action="append", choices=[room.name for room in ROOMS], help="only this room; may be repeated")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only mistakes whose names hold this text")
+    parser.add_argument("--only", action="append", metavar="TEXT", help="only mistakes whose names hold this; may be repeated")
     parser.add_argument("--jobs", type=int, default=JOBS, help=f"mistakes at once ({JOBS})")
     parser.add_argument("--first", action="store_true", help="only the test files that most likely notice")
     parser.add_argument("--unchecked", action="store_true", help="do not run the tests first without a mistake")
     options = parser.parse_args()
     rooms = [room for room in ROOMS if not options.room or room.name in options.room]
-    chosen = [(room, mistake) for room in rooms for mistake in room.mistakes if options.only in mistake.name]
+    chosen = [(room, mistake) for room in rooms for mistake in room.mistakes if _is_chosen(mistake, options.only)]
     rooms = [room for room in rooms if any(room is other for other, _ in chosen)]
     for _, mistake in chosen:
         mistake.applied((ROOT / mistake.file).read_text())

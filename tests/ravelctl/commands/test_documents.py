@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ravelpb.v1 import cluster_pb2 as pb
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.fake import MIB, FakeCluster
 
@@ -140,3 +141,55 @@ def test_members_and_the_leader(ctl: Ctl, at: str) -> None:
         "kind": "Leader", "cluster_id": CLUSTER, "id": "2", "name": "n2", "address": addresses[1], "term": "7",
         "age_s": 11_520.0, "lease_remaining_s": 0.7,
     }  # fmt: skip
+
+
+def test_events_logs_and_snapshots(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
+    cluster.events[1] = [
+        pb.Event(
+            boot_id="ab" * 8, sequence=4, wall_ms=1_700_000_000_123, kind=pb.ELECTION, name="leader-elected", replica_id=2, term=7,
+            index=48_000, text="n2 leads in term 7", fields={"votes": "2"},
+        )
+    ]  # fmt: skip
+    assert document(ctl, at, "events") == {
+        "kind": "Event", "time": "2023-11-14T22:13:20.123Z", "replica": "n1", "replica_id": "2", "boot_id": "ab" * 8,
+        "sequence": "4", "event_kind": "election", "name": "leader-elected", "term": "7", "index": "48000",
+        "text": "n2 leads in term 7", "fields": {"votes": "2"},
+    }  # fmt: skip
+    assert document(ctl, at, "log", "show") == {
+        "kind": "Log", "source": "n1", "entries": [], "untimed": "0", "first_index": "46001", "last_index": "48210",
+        "commit_index": "48210", "snapshot_index": "48000", "snapshot_term": "7",
+    }  # fmt: skip
+    found = document(ctl, at, "snapshot", "list")
+    assert len(found["snapshots"][0].pop("sha256")) == 64
+    assert found == {
+        "kind": "SnapshotList",
+        "source": "n1",
+        "snapshots": [
+            {
+                "name": "snapshot-48000", "cluster": CLUSTER, "cluster_name": "orders", "index": "48000", "term": "7",
+                "revision": "47000", "voters": ["1", "2", "3"], "learners": [], "keys": "184220", "size_bytes": "1000",
+                "taken_at": "2026-03-02T10:04:11Z", "taken_by": "n1", "format": 1,
+            }
+        ],
+        "problems": [],
+    }  # fmt: skip
+    found = document(ctl, at, "store", "stats")
+    assert found.keys() == {"kind", "source", "environments", "unflushed_bytes", "unflushed_segments", "format"}
+    assert found["environments"][0] == {
+        "name": "raft", "used_bytes": str(MIB), "free_bytes": "0", "map_size_bytes": "0", "readers": 0, "databases": [],
+    }  # fmt: skip
+
+
+def test_verdicts_on_changes(ctl: Ctl, at: str) -> None:
+    before = {"voters": ["1", "2", "3"], "learners": [], "quorum": 2, "live": 3, "caught_up": 3, "tolerates": 1}
+    verdict = {
+        "kind": "Verdict", "allowed": True, "before": before, "reason": "", "next_step": "", "warnings": [], "term": "7",
+        "config_index": "40",
+    }  # fmt: skip
+    assert document(ctl, at, "leader", "transfer", "n1", "--dry-run") == verdict | {
+        "change": "hand leadership from n2 to n1", "after": before,
+    }  # fmt: skip
+    assert document(ctl, at, "leave", "n3", "--dry-run") == verdict | {
+        "change": "remove n3 (3) from cluster orders",
+        "after": {"voters": ["1", "2"], "learners": [], "quorum": 2, "live": 2, "caught_up": 2, "tolerates": 0},
+    }
