@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
-from tests.mutation.mistakes import admin, client, machine, raft, replica, server, storage, toolkit, transport
+from tests.mutation.mistakes import admin, client, daemon, machine, raft, replica, server, storage, toolkit, transport
 
-ROOMS = (admin.ROOM, client.ROOM, machine.ROOM, raft.ROOM, replica.ROOM, server.ROOM, storage.ROOM, toolkit.ROOM, transport.ROOM)
+ROOMS = (
+    admin.ROOM,
+    client.ROOM,
+    daemon.ROOM,
+    machine.ROOM,
+    raft.ROOM,
+    replica.ROOM,
+    server.ROOM,
+    storage.ROOM,
+    toolkit.ROOM,
+    transport.ROOM,
+)

@@ -89,6 +89,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -100,6 +101,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -111,6 +113,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -122,6 +125,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -133,6 +137,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -144,6 +149,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -155,6 +161,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -166,6 +173,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -177,6 +185,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -188,6 +197,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -199,6 +209,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -210,6 +221,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -221,6 +233,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -232,6 +245,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -245,6 +259,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -259,6 +274,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -270,6 +286,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -281,6 +298,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -292,6 +310,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),
@@ -303,6 +322,7 @@ ROOM = Room(
             first=(
                 "storage/test_at_once.py",
                 "storage/test_maps.py",
+                "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
             ),
         ),

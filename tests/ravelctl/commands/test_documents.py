@@ -146,8 +146,8 @@ def test_members_and_the_leader(ctl: Ctl, at: str) -> None:
 def test_events_logs_and_snapshots(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
     cluster.events[1] = [
         pb.Event(
-            boot_id="ab" * 8, sequence=4, wall_ms=1_700_000_000_123, kind=pb.ELECTION, name="leader-elected", replica_id=2, term=7,
-            index=48_000, text="n2 leads in term 7", fields={"votes": "2"},
+            boot_id="ab" * 8, sequence=4, wall_ms=1_700_000_000_123, kind=pb.ELECTION, name="leader-elected", replica_id=2,
+            term=7, index=48_000, text="n2 leads in term 7", fields={"votes": "2"},
         )
     ]  # fmt: skip
     assert document(ctl, at, "events") == {
