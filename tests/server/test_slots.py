@@ -230,6 +230,14 @@ async def test_an_import_and_its_end() -> None:
         assert (await slots.Ownership(OwnershipRequest())).last_move == 6
 
 
+async def test_a_mover_that_was_replaced_freezes_nothing(slots: Any) -> None:
+    await slots.ChangeSlots(change(slots_pb2.EXPORT, slots=[7], mover=4))
+    assert [move.mover for move in (await slots.Ownership(OwnershipRequest())).moves] == [4]
+    reason, message = await refused(slots.ChangeSlots(change(slots_pb2.FREEZE, mover=3)))
+    assert (reason, "replaced" in message) == (Reason.MOVE_REFUSED, True)
+    await slots.ChangeSlots(change(slots_pb2.FREEZE, mover=4))
+
+
 async def test_only_a_chunk_makes_the_store_larger_and_only_a_chunk_is_refused_by_a_full_one() -> None:
     """Every other step of a move must go on there: moving slots away is a way out."""
     source, destination = managed(), managed(NO_SLOTS)

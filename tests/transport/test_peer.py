@@ -14,11 +14,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from ravel_node.raft.errors import InvariantError
-from ravel_node.raft.types import LOCAL_APPEND, Index, Message, MessageType, Term
+from ravel_node.raft.types import LOCAL_APPEND, Index, Message, MessageType, ReplicaId, Term
 from ravel_node.replica.errors import BlankError, RemovedError, WrongClusterError, WrongIdentityError
 from ravel_node.server.app import RpcServer
 from ravel_node.transport import peer as peer_module
-from ravel_node.transport.base import Hello
+from ravel_node.transport.base import Hello, ProbeFailedError
 from ravel_node.transport.calls import insecure_channel
 from ravel_node.transport.grpc_transport import GrpcTransport
 from ravel_node.transport.peer import BULK_MESSAGES_MAX, URGENT_MESSAGES_MAX, PeerOptions
@@ -320,6 +320,18 @@ async def test_a_new_address_is_dialled_at_once(host: FakeHost, server: RpcServe
         assert host.fake.stepped == []
         assert len(host.fake.hellos) == 1
     await second.stop(0.0)
+
+
+async def test_the_answer_to_a_question_is_that_of_the_peer_that_was_asked(host: FakeHost, server: RpcServer) -> None:
+    """Replica 1 answers at an address that was replica 3's."""
+    three = ReplicaId(3)
+    async with dialling(at(server), Listener()) as transport:
+        transport.add_peer(three, at(server), server_id(3))
+        assert (await transport.state_hashes(ONE, 5.0)).applied_index == host.fake.applied.index
+        with pytest.raises(ProbeFailedError, match="answers replica 1, where replica 3 was meant"):
+            await transport.state_hashes(three, 5.0)
+        with pytest.raises(ProbeFailedError, match="where replica 3 was meant"):
+            await transport.member(three, ONE, 5.0)
 
 
 async def test_messages_for_removed_and_unknown_peers_are_dropped(host: FakeHost, server: RpcServer) -> None:
