@@ -21,7 +21,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -63,44 +64,80 @@ class Verdict:
         return (self.outcome is Outcome.SURVIVED) != bool(self.mistake.survives)
 
 
-def _run_tests(tree: Path, files: Sequence[str]) -> tuple[Outcome, str]:
-    """Run these test files of the tree up to the first failure; the outcome and the test that failed."""
-    command = [sys.executable, "-m", "pytest", "-v", "-x", "-p", "no:cacheprovider", "--tb=line", "-m", "not e2e and not faults"]
-    # By a thread, since a loop that never awaits receives no signal: it ends the whole run.
-    command += [f"--timeout={TEST_S}", "--timeout-method=thread", *files]
-    # Subprocesses of the tests, too, import the copy and not the installed tree.
-    environ = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tree), str(tree / "protos")]))
-    process = subprocess.Popen(
-        command,
-        cwd=tree,
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=RUN_S)
-    except subprocess.TimeoutExpired:
+class Runs:
+    """The test processes that run now, each with a session of its own, so that it can be ended with all that it started."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+
+    def run(self, tree: Path, files: Sequence[str]) -> tuple[Outcome, str]:
+        """Run these test files of the tree up to the first failure; return the outcome and the test that failed."""
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-v",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "--tb=line",
+            "-m",
+            "not e2e and not faults",
+        ]
+        # By a thread, since a loop that never awaits receives no signal: it ends the whole run.
+        command += [f"--timeout={TEST_S}", "--timeout-method=thread", *files]
+        # Subprocesses of the tests, too, import the copy and not the installed tree.
+        environ = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tree), str(tree / "protos")]))
+        process = subprocess.Popen(
+            command,
+            cwd=tree,
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._running.add(process)
+        try:
+            output, _ = process.communicate(timeout=RUN_S)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            process.communicate()
+            return Outcome.HUNG, f"the tests did not end in {RUN_S} s"
+        finally:
+            self._running.discard(process)
+        return _outcome(process.returncode, output)
+
+    def end(self) -> None:
+        """Kill whatever runs."""
+        for process in list(self._running):
+            _kill(process)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return Outcome.HUNG, f"the tests did not end in {RUN_S} s"
-    if process.returncode == 0:
+
+
+def _outcome(code: int, output: str) -> tuple[Outcome, str]:
+    """Read what pytest said."""
+    if code == 0:
         return Outcome.SURVIVED, ""
     ran = re.findall(r"^tests/(\S+?::.+?)(?= (?:PASSED|FAILED|ERROR|SKIPPED)|$| \+\+)", output, re.MULTILINE)
     failed = re.search(r"^(?:FAILED|ERROR) tests/(.+?)(?: - |$)", output, re.MULTILINE)
     if "+++ Timeout +++" in output:
         return Outcome.HUNG, ran[-1] if ran else ""
     if failed is None:
-        return Outcome.KILLED, f"pytest ended with {process.returncode}: {''.join(output.strip().splitlines()[-1:])}"
+        return Outcome.KILLED, f"pytest ended with {code}: {''.join(output.strip().splitlines()[-1:])}"
     return Outcome.KILLED, failed[1]
 
 
 class Copies:
     """Copies of the working tree, one for each job."""
 
-    def __init__(self, folder: Path, count: int, *, first_only: bool) -> None:
+    def __init__(self, folder: Path, count: int, runs: Runs, *, first_only: bool) -> None:
+        self._runs = runs
         self._first_only = first_only
         self._free: SimpleQueue[Path] = SimpleQueue()
         self._edits = 0
@@ -118,7 +155,7 @@ class Copies:
             source = path.read_text()
             self._write(path, mistake.applied(source))
             try:
-                outcome, seen_by = _run_tests(tree, self._files(room, mistake))
+                outcome, seen_by = self._runs.run(tree, self._files(room, mistake))
             finally:
                 self._write(path, source)
         finally:
@@ -132,7 +169,7 @@ class Copies:
         """Run the room's tests without a mistake; return the test that fails, if one does."""
         tree = self._free.get()
         try:
-            outcome, seen_by = _run_tests(tree, room.test_files())
+            outcome, seen_by = self._runs.run(tree, room.test_files())
         finally:
             self._free.put(tree)
         return "" if outcome is Outcome.SURVIVED else seen_by or outcome.value
@@ -142,6 +179,11 @@ class Copies:
         path.write_text(text)
         self._edits += 1
         os.utime(path, (self._edits, self._edits))
+
+
+def _line(verdict: Verdict) -> str:
+    where = verdict.seen_by or verdict.mistake.survives
+    return f"{verdict.outcome.value:<9}{verdict.room.name:<11}{verdict.mistake.name}  [{verdict.took_s:.0f} s] {where}"
 
 
 def _table(verdicts: Sequence[Verdict]) -> str:
@@ -174,21 +216,25 @@ def main() -> int:
     rooms = [room for room in rooms if any(room is other for other, _ in chosen)]
     for _, mistake in chosen:
         mistake.applied((ROOT / mistake.file).read_text())
-    with TemporaryDirectory(prefix="ravel-mutation-") as folder, ThreadPoolExecutor(options.jobs) as pool:
-        copies = Copies(Path(folder), options.jobs, first_only=options.first)
-        if not options.unchecked:
-            broken = [f"{room.name}: {seen}" for room, seen in zip(rooms, pool.map(copies.check, rooms), strict=True) if seen]
-            if broken:
-                print("the tests fail without a mistake:", *broken, sep="\n", file=sys.stderr)
-                return 2
-        verdicts: list[Verdict] = []
-        for verdict in pool.map(lambda pair: copies.judge(*pair), chosen):
-            verdicts.append(verdict)
-            where = verdict.seen_by or verdict.mistake.survives
-            print(
-                f"{verdict.outcome.value:<9}{verdict.room.name:<11}{verdict.mistake.name}  [{verdict.took_s:.0f} s] {where}",
-                flush=True,
-            )
+    verdicts: list[Verdict] = []
+    runs = Runs()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with TemporaryDirectory(prefix="ravel-mutation-") as folder:
+        copies = Copies(Path(folder), options.jobs, runs, first_only=options.first)
+        pool = ThreadPoolExecutor(options.jobs)
+        try:
+            if not options.unchecked:
+                broken = [f"{room.name}: {seen}" for room, seen in zip(rooms, pool.map(copies.check, rooms), strict=True) if seen]
+                if broken:
+                    print("the tests fail without a mistake:", *broken, sep="\n", file=sys.stderr)
+                    return 2
+            for done in as_completed([pool.submit(copies.judge, room, mistake) for room, mistake in chosen]):
+                verdicts.append(verdict := done.result())
+                print(_line(verdict), flush=True)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            runs.end()
+            pool.shutdown()
     print(f"\n{_table(verdicts)}")
     unexpected = [verdict for verdict in verdicts if verdict.unexpected]
     for verdict in unexpected:

@@ -120,21 +120,30 @@ ROOM = Room(
                 "                    self._meet(endpoint, await stream.initial_metadata())\n"
             ),
             new="",
-            first=("ravelctl/client/test_batcher.py",),
+            first=(
+                "ravelctl/client/test_cluster_id.py",
+                "ravelctl/client/test_batcher.py",
+            ),
         ),
         Mistake(
             "a batch forgets that its outcome is uncertain",
             "ravelctl/client/session/batcher.py",
             old=("            batch.uncertain |= not proved\n                _mark_sent"),
             new=("            batch.uncertain = False\n                _mark_sent"),
-            first=("ravelctl/client/test_batcher.py",),
+            first=(
+                "ravelctl/client/test_cluster_id.py",
+                "ravelctl/client/test_batcher.py",
+            ),
         ),
         Mistake(
             "a sent write counts as never sent",
             "ravelctl/client/session/batcher.py",
             old=("            _mark_sent(batch, True)\n        self._in_flight"),
             new=("            pass\n        self._in_flight"),
-            first=("ravelctl/client/test_batcher.py",),
+            first=(
+                "ravelctl/client/test_interrupts.py",
+                "ravelctl/client/test_batcher.py",
+            ),
         ),
         Mistake(
             "the deadline of attempts is taken for milliseconds",
@@ -393,6 +402,7 @@ ROOM = Room(
             old="    if answer is not None and answer.may_have_happened:",
             new="    if answer is not None:",
             first=(
+                "ravelctl/client/test_interrupts.py",
                 "ravelctl/client/test_routing_times.py",
                 "ravelctl/client/test_batcher.py",
             ),
@@ -464,6 +474,7 @@ ROOM = Room(
             old="suspicion_s: float = 1.0",
             new="suspicion_s: float = 0.001",
             first=(
+                "ravelctl/client/test_unary.py",
                 "ravelctl/client/test_retry.py",
                 "ravelctl/client/test_attempts.py",
             ),
@@ -474,6 +485,7 @@ ROOM = Room(
             old="return self._timeout_s if timeout_s is None else timeout_s",
             new="return timeout_s or self._timeout_s",
             first=(
+                "ravelctl/client/test_routing_times.py",
                 "ravelctl/client/test_client.py",
                 "ravelctl/client/test_retry.py",
             ),
@@ -484,6 +496,7 @@ ROOM = Room(
             old=("timeout_s: float = 5.0,\n        exactly_once"),
             new=("timeout_s: float = 5000.0,\n        exactly_once"),
             first=(
+                "ravelctl/client/test_unary.py",
                 "ravelctl/client/test_client.py",
                 "ravelctl/client/test_retry.py",
             ),
@@ -504,6 +517,7 @@ ROOM = Room(
             old="limit_s = interval_s + self._limit_s(timeout_s)",
             new="limit_s = self._limit_s(timeout_s)",
             first=(
+                "ravelctl/client/test_unary.py",
                 "ravelctl/client/test_cluster.py",
                 "ravelctl/client/test_retry.py",
             ),
@@ -555,6 +569,7 @@ ROOM = Room(
             old="REBALANCE_SILENCE_S: Final = 15.0",
             new="REBALANCE_SILENCE_S: Final = 0.015",
             first=(
+                "ravelctl/client/test_unary.py",
                 "ravelctl/client/test_retry.py",
                 "ravelctl/client/test_admin.py",
             ),

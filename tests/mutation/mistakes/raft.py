@@ -103,7 +103,10 @@ ROOM = Room(
             "ravel_node/raft/core.py",
             old="        self.election_elapsed = self.silent_ticks = 0",
             new="        self.election_elapsed = 0",
-            first=("raft/test_promises.py",),
+            first=(
+                "raft/test_follower.py",
+                "raft/test_promises.py",
+            ),
         ),
         Mistake(
             "a promise ends with the term",
@@ -186,6 +189,7 @@ ROOM = Room(
             old="        commit = min(progress.match, raft.log.committed)",
             new="        commit = raft.log.committed",
             first=(
+                "raft/test_interaction.py",
                 "raft/test_leader.py",
                 "raft/test_paper.py",
             ),
@@ -278,6 +282,7 @@ ROOM = Room(
             old="        if index <= self.membership_index:",
             new="        if False:",
             first=(
+                "raft/test_follower.py",
                 "raft/test_confchange.py",
                 "raft/test_raw_node.py",
                 "raft/test_core.py",
@@ -289,6 +294,7 @@ ROOM = Room(
             old=("        self.membership_index = index\n        self.tracker.adopt(membership, self.tracker.ids"),
             new="        self.tracker.adopt(membership, self.tracker.ids",
             first=(
+                "raft/test_follower.py",
                 "raft/test_raw_node.py",
                 "raft/test_confchange.py",
                 "raft/test_core.py",
@@ -464,7 +470,10 @@ ROOM = Room(
             "ravel_node/raft/raw_node.py",
             old=("        if not self.is_leader:\n            raise ProposalDroppedError\n        return leading"),
             new="        return leading",
-            first=("raft/test_raw_node.py",),
+            first=(
+                "raft/test_follower.py",
+                "raft/test_raw_node.py",
+            ),
         ),
     ),
 )

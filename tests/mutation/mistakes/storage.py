@@ -533,6 +533,7 @@ ROOM = Room(
             old="    found = (content.revision, content.keys, content.cluster_name)\n",
             new="    found = (header.revision, header.keys, header.cluster_name)\n",
             first=(
+                "storage/test_decoders.py",
                 "storage/test_snapshot_files.py",
                 "storage/test_conformance.py",
                 "storage/test_damage.py",
@@ -588,6 +589,7 @@ ROOM = Room(
             ),
             new="        await self._env.write(lambda txn: write_segment(txn, segment, segment.last, self.file))\n",
             first=(
+                "storage/test_conformance.py",
                 "storage/test_engines.py",
                 "storage/test_slot_index.py",
             ),
