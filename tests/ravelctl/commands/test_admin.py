@@ -275,6 +275,10 @@ def test_a_plan_changes_nothing(ctl: Ctl, admin: FakeAdmin, words: list[str]) ->
     assert (ran.code, ran.out, admin.directory.asked) == (0, PLAN, [])
     told = asked(ctl, admin, "rebalance", *words, "-o", "json").json
     assert (told["kind"], told["slots"], told["map_version"], len(told["moves"])) == ("RebalancePlan", 65, "3", 2)
+    assert told["clusters"] == [
+        {"number": 1, "name": "orders", "slots_before": 2048, "slots_after": 1983},
+        {"number": 2, "name": "users", "slots_before": 2048, "slots_after": 2113},
+    ]
 
 
 def test_the_plan_says_how_it_is_applied(ctl: Ctl, admin: FakeAdmin) -> None:
