@@ -29,7 +29,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 
-from tests.mutation.mistake import ROOT, Mistake, Room
+from tests.mutation.mistake import ROOT, Mistake, Room, StaleMistakeError
 from tests.mutation.mistakes import ROOMS
 
 JOBS = 2
@@ -214,8 +214,12 @@ def main() -> int:
     rooms = [room for room in ROOMS if not options.room or room.name in options.room]
     chosen = [(room, mistake) for room in rooms for mistake in room.mistakes if _is_chosen(mistake, options.only)]
     rooms = [room for room in rooms if any(room is other for other, _ in chosen)]
-    for _, mistake in chosen:
-        mistake.applied((ROOT / mistake.file).read_text())
+    try:
+        for _, mistake in chosen:
+            mistake.applied((ROOT / mistake.file).read_text())
+    except (StaleMistakeError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
     verdicts: list[Verdict] = []
     runs = Runs()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
