@@ -10,6 +10,7 @@ JOBS ?= 3     # unit tests at once: many wait for something
 SEEDS ?= 100  # worlds of `make sim`
 FIRST ?= 1    # the first of them
 E2E_JOBS ?= 3 # clusters at once: each is several daemons, which mostly wait
+MUTATION_JOBS ?= 2 # mistakes at once: each runs a room's tests
 
 # Every daemon and command that a test starts would compile its modules again: half of what a start costs.
 unexport PYTHONDONTWRITEBYTECODE
@@ -26,7 +27,7 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-.PHONY: check fmt lint types contracts test unit sim sim-bugs e2e faults demo bench protos completions pictures clean
+.PHONY: check fmt lint types contracts test unit sim sim-bugs mutation e2e faults demo bench protos completions pictures clean
 
 check: lint types contracts ## lint, types and import contracts: seconds
 
@@ -56,6 +57,9 @@ sim: $(INSTALLED) ## whole clusters on virtual time, each from one seed: make si
 
 sim-bugs: $(INSTALLED) ## plant every known kind of bug, and see that the simulator finds it
 	@$(BIN)/python -m tests.simulation.run --bugs --jobs $(JOBS)
+
+mutation: $(INSTALLED) ## make hand-chosen mistakes in copies of the source; the tests must notice: make mutation ROOM=server
+	@$(BIN)/python -m tests.mutation.run --jobs $(MUTATION_JOBS) $(if $(ROOM),--room $(ROOM))
 
 e2e: $(INSTALLED) ## real daemons, real sockets, real kills
 	@$(BIN)/python -m pytest -q -n $(E2E_JOBS) --dist worksteal -m e2e

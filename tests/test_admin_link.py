@@ -16,10 +16,12 @@ from ravel_node.admin_link import AdminLink
 from ravel_node.machine.base import MemberRecord
 from ravel_node.machine.ownership import founded
 from ravel_node.raft.types import ConfState, Index, ReplicaId, Term
+from ravel_node.replica.replica import Replica
 from ravel_node.seat import Seat
 from ravel_node.server.errors import ForwardedError
 from ravel_node.server.host import Host
 from ravel_node.storage.base import Identity
+from ravelctl.client import UnreachableError
 from ravelpb.errors import Reason
 from ravelpb.v1 import admin_pb2
 from tests.ravelctl.client.fake_server import FakeCluster, FakeReplica, fake_cluster, make_status
@@ -103,12 +105,12 @@ async def admins() -> AsyncIterator[FakeCluster]:
 
 
 @asynccontextmanager
-async def linked(host: StandingHost, seat: StandingSeat, admin: FakeReplica, new_cluster: str = "") -> AsyncIterator[None]:
+async def linked(host: StandingHost, seat: StandingSeat, admin: FakeReplica, new_cluster: str = "") -> AsyncIterator[AdminLink]:
     options: dict[str, Any] = {"new_cluster": new_cluster, "client_tls": None, "turned_out": host.turned_out.append}
     link = AdminLink(cast(Host, host), cast(Seat, seat), [admin.address], **options)
     task = asyncio.create_task(link.run())
     try:
-        yield
+        yield link
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -194,6 +196,38 @@ async def test_with_all_admins_away_it_says_so_once_and_goes_on_asking(admins: F
             await until(lambda: len(asked) > seen)
             await until(lambda: any(line["event"] == "daemon.admin_answers" for line in logs))
     assert [line["obstacle"] for line in logs if line["event"] == "daemon.admin_link"] == ["away"]
+
+
+async def test_it_asks_more_seldom_while_admins_are_away_and_as_often_as_before_once_one_answers(
+    admins: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin_link, "RETRY_MAX_S", 2.0)
+    host = StandingHost(SEATED)
+    admin = admins.replicas[0]
+    script(admin, "Report", admin_pb2.ReportResponse())
+    async with linked(host, StandingSeat(host), admin) as link:
+        for _ in range(3):
+            waits = []
+            for _ in range(40):
+                link._failed(UnreachableError("nobody answers"))
+                waits.append(link._wait_s)
+            assert waits == sorted(waits)
+            assert waits[0] > admin_link.RETRY_S
+            assert waits[-1] == admin_link.RETRY_MAX_S
+            await link._say(cast(Replica, host.replica))
+            assert link._wait_s == admin_link.RETRY_S
+
+
+async def test_a_report_that_another_leader_has_overtaken_is_no_admin_that_is_away(admins: FakeCluster) -> None:
+    host = StandingHost(SEATED)
+    admin = admins.replicas[0]
+    asked = script(admin, "Report", make_status(Reason.STALE_REPORT, "a report of term 2, of which term 3 is known"))
+    with capture_logs() as logs:
+        async with linked(host, StandingSeat(host), admin) as link:
+            await until(lambda: bool(asked))
+            assert await link._say(cast(Replica, host.replica)) == admin_link.RETRY_S
+            assert link._wait_s == admin_link.RETRY_S
+    assert [line for line in logs if line["event"] == "daemon.admin_link"] == []
 
 
 async def test_a_server_that_is_not_in_the_list_any_more_registers_again(admins: FakeCluster) -> None:

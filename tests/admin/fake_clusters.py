@@ -92,7 +92,8 @@ class ModelCluster:
             move.mover = request.mover
         taken = request.step == pb.IMPORT_CHUNK and move is not None and move.next_chunk == request.chunk
         more = self._step(request, move)
-        self.revision = max(self.revision, request.revision if request.step in (pb.IMPORT, pb.IMPORT_CHUNK) else 0)
+        raising = request.step in (pb.IMPORT, pb.IMPORT_CHUNK, pb.ACTIVATE)
+        self.revision = max(self.revision, request.revision if raising else 0)
         return pb.ChangeSlotsResponse(revision=self.revision, next_chunk=move.next_chunk if move else 0, more=more, taken=taken)
 
     def _step(self, request: pb.ChangeSlotsRequest, move: ModelMove | None) -> bool:
@@ -173,6 +174,7 @@ class FakeClusters:
         self.clusters = clusters
         self.away: set[int] = set()
         self.steps: list[tuple[int, str]] = []
+        self.requests: list[tuple[int, pb.ChangeSlotsRequest]] = []
         self.before: Before | None = None
         self.after: Before | None = None
 
@@ -182,6 +184,7 @@ class FakeClusters:
     async def change(self, cluster: ClusterNumber, request: pb.ChangeSlotsRequest) -> pb.ChangeSlotsResponse:
         there = await self._at(cluster, request)
         self.steps.append((cluster, pb.SlotsStep.Name(request.step)))
+        self.requests.append((cluster, request))
         response = there.change(request)
         if self.after is not None:
             await self.after(cluster, request)

@@ -99,10 +99,110 @@ async def test_a_move_takes_its_steps_in_order() -> None:
     assert mover.totals.copied.keys == 20
 
 
-async def test_a_key_that_was_left_behind_at_the_destination_does_not_come_back() -> None:
+def _sent(world: World, step: pb.SlotsStep.ValueType) -> list[pb.ChangeSlotsRequest]:
+    return [request for _, request in world.clusters.requests if request.step == step]
+
+
+async def test_each_step_carries_what_its_cluster_needs() -> None:
+    """Watchers of the destination go on at the revision at which the source let go: ACTIVATE must bring it."""
+    world = World()
+    elsewhere = next(key for key in KEYS if slot_of(key) not in SLOTS)
+
+    async def write(_cluster: ClusterNumber, request: Any) -> None:
+        if isinstance(request, pb.ChangeSlotsRequest) and request.step == pb.RELEASE:
+            assert world.source.write(elsewhere, b"after the last chunk")
+
+    world.clusters.before = write
+    move = world.directory.plan(*SLOTS)
+    async with running(world):
+        await until(lambda: ended(world))
+    (export,), (freeze,), (release,), (activate,) = (
+        _sent(world, step) for step in (pb.EXPORT, pb.FREEZE, pb.RELEASE, pb.ACTIVATE)
+    )
+    assert {request.move for _, request in world.clusters.requests} == {move}
+    assert (tuple(export.slots), export.mover, freeze.mover) == (SLOTS, TERM, TERM)
+    decided = world.directory.directory.slot_map.version
+    assert (release.map_version, activate.map_version) == (decided, decided)
+    assert activate.revision == len(KEYS) + 1 == world.source.revision
+    assert world.destination.revision == world.source.revision
+    chunks = _sent(world, pb.IMPORT_CHUNK)
+    assert {chunk.revision for chunk in chunks} == {len(KEYS)}
+    assert [chunk.chunk for chunk in chunks] == list(range(1, len(chunks) + 1))
+    assert sorted(key.revision for chunk in chunks for key in chunk.keys) == sorted(
+        world.destination.keys[key][0] for key in world.destination.keys
+    )
+    assert all(0 < purge.limit <= 65_536 for purge in _sent(world, pb.PURGE))
+
+
+async def test_a_chunk_is_as_new_as_the_newest_of_its_keys() -> None:
+    """A destination refuses keys that are newer than the chunk says its source was."""
+    world = World()
+    places = sorted((slot_of(key), key) for key in KEYS[:20])
+    pages = 0
+
+    async def write(cluster: ClusterNumber, request: Any) -> None:
+        nonlocal pages
+        if cluster == 1 and isinstance(request, pb.ReadSlotsRequest) and not request.noted_for_move:
+            pages += 1
+            if pages == 2:
+                assert world.source.write(places[-1][1], b"while the first page was on its way")
+
+    world.clusters.before = write
+    world.directory.plan(*SLOTS)
+    async with running(world):
+        await until(lambda: ended(world))
+    assert pages > 2
+    for chunk in _sent(world, pb.IMPORT_CHUNK):
+        assert chunk.revision >= max(key.revision for key in chunk.keys)
+    world.check_moved()
+
+
+async def test_a_chunk_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ravel_node.admin.copying.CHUNK_BYTES_MAX", 20)
+    world = World()
+    large = KEYS[3]
+    assert world.source.write(large, b"larger than a chunk may be, by itself")
+    world.directory.plan(*SLOTS)
+    async with running(world):
+        await until(lambda: ended(world))
+    sizes = [[len(key.key) + len(key.value) for key in chunk.keys] for chunk in _sent(world, pb.IMPORT_CHUNK)]
+    assert all(sum(one) <= 20 or len(one) == 1 for one in sizes)
+    assert max(map(len, sizes)) > 1
+    world.check_moved()
+
+
+async def test_a_key_that_is_written_between_two_pages_of_notes_is_not_settled() -> None:
+    """Its note is newer than the page that showed it, though older than the last page."""
+    world = World()
+    noted = sorted((slot_of(key), key) for key in KEYS[:8])
+    looks = 0
+
+    async def write(cluster: ClusterNumber, request: Any) -> None:
+        nonlocal looks
+        if cluster != 1 or not isinstance(request, pb.ReadSlotsRequest):
+            return
+        if not request.noted_for_move:
+            for _, key in noted:
+                world.source.write(key, b"noted")
+        else:
+            looks += 1
+            if looks == 2:
+                assert world.source.write(noted[0][1], b"again")
+
+    world.clusters.before = write
+    world.directory.plan(*SLOTS)
+    async with running(world, MoverOptions(poll_s=0.001, retry_s=0.002, frozen_s_max=5.0, freeze_below_keys=0)):
+        await until(lambda: ended(world))
+    assert looks > 3
+    assert world.destination.keys[noted[0][1]][1] == b"again"
+    world.check_moved()
+
+
+@pytest.mark.parametrize(("slot", "prefix"), [(SLOTS[0], b"a"), (SLOTS[9], b"stale-"), (SLOTS[-1], b"z")])
+async def test_a_key_that_was_left_behind_at_the_destination_does_not_come_back(slot: int, prefix: bytes) -> None:
     """A source whose index was damaged, with a version that trusted it, purged all keys but one: now the slot comes back."""
     world = World()
-    stale = next(key for number in range(100_000) if slot_of(key := b"stale-%d" % number) in SLOTS)
+    stale = next(key for number in range(1_000_000) if slot_of(key := prefix + b"%d" % number) == slot)
     world.destination.keys[stale] = (3, b"long deleted")
     world.directory.plan(*SLOTS)
     async with running(world):
@@ -218,6 +318,27 @@ async def test_writes_are_taken_again_when_the_destination_stays_away() -> None:
         assert "refused for 0.05 s" in mover.totals.why_called_off
     assert not world.source.moves
     assert world.source.owned == set(range(SLOT_COUNT))
+
+
+async def test_writes_are_taken_again_when_the_destination_never_answers() -> None:
+    """A request that hangs must not keep writes refused: the bound of the freeze ends it."""
+    world = World()
+    world.directory.plan(*SLOTS)
+    hangs = asyncio.Event()
+
+    async def hang(cluster: ClusterNumber, request: Any) -> None:
+        if isinstance(request, pb.ChangeSlotsRequest) and request.step == pb.FREEZE:
+            assert world.source.write(KEYS[0], b"noted last")
+            hangs.set()
+        elif cluster == 2 and hangs.is_set() and request.step == pb.IMPORT_CHUNK:
+            await asyncio.Event().wait()
+
+    world.clusters.before = hang
+    async with running(world, MoverOptions(poll_s=0.001, retry_s=0.002, frozen_s_max=0.05)) as mover:
+        await until(lambda: ended(world))
+        assert mover.totals.called_off == 1
+    assert hangs.is_set()
+    world.check_called_off()
 
 
 @pytest.mark.parametrize("phase", [Phase.PLANNED, Phase.COPYING])

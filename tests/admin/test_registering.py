@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from ravel_node.admin import decisions
-from ravel_node.admin.commands import ForgetServer, MarkLeaving, RemoveCluster, SetCluster
+from ravel_node.admin.commands import ForgetServer, MarkLeaving, RemoveCluster, SetCluster, VacateAddress
 from ravel_node.admin.model import Seat
 from ravelpb.errors import Reason
 from tests.admin.helpers import Admin, hex_id, registering, report
@@ -122,6 +122,20 @@ def test_names_and_addresses_are_taken_once(admin: Admin) -> None:
     admin.refuses(registering(4, peer=taken.listen), Reason.ADDRESS_TAKEN, taken.listen)
     admin.refuses(registering(2, peer=taken.peer), Reason.ADDRESS_TAKEN, taken.peer)
     admin.refuses(registering(2, name="n1"), Reason.NAME_TAKEN)
+
+
+def test_an_address_is_vacated_only_while_its_server_still_has_it(admin: Admin) -> None:
+    """The server may have registered at another address while somebody found that nobody answers at the old one."""
+    admin.found("a", 1, 2)
+    old = admin.server(1)
+    admin.run(registering(1, listen="10.9.9.9:7400", peer="10.9.9.9:7401"))
+    moved = admin.server(1)
+    for listen, peer in ((old.listen, old.peer), (old.listen, moved.peer), (moved.listen, old.peer)):
+        assert admin.run(VacateAddress(hex_id(1), listen, peer)) == {}
+        assert admin.server(1) == moved
+    admin.run(VacateAddress(hex_id(1), moved.listen, moved.peer))
+    assert (admin.server(1).listen, admin.server(1).peer) == ("", "")
+    assert admin.run(registering(3, listen=moved.listen, peer=moved.peer)) == {"cluster": 1}, "the address is free"
 
 
 def test_a_cluster_that_is_emptied_takes_no_servers(admin: Admin) -> None:

@@ -119,7 +119,7 @@ async def test_slots_move_under_writes_and_nothing_is_lost(tmp_path: Path) -> No
         assert [item.key async for item in source.scan()] == [key for key in KEYS if key not in moved]
         assert [item.key async for item in destination.scan()] == moved
         with pytest.raises(RefusedError) as refused:
-            await mover.step(source_slots, slots_pb2.UNFREEZE)
+            await mover.step(source_slots, slots_pb2.FREEZE)
         assert refused.value.reason == Reason.MOVE_REFUSED
 
 

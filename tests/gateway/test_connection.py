@@ -120,3 +120,11 @@ async def test_requests_in_a_row_on_one_connection() -> None:
     async with gateway() as port:
         answer = await said(port, (HEAD + b"\r\n") * 5 + HEAD + b"Connection: close\r\n\r\n")
         assert answer.count(b" 200 OK") == 6
+
+
+async def test_each_request_of_a_connection_may_have_a_head_of_its_own_size() -> None:
+    """The bound is that of one head, not of all that came on a connection."""
+    large = HEAD + b"X: " + b"a" * (connection.HEAD_BYTES_MAX * 2 // 3) + b"\r\n"
+    async with gateway() as port:
+        answer = await said(port, (large + b"\r\n") * 4 + large + b"Connection: close\r\n\r\n")
+        assert answer.count(b" 200 OK") == 5

@@ -161,6 +161,21 @@ def test_a_page_is_bounded(limit: int) -> None:
         kv.scan(Cluster().state, b"", None, limit)
 
 
+def test_a_page_of_keys_alone_is_bounded_by_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its values are read though they are not returned."""
+    monkeypatch.setattr(kv, "PAGE_READ_BYTES_MAX", 1_000)
+    cluster = Cluster()
+    cluster.run(*(envelope.put(b"%03d" % number, bytes(200)) for number in range(12)))
+    found, pages, start, more = [], 0, b"", True
+    while more:
+        page = kv.scan(cluster.state, start, None, 100, keys_only=True)
+        assert {item.value for item in page.items} == {b""}
+        found += [item.key for item in page.items]
+        start, more, pages = page.next, page.more, pages + 1
+    assert found == [b"%03d" % number for number in range(12)]
+    assert pages == 3, "five keys with their values pass 1,000 bytes"
+
+
 def test_an_entry_holds_as_many_commands_as_it_has_places() -> None:
     cluster = Cluster()
     full = envelope.group([envelope.delete(b"x")] * (ENTRY_COMMANDS_MAX // 2))

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravel_node.machine import envelope, history
+from ravel_node.machine import kv as machine_kv
 from ravel_node.machine.base import Database, Outcome, Start, Status
 from ravel_node.machine.envelope import STEP_NEWEST, Once, UnknownCommandError
 from ravel_node.machine.kv import KeyValue, get
@@ -500,6 +501,82 @@ def test_after_an_import_no_chunk_is_taken_that_an_earlier_mover_has_in_flight()
     destination.reopen()
     assert get(destination.state, A) == KeyValue(A, b"new", 8)
     assert ok(destination, Step.IMPORT_CHUNK, chunk=mine + 1, keys=(MovedKey(A, b"newer", 9),), revision=9).found
+
+
+def test_a_chunk_deletes_what_is_gone_at_the_source() -> None:
+    destination = managed(NO_SLOTS)
+    ok(destination, Step.IMPORT, slots=(7, 8), revision=9)
+    ok(destination, Step.IMPORT_CHUNK, chunk=1, keys=(MovedKey(A, b"1", 2), MovedKey(B, b"2", 3)), revision=9)
+    ok(destination, Step.IMPORT_CHUNK, chunk=2, keys=(MovedKey(A, b"", 0),), revision=11)
+    found = get(destination.state, B)
+    assert set(destination.rows(Database.KV)) == {B}
+    assert found is not None
+    assert (found.value, found.revision) == (b"2", 3), "a key keeps the revision that it has at its source"
+    assert destination.machine.revision == 11
+
+
+def test_a_restart_in_the_middle_of_an_import_goes_on_at_the_same_chunk() -> None:
+    destination = managed(NO_SLOTS)
+    ok(destination, Step.IMPORT, slots=(7, 8), revision=9)
+    for number in (1, 2):
+        ok(destination, Step.IMPORT_CHUNK, chunk=number, keys=(MovedKey(A, b"1", number),), revision=9)
+    destination.reopen()
+    assert not ok(destination, Step.IMPORT_CHUNK, chunk=1, keys=(MovedKey(A, b"1", 1),), revision=9).found
+    assert ok(destination, Step.IMPORT_CHUNK, chunk=3, keys=(MovedKey(A, b"1", 3),), revision=9).found
+    skipped = 4 + CHUNKS_IN_FLIGHT_MAX
+    assert ok(destination, Step.IMPORT, slots=(7, 8)).value == skipped.to_bytes(8, "big")
+
+
+def test_so_many_moves_are_under_way_at_once_and_again_once_one_has_ended() -> None:
+    source = managed()
+    for number in range(1, MOVES_MAX + 1):
+        ok(source, Step.EXPORT, number, slots=(number,), mover=1)
+    one_more = MOVES_MAX + 1
+    assert "which is the most" in refused(source, Step.EXPORT, one_more, slots=(one_more,), mover=1)
+    ok(source, Step.EXPORT, 3, slots=(3,), mover=1)  # one of those that are under way may be asked for again
+    ok(source, Step.UNFREEZE, 1)
+    ok(source, Step.EXPORT, one_more, slots=(one_more,), mover=1)
+    assert "which is the most" in refused(source, Step.EXPORT, one_more + 1, slots=(one_more + 1,), mover=1)
+
+
+@pytest.mark.parametrize("keys", [(A, C), (C, A)])
+def test_a_write_of_a_moving_and_a_foreign_slot_is_sent_elsewhere(keys: tuple[bytes, bytes]) -> None:
+    """It cannot succeed here even once the move has ended, whichever of its keys comes first."""
+    cluster = managed(bitmap(range(100)))
+    ok(cluster, Step.EXPORT, slots=(7,), mover=1)
+    ok(cluster, Step.FREEZE, mover=1)
+    (outcome,) = cluster.run(envelope.write([], [(key, b"v") for key in keys]))
+    assert (outcome.status, refused_slot(outcome)) == (Status.WRONG_CLUSTER, 900)
+    assert outcome.revision == 1, "the version of the map by which it is refused"
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_the_first_export_already_names_its_mover(restart: bool) -> None:
+    source = managed()
+    ok(source, Step.EXPORT, slots=(7,), mover=4)
+    if restart:
+        source.reopen()
+    assert "replaced" in refused(source, Step.FREEZE, mover=3)
+    assert "replaced" in refused(source, Step.EXPORT, slots=(7,), mover=3)
+    ok(source, Step.FREEZE, mover=4)
+
+
+def test_a_page_passes_over_so_many_hidden_keys_and_goes_on_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_kv, "HIDDEN_KEYS_MAX", 3)
+    cluster = managed()
+    names = [b"key-%02d" % number for number in range(40)]
+    cluster.run(*(envelope.put(name, b"v") for name in names))
+    shown = names[20]
+    write_ownership(cluster.state, founded(bitmap([slot_of(shown)]), 1))
+    cluster.reopen()
+    mine = [name for name in names if slot_of(name) == slot_of(shown)]
+    found, pages, start, more = [], 0, b"", True
+    while more:
+        page = machine_kv.scan(cluster.state, start, None, 100, ownership=cluster.machine.ownership)
+        found += [item.key for item in page.items]
+        start, more, pages = page.next, page.more, pages + 1
+    assert found == mine
+    assert pages >= len(names) // 4, "each page ends after a few keys that it does not show"
 
 
 def test_slots_are_open_only_after_the_entry_that_activated_them() -> None:

@@ -159,6 +159,25 @@ def test_a_client_may_have_so_many_answers_waiting_and_not_more() -> None:
     assert statuses(cluster.run(*puts(GROUP_COMMANDS_MAX + 1), once=Once(client, 2_000, 2_000))) == [Status.REFUSED] * 1_025
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_acknowledged_answers_make_room_for_as_many_again(restart: bool) -> None:
+    """Whole runs and parts of one: the bound is reached, room is made, and it is reached again at the same count."""
+    cluster = Cluster()
+    client = cluster.register()
+    half = RESULTS_MAX // 2
+    first = 1
+    assert set(statuses(cluster.run(*puts(half), once=Once(client, first, 1)))) == {Status.OK}
+    assert set(statuses(cluster.run(*puts(half), once=Once(client, first + half, 1)))) == {Status.OK}
+    for acknowledged in (half, half // 2, RESULTS_MAX - 1, RESULTS_MAX):
+        following = first + RESULTS_MAX
+        assert statuses(cluster.run(PUT, once=Once(client, following, first))) == [Status.REFUSED], "it is full"
+        first += acknowledged
+        if restart:
+            cluster.reopen()
+        outcomes = cluster.run(*puts(acknowledged), once=Once(client, following, first))
+        assert set(statuses(outcomes)) == {Status.OK}, f"{acknowledged} were acknowledged"
+
+
 def test_kept_values_are_bounded() -> None:
     """A write whose answer is too large to keep is done once all the same, and says so when it comes again."""
     cluster = Cluster()

@@ -16,7 +16,9 @@ def test_stubs_are_current(tmp_path: Path) -> None:
 
 
 def test_every_proto_file_has_its_stubs() -> None:
-    for path in (SOURCE_ROOT / PROTO_DIR).glob("*.proto"):
+    paths = list((SOURCE_ROOT / PROTO_DIR).glob("*.proto"))
+    assert {"kv", "raft", "cluster"} <= {path.stem for path in paths}
+    for path in paths:
         assert f"{path.stem}_pb2.py" in stubs(SOURCE_ROOT)
         assert (f"{path.stem}_pb2_grpc.py" in stubs(SOURCE_ROOT)) == ("\nservice " in path.read_text())
 

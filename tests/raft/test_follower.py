@@ -310,3 +310,26 @@ class TestRequests:
         one = follower(check_quorum=True, read_only=ReadOnlyOption.LEASE_BASED)
         one.raw.forget_leader()
         assert one.raw.leader == TWO
+
+
+class TestLowerTerms:
+    @pytest.mark.parametrize("kind", [APPEND, HEARTBEAT])
+    @pytest.mark.parametrize(
+        ("options", "answered"),
+        [({"check_quorum": True}, True), ({"pre_vote": True}, True), ({}, False)],
+    )
+    def test_a_leader_of_a_lower_term_learns_of_ours(self, kind: MessageType, options: dict[str, bool], answered: bool) -> None:
+        """Its heartbeats would hold back every vote for us, and it never steps down unless it hears of our term."""
+        one = follower(1, 1, **options)
+        one.step(message(kind, from_=THREE, term=Term(4), index=Index(2), log_term=Term(1)))
+        sent = one.settle()
+        assert [(answer.type, answer.to, answer.term) for answer in sent] == [
+            (MessageType.APPEND_RESPONSE, THREE, 5)
+        ] * answered  # fmt: skip
+        assert one.raw.leader == TWO
+
+    def test_a_poll_of_a_lower_term_is_refused_aloud(self) -> None:
+        one = follower(1, 1, check_quorum=True, pre_vote=True)
+        one.step(message(MessageType.PRE_VOTE, from_=THREE, term=Term(4), index=Index(2), log_term=Term(1)))
+        (answer,) = one.settle()
+        assert (answer.type, answer.to, answer.term, answer.reject) == (MessageType.PRE_VOTE_RESPONSE, THREE, 5, True)

@@ -22,6 +22,7 @@ from ravel_node.raft import (
     ProposalDroppedError,
     ReadOnlyOption,
     ReplicaId,
+    RequestDropped,
     Role,
     SafetyEvent,
     SingleChange,
@@ -32,6 +33,8 @@ from ravel_node.raft import (
     Transition,
     entry_size,
 )
+from ravel_node.raft.confchange import encode_conf_change
+from ravel_node.raft.limits import READS_PENDING_MAX
 from tests.raft.support import (
     FOUR,
     ONE,
@@ -196,6 +199,30 @@ def acknowledge_next(one: Replica, lengths: list[int]) -> list[Any]:
     return acknowledge(one, 2, index=1 + sum(lengths))
 
 
+class TestLostLogs:
+    def test_what_a_lost_log_had_acknowledged_does_not_count(self) -> None:
+        one = settled_leader()
+        one.raw.propose(b"x")
+        one.settle()
+        acknowledge(one, 2, index=1)
+        one.raw.report_lost_log(TWO)
+        assert progress(one, 2).match == 0
+        one.raw.propose_conf_change(remove(3))
+        acknowledge(one, 3)
+        assert one.raw.commit == 3, "replicas 1 and 3 are a quorum of three"
+        one.raw.propose(b"y")
+        one.settle()
+        assert one.raw.commit == 3, "replica 2, without its log, is not one of the two that are left"
+        acknowledge(one, 2)
+        assert one.raw.commit == 4
+
+    def test_nobody_loses_the_leaders_own_log(self) -> None:
+        one = settled_leader()
+        one.raw.report_lost_log(ONE)
+        one.raw.report_lost_log(ReplicaId(9))
+        assert progress(one, 1).match == 1
+
+
 class TestSnapshots:
     def compacted(self, **options: Any) -> Replica:
         """A leader whose peer 3 lacks what is compacted."""
@@ -239,7 +266,7 @@ class TestSnapshots:
         """Property 52."""
         one = self.compacted()
         beat_answer(one, 3)
-        acknowledge(one, 3, index=2)
+        assert of_type(acknowledge(one, 3, index=2), SNAPSHOT) == [], "the one that is under way is waited for"
         assert progress(one, 3).state is ProgressState.SNAPSHOT
         acknowledge(one, 3, index=3)
         assert progress(one, 3).state is ProgressState.REPLICATE
@@ -282,6 +309,16 @@ class TestMembership:
         assert one.raw.conf_change_refusal(add(5)) == ""
         one.raw.propose_conf_change(add(5))
         assert one.log[-1].type is EntryType.CONF_CHANGE
+
+    def test_of_two_changes_in_one_proposal_the_second_is_not_appended(self) -> None:
+        one = settled_leader()
+        kind, data = encode_conf_change(add(4))
+        _, other = encode_conf_change(add(5))
+        two = (entry(0, 0, data, kind), entry(0, 0, other, kind))
+        one.step(message(MessageType.PROPOSE, from_=TWO, entries=two))
+        one.settle()
+        assert [(found.type, found.data) for found in one.log[-2:]] == [(kind, data), (EntryType.NORMAL, b"")]
+        assert [event.index for event in one.events if isinstance(event, ConfChangeIgnored)] == [one.log[-1].index]
 
     def test_after_an_election_everything_inherited_may_hold_one(self) -> None:
         """Property 56."""
@@ -449,6 +486,29 @@ class TestReads:
         one.settle()
         assert (one.reads, one.status.pending_reads) == ([], 0)
 
+    def test_early_reads_end_with_the_term_too(self) -> None:
+        """Nobody waits any more for a read that was asked before the leader lost its term."""
+        one = elected()
+        one.raw.read_index(b"early")
+        one.step(message(HEARTBEAT, from_=TWO, term=Term(2)))
+        one.settle()
+        one.raw.campaign()
+        one.settle()
+        one.step(message(MessageType.VOTE_RESPONSE, from_=TWO, term=one.raw.term))
+        assert one.raw.is_leader
+        acknowledge(one, 2)
+        assert one.raw.committed_in_term
+        assert (one.reads, one.status.pending_reads) == ([], 0)
+
+    def test_the_early_reads_that_wait_are_bounded(self) -> None:
+        one = elected()
+        for number in range(READS_PENDING_MAX + 2):
+            one.raw.read_index(b"%d" % number)
+        one.settle()
+        dropped = [event for event in one.events if isinstance(event, RequestDropped)]
+        assert len(dropped) == 2
+        assert len(one.raft.early_reads) == READS_PENDING_MAX
+
     @pytest.mark.parametrize("count", [0, 2])
     def test_a_request_holds_one_read(self, count: int) -> None:
         one = settled_leader()
@@ -491,6 +551,16 @@ class TestTransfer:
         one.raw.transfer_leader(TWO)
         one.raw.transfer_leader(THREE)
         assert one.status.transferee == THREE
+
+    def test_it_has_an_election_timeout_from_its_own_beginning(self) -> None:
+        """Property 66."""
+        one = settled_leader()
+        one.tick(9)
+        one.raw.transfer_leader(TWO)
+        one.tick(9)
+        assert one.raw.in_transfer
+        one.tick()
+        assert not one.raw.in_transfer
 
     @pytest.mark.parametrize("gone", [remove(3), learner(3)])
     def test_it_ends_when_the_target_is_no_voter_any_more(self, gone: ConfChange) -> None:

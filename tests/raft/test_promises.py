@@ -90,6 +90,19 @@ def test_the_leader_of_a_later_term_is_promised_as_much() -> None:
     assert grants(one, MessageType.VOTE, 7)
 
 
+@pytest.mark.parametrize("kind", [MessageType.PRE_VOTE, MessageType.VOTE])
+def test_a_leader_elects_nobody_else(kind: MessageType) -> None:
+    """It leads until a quorum is silent, however long it has heard no other leader."""
+    leader = settled_leader(check_quorum=True, pre_vote=True)
+    for _ in range(3 * TICKS):
+        leader.tick()
+        leader.step(message(HEARTBEAT_RESPONSE, from_=TWO, to=ONE, term=leader.raw.term))
+        leader.settle()
+    assert leader.raw.is_leader
+    assert not grants(leader, kind, leader.raw.term + 1)
+    assert leader.raw.is_leader
+
+
 def test_a_transfer_needs_no_waiting() -> None:
     one = follower()
     assert grants(one, MessageType.VOTE, 6, TRANSFER_CONTEXT)

@@ -115,6 +115,13 @@ class TestReady:
         one.step(sent)
         assert one.raw.ready().must_sync is must_sync
 
+    def test_a_vote_in_a_known_term_must_reach_the_disk(self) -> None:
+        """Property 75."""
+        one = replica(hard_state=HardState(Term(3)))
+        one.step(message(MessageType.VOTE, from_=TWO, term=Term(3)))
+        ready = one.raw.ready()
+        assert (ready.hard_state, ready.must_sync) == (HardState(Term(3), TWO), True)
+
     def test_a_commit_alone_need_not_reach_the_disk(self) -> None:
         """Property 75."""
         one = replica()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ravelctl.cli import main
+from tests.ravelctl import documents
 from tests.ravelctl.fake import FakeCluster
 
 
@@ -21,7 +22,11 @@ class Ran:
 
     @property
     def json(self) -> Any:
-        return json.loads(self.out)
+        """The document that was printed, which has the form of its kind."""
+        found = json.loads(self.out)
+        if isinstance(found, dict) and "kind" in found:
+            documents.check(found)
+        return found
 
     @property
     def error(self) -> Any:

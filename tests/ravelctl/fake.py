@@ -206,7 +206,7 @@ class FakeDaemon(ClusterServicer, InspectServicer, KVServicer):
             first_index=46001,
             last_index=c.commit,
             commit_index=c.commit,
-            applied_index=c.commit,
+            applied_index=c.commit - self.number,
             revision=c.revision,
             config_index=c.config_index,
             members=c.members.values(),

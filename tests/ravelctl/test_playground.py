@@ -214,8 +214,20 @@ def test_the_kernel_and_its_tables_agree_on_who_dials(family: socket.AddressFami
         port = dialling.getsockname()[1]
         assert links.dialler(port, at, {os.getpid(): "n1"}) == "n1"
         assert links.dialler(port, at, {os.getppid(): "n2"}) == ""
-        inode = links._inode_by_netlink(port, at)
-        assert {f"socket:[{inode}]"} == links._inodes_by_tables(port) or inode == 0
+        inode = os.fstat(dialling.fileno()).st_ino
+        assert links._inodes_by_tables(port) == {f"socket:[{inode}]"}
+        if _may_ask_the_kernel():
+            assert links._inode_by_netlink(port, at) == inode
+            assert links._inode_by_netlink(port, port) == 0, "there is no such socket"
+
+
+def _may_ask_the_kernel() -> bool:
+    """Whether netlink is open here: some containers close it."""
+    try:
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, links._NETLINK_SOCK_DIAG).close()
+    except (OSError, AttributeError):
+        return False
+    return True
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="this system does not tell the state of a connection")

@@ -188,3 +188,15 @@ def test_the_table_is_whole() -> None:
     assert all(kind.lesser in KIND_OF for kind in KINDS if kind.lesser)
     operations = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     assert [kind.code for kind in KINDS if row(kind) not in operations] == []
+
+
+def test_a_transfer_that_stands_still_is_found_at_whatever_look_its_time_is_up() -> None:
+    """Its time runs from the last byte that moved, however many looks there are meanwhile."""
+    lookout = Lookout(name_of)
+    found: list[tuple[float, list[str]]] = []
+    for now, sent in ((0.0, 10), (4.0, 10), (8.0, 20), (12.0, 20), (17.0, 20), (18.0, 20), (22.0, 20), (23.0, 30)):
+        at = peer(3, state=2, snapshot_index=Index(50), snapshot_sent_bytes=sent, snapshot_size_bytes=100)
+        found.append(
+            (now, [breach.code for breach in lookout.look(status(progress=(peer(2), at)), now) if breach.code == "RV204"])
+        )
+    assert [now for now, codes in found if codes] == [18.0, 22.0]

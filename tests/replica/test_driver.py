@@ -31,7 +31,14 @@ from ravel_node.raft import (
     VoteCast,
 )
 from ravel_node.raft.confchange import encode_conf_change
-from ravel_node.replica.errors import NotLeaderError, OutcomeUnknownError, ReplicaBusyError, ReplicaError, ReplicaStoppedError
+from ravel_node.replica.errors import (
+    NotLeaderError,
+    OutcomeUnknownError,
+    ReadTimeoutError,
+    ReplicaBusyError,
+    ReplicaError,
+    ReplicaStoppedError,
+)
 from ravel_node.replica.reads import ReadMode
 from ravel_node.storage.base import Identity, StoreFailedError
 from ravel_node.storage.memory import open_memory_store
@@ -402,6 +409,84 @@ class TestFailures:
             leader = await cluster.leader()
             assert leader.peek(b"first") == b"v"
             assert leader.peek(b"second") is None
+
+    @virtual
+    async def test_a_hanging_disk_is_told_of_once_and_leadership_is_offered_once(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            for node in await cluster.followers():
+                node.held = lambda message: message.type is MessageType.TIMEOUT_NOW  # nobody takes over
+            going = stall(leader, "raft")
+            write = asyncio.create_task(outcome_of(leader.put(b"k", b"v")))
+            await asyncio.sleep(1.8 * ELECTION_S)
+            assert leader.replica.is_leader
+            assert [event.name for event in leader.events.since(0) if event.name.endswith("-stalled")] == ["save-stalled"]
+            assert len([event for event in leader.watcher.events if isinstance(event, TransferStarted)]) == 1
+            await asyncio.sleep(0.4 * ELECTION_S)
+            assert not leader.replica.is_leader, "after two timeouts it leads no more, whoever follows"
+            going.set()
+            await write
+
+    @virtual
+    async def test_a_read_that_nobody_confirms_ends_though_the_leader_goes_on(self, tmp_path: Path) -> None:
+        """Writes are acknowledged, so it stays; only the answers to its heartbeats are lost."""
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            leader.held = lambda message: message.type is MessageType.HEARTBEAT_RESPONSE
+            began = asyncio.get_running_loop().time()
+            reading = asyncio.create_task(outcome_of(leader.get(b"k", ReadMode.QUORUM)))
+            while not reading.done() and asyncio.get_running_loop().time() < began + 10 * ELECTION_S:
+                await leader.put(b"k", b"v")
+                await asyncio.sleep(OPTIONS.tick_s)
+            assert isinstance(reading.result(), ReadTimeoutError)
+            assert leader.replica.is_leader
+            assert ELECTION_S < asyncio.get_running_loop().time() - began < 4 * ELECTION_S
+
+    @virtual
+    async def test_a_read_in_a_round_ends_with_the_leadership(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            leader.held = lambda message: message.type is MessageType.HEARTBEAT_RESPONSE
+            reading = asyncio.create_task(outcome_of(leader.get(b"k", ReadMode.QUORUM)))
+            await asyncio.sleep(OPTIONS.tick_s)
+            began = asyncio.get_running_loop().time()
+            leader.replica.call(lambda raw: raw.step_down("the test says so"))
+            assert isinstance(await reading, NotLeaderError)
+            assert asyncio.get_running_loop().time() - began < OPTIONS.tick_s, "it waited for its time to end"
+
+    @virtual
+    async def test_an_heir_is_a_live_voter_that_has_the_most_of_the_log(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 4) as cluster:
+            leader = await cluster.leader()
+            behind, *others = await cluster.followers()
+            behind.held = lambda message: message.type is MessageType.APPEND
+            await leader.put(b"k", b"v")
+            matches = {peer: progress.match for peer, progress in leader.replica._raw.status().progress.items()}
+            await until(
+                "the others have it",
+                lambda: all(leader.replica._raw.status().progress[node.id].match > matches[behind.id] for node in others),
+            )
+            assert leader.replica.best_heir() == min(node.id for node in others)
+            assert leader.replica.best_heir([node.id for node in others]) == behind.id, "better than nobody"
+            assert leader.replica.best_heir([node.id for node in cluster.nodes]) is None
+
+    @virtual
+    async def test_what_waits_is_packed_within_both_bounds_of_an_entry(self, tmp_path: Path) -> None:
+        options = replace(OPTIONS, batch_commands_max=5, batch_bytes_max=1_000)
+        async with cluster_of(tmp_path, 1, options=options) as cluster:
+            leader = await cluster.leader()
+            first = leader.store.last_index()
+            sizes = [400, 400, 400, 3_000, 10, 10, 10, 10, 10, 10]
+            writes = [asyncio.create_task(leader.put(b"k", bytes(size))) for size in sizes]
+            await asyncio.gather(*writes)
+            entries = leader.store.entries(Index(first + 1), Index(leader.store.last_index() + 1), 1 << 20)
+            packed = [
+                [command for _, group in envelope.decode(entry.data) for command in group] for entry in entries if entry.data
+            ]
+            assert sum(map(len, packed)) == len(sizes)
+            assert all(len(commands) <= 5 for commands in packed)
+            assert all(sum(len(body) for _, _, body in commands) <= 1_000 or len(commands) == 1 for commands in packed)
+            assert len(packed) < len(sizes)
 
     @virtual
     async def test_a_stop_with_a_hanging_disk_ends_in_time(self, tmp_path: Path) -> None:

@@ -162,3 +162,20 @@ async def test_rounds_are_bounded() -> None:
     answer(reads, contexts[0], index=5)
     answer(reads, reads.begin_round(Term(1)), index=5)
     assert waiting.done()
+
+
+async def test_whoever_waits_is_told_when_leadership_ends() -> None:
+    """Before a round, in one, and behind one that was confirmed: nobody waits for a state that may never come."""
+    reads, _ = setup()
+    confirmed, asked_later = reads.wait(), reads.wait_applied(Index(50))
+    answer(reads, reads.begin_round(Term(1)), index=40)
+    in_round = reads.wait()
+    reads.begin_round(Term(1))
+    waiting = reads.wait()
+    reads.fail_all(ReadTimeoutError("it leads no more"))
+    for future in (confirmed, asked_later, in_round, waiting):
+        with pytest.raises(ReadTimeoutError, match="no more"):
+            future.result()
+    reads.release(Index(60))
+    assert not reads.wanted
+    assert not reads.lease_holds(AT, AT)

@@ -32,10 +32,11 @@ from ravel_node.replica.errors import (
     UnreachableMemberError,
     UnsafeChangeError,
 )
-from ravel_node.replica.reads import ReadMode
+from ravel_node.replica.reads import ReadMode, vote_promise_us
 from ravel_node.replica.status import Expectation
 from ravel_node.replica.verdict import Plan
 from ravel_node.storage.keys import slot_key
+from ravel_node.storage.store import DiskStore
 from ravel_node.transport.base import ProbeAnswer
 from ravel_node.transport.memory import Faults
 from ravelpb.slots import slot_of
@@ -390,6 +391,41 @@ class TestFailover:
             await cluster.converged()
 
 
+class TestReadiness:
+    @virtual
+    async def test_a_replica_is_ready_only_while_it_is_not_far_behind(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options = replace(OPTIONS, log_retain_entries=20, batch_commands_max=1)
+        async with cluster_of(tmp_path, 3, options=options) as cluster:
+            leader = await cluster.leader()
+            follower, other = await cluster.followers()
+            await until("all are ready", lambda: all(node.replica.ready for node in cluster.nodes))
+            full = True
+            monkeypatch.setattr(DiskStore, "congested", property(lambda store: full and store is follower.store))
+            await asyncio.gather(*(leader.put(b"%d" % number, b"v") for number in range(50)))
+            await until("it knows of them", lambda: follower.replica._raw.commit >= leader.replica.applied.index)
+            assert not follower.replica.ready
+            assert other.replica.ready
+            full = False
+            await until("it has caught up", lambda: follower.replica.ready)
+
+    @virtual
+    async def test_a_shorter_timing_keeps_what_an_earlier_start_has_promised(self, tmp_path: Path) -> None:
+        """The leader of that time may still count on it."""
+        async with cluster_of(tmp_path, 3, options=replace(OPTIONS, election_ticks=40)) as cluster:
+            await cluster.leader()
+            node = (await cluster.followers())[0]
+            promised_us = node.store.boot.promise_us
+            assert promised_us == vote_promise_us(40, OPTIONS.tick_s)
+            cluster.options = OPTIONS
+            for starts in (2, 3):
+                await node.crash()
+                await node.restart()
+                assert (node.store.boot.number, node.store.boot.promise_us) == (starts, promised_us)
+            assert vote_promise_us(OPTIONS.election_ticks, OPTIONS.tick_s) < promised_us
+
+
 class TestSnapshots:
     OPTIONS = replace(OPTIONS, log_retain_entries=10, batch_commands_max=1)
 
@@ -560,6 +596,18 @@ class TestMembership:
             await asyncio.gather(cancelled, return_exceptions=True)
             await leader.replica.remove([two.id], dry_run=False, expect=ANY)
             assert len(leader.replica.conf_state.voters) == 3
+
+    @virtual
+    async def test_a_change_that_the_driver_never_came_to_is_answered_when_the_replica_ends(self, tmp_path: Path) -> None:
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            learner = await cluster.join(4, auto_promote=False)
+            await until("it has caught up", lambda: learner.id in leader.replica.health().caught_up)
+            patch(leader.replica._driver.inbox, "call", lambda function: None)
+            promotion = asyncio.create_task(outcome_of(leader.replica.promote([learner.id], dry_run=False, expect=ANY)))
+            await asyncio.sleep(0)
+            await asyncio.wait_for(leader.replica.stop(), 10.0)
+            assert isinstance(await asyncio.wait_for(promotion, 1.0), ReplicaError)
 
     @virtual
     async def test_a_removal_can_be_repeated(self, tmp_path: Path) -> None:

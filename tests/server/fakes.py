@@ -202,6 +202,7 @@ class FakeReplica:
         self.gate: asyncio.Event | None = None  # proposals wait for it
         self.quota_full = False
         self.free = True
+        self.free_modes: set[ReadMode] = set()  # though `free` is not set
         self.cold = False
         self.paged_in: list[bytes] = []
         self.paged_in_ranges: list[tuple[bytes, bytes | None, int]] = []
@@ -252,7 +253,7 @@ class FakeReplica:
         self.paged_in_ranges.append((start, end, keys_max))
 
     def barrier_free(self, mode: ReadMode) -> bool:
-        return self.free
+        return self.free or mode in self.free_modes
 
     async def read_barrier(self, mode: ReadMode) -> None:
         self.barriers.append(mode)

@@ -293,6 +293,14 @@ async def test_status_tells_everything(cluster: Any) -> None:
 # --- translations
 
 
+async def test_a_candidacy_tells_who_voted_how(cluster: Any, host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    votes = {ReplicaId(3): True, ReplicaId(1): True, ReplicaId(2): False}
+    standing = replace(host.fake.status(), leader_id=ReplicaId(0), votes=votes)
+    monkeypatch.setattr(host.fake, "status", lambda: standing)
+    found = (await cluster.Status(cluster_pb2.StatusRequest())).candidacy
+    assert (list(found.granted_by), list(found.refused_by), found.since_ms) == ([1, 3], [2], 1_500)
+
+
 def test_what_is_translated_comes_back() -> None:
     assert verdict_from_proto(verdict_to_proto(VERDICT)) == VERDICT
     allowed = replace(VERDICT, reason="", next_step="")

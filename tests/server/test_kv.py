@@ -96,6 +96,36 @@ async def test_a_repeated_write_of_a_session_happens_once(kv: Any, host: FakeHos
     assert [proposal.grows for proposal in host.fake.proposals] == [False, True, True]
 
 
+_PUT = kv_pb2.Operation(put=kv_pb2.PutOperation(key=b"a", value=b"1"))
+_DELETE = kv_pb2.Operation(delete=kv_pb2.DeleteOperation(key=b"b"))
+GROWING = [
+    ("put", kv_pb2.PutRequest(key=b"k", value=b"v"), True),
+    ("delete", kv_pb2.DeleteRequest(key=b"k"), False),
+    ("get_and_delete", kv_pb2.GetAndDeleteRequest(key=b"k"), False),
+    ("compare_and_swap", kv_pb2.CompareAndSwapRequest(key=b"k", expected_revision=0, value=b"v"), True),
+    ("write", kv_pb2.WriteRequest(operations=[_DELETE, _PUT]), True),
+    ("write", kv_pb2.WriteRequest(operations=[_DELETE]), False),
+    ("write", kv_pb2.WriteRequest(conditions=[kv_pb2.Condition(key=b"a")], operations=[_DELETE]), False),
+]
+
+
+@pytest.mark.parametrize(("kind", "request_", "grows"), GROWING)
+async def test_a_full_store_refuses_exactly_what_makes_it_larger(
+    kv: Any, host: FakeHost, kind: str, request_: Any, grows: bool
+) -> None:
+    """As a call of its own, and as one of many in a Session."""
+    host.fake.quota_full = True
+    call = getattr(kv, kind.title().replace("_", ""))(request_)
+    if grows:
+        assert (await refused(call))[1] == "QUOTA_EXCEEDED"
+    else:
+        await call
+    batch = kv_pb2.SessionRequest(id=1, commands=[kv_pb2.Command(**{kind: request_})])
+    [response] = [response async for response in kv.Session(iter([batch]))]
+    assert response.results[0].WhichOneof("result") == ("error" if grows else kind)
+    assert [proposal.grows for proposal in host.fake.proposals] == [grows, grows]
+
+
 async def test_an_unknown_session_is_refused_and_nothing_is_done(kv: Any, host: FakeHost) -> None:
     once = common_pb2.Once(client_id=99, sequence=1, acked_below=1)
     code, reason, fields = await refused(kv.Put(kv_pb2.PutRequest(key=b"k", value=b"v", once=once)))

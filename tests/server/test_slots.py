@@ -252,6 +252,41 @@ async def test_an_import_and_its_end() -> None:
         assert (await slots.Ownership(OwnershipRequest())).last_move == 6
 
 
+async def test_a_mover_that_was_replaced_freezes_nothing(slots: Any) -> None:
+    await slots.ChangeSlots(change(slots_pb2.EXPORT, slots=[7], mover=4))
+    assert [move.mover for move in (await slots.Ownership(OwnershipRequest())).moves] == [4]
+    reason, message = await refused(slots.ChangeSlots(change(slots_pb2.FREEZE, mover=3)))
+    assert (reason, "replaced" in message) == (Reason.MOVE_REFUSED, True)
+    await slots.ChangeSlots(change(slots_pb2.FREEZE, mover=4))
+
+
+async def test_only_a_chunk_makes_the_store_larger_and_only_a_chunk_is_refused_by_a_full_one() -> None:
+    """Every other step of a move must go on there: moving slots away is a way out."""
+    source, destination = managed(), managed(NO_SLOTS)
+    source.fake.quota_full = destination.fake.quota_full = True
+    key = MovedKey(key=IN_7[0], value=b"v", revision=1)
+    steps = [
+        (source, change(slots_pb2.EXPORT, slots=[7], mover=1)),
+        (destination, change(slots_pb2.IMPORT, slots=[7], revision=9)),
+        (source, change(slots_pb2.SETTLE, revision=9)),
+        (source, change(slots_pb2.FREEZE, mover=1)),
+        (source, change(slots_pb2.RELEASE, map_version=2)),
+        (destination, change(slots_pb2.ACTIVATE, map_version=2, revision=9)),
+        (source, change(slots_pb2.PURGE)),
+        (destination, change(slots_pb2.IMPORT, 6, slots=[8], revision=9)),
+        (destination, change(slots_pb2.DROP, 6)),
+    ]
+    async with serving(source) as at_source, serving(destination) as at_destination:
+        stubs = {id(source): SlotsStub(at_source), id(destination): SlotsStub(at_destination)}
+        for host, step in steps:
+            await stubs[id(host)].ChangeSlots(step)
+            if step.step == slots_pb2.IMPORT:
+                chunk = change(slots_pb2.IMPORT_CHUNK, step.move, chunk=1, keys=[key], revision=9)
+                assert (await refused(stubs[id(host)].ChangeSlots(chunk)))[0] == Reason.QUOTA_EXCEEDED
+    assert not any(proposal.grows for proposal in source.fake.proposals)
+    assert sum(proposal.grows for proposal in destination.fake.proposals) == 2
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from ravel_node.machine import envelope
+from ravel_node.machine.ownership import Tenure
 from ravel_node.machine.slots import MovedKey, SlotsCommand, Step, bitmap, encode_step
 from ravel_node.replica.errors import RevisionCompactedError, WrongSlotError
+from ravel_node.server.tenancy import Tenancy, View, Views
 from ravelpb.slots import SLOT_COUNT, slot_of
 from ravelpb.v1.kv_pb2 import SlotsLeft, WatchRequest
 from tests.replica.cluster import Node, cluster_of
@@ -259,3 +261,18 @@ async def test_a_range_that_names_no_slots_says_when_slots_go_or_come(tmp_path: 
         late = Stream(handlers(node), WatchRequest())
         assert (await late.next()).map_version == 6
         await late.close()
+
+
+def test_a_slot_has_left_at_its_own_revision_however_far_the_watcher_is() -> None:
+    """Who is behind is first told of what happened to the keys before the slot left."""
+    kept, going = 3, 5
+    views = Views()
+    before = View(1 << kept | 1 << going, {}, 1)
+    after = View(1 << kept, {going: Tenure(came=0, left=9)}, 2)
+    tenancy = Tenancy(1 << kept | 1 << going, 1, views, before)
+    tenancy.look(after, seen=4)
+    assert tenancy.leave(4) == []
+    assert tenancy.leave(8) == []
+    [left] = tenancy.leave(9)
+    assert (int.from_bytes(left.slots, "little"), left.revision) == (1 << going, 9)
+    assert tenancy.slots == 1 << kept

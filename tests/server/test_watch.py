@@ -17,6 +17,7 @@ from ravel_node.replica.errors import (
     ReplicaStoppedError,
     RevisionCompactedError,
 )
+from ravel_node.replica.feed import Position
 from ravel_node.replica.options import ReplicaOptions
 from ravel_node.server import watch as watch_module
 from ravel_node.server.host import Host
@@ -155,6 +156,111 @@ async def test_many_watchers_wake_only_for_what_is_theirs_and_an_event_is_encode
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _check_books(watches: watch_module.Watches) -> None:
+    """What is counted is what is kept."""
+    assert watches._cache_bytes == sum(entry.size for entry in watches._cache.values())
+    assert watches._shared_bytes == sum(len(collected.events) for collected in watches._shared.values())
+    assert watches._cache_bytes <= watch_module.CACHE_BYTES_MAX or len(watches._cache) == 1
+    assert watches._shared_bytes <= watch_module.SHARED_BYTES_MAX
+
+
+@virtual
+async def test_the_cache_is_bounded_and_goes_on_serving_the_newest_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is filled and emptied several times over, also with entries that are read once more."""
+    monkeypatch.setattr(watch_module, "CACHE_BYTES_MAX", 20_000)
+    monkeypatch.setattr(watch_module, "READ_BYTES_MAX", 5_000)
+    encoded: list[bytes] = []
+    encode_event = watch_module._encode_event
+
+    def count(key: bytes, value: bytes | None, revision: int) -> bytes:
+        encoded.append(key)
+        return encode_event(key, value, revision)
+
+    monkeypatch.setattr(watch_module, "_encode_event", count)
+    async with cluster_of(tmp_path, 1) as cluster:
+        node = await cluster.leader()
+        kv = handlers(node)
+        async with watching(kv) as one, watching(kv, start=b"a") as other:
+            watches = kv._watches
+            assert watches is not None
+            for number in range(100):
+                await node.put(b"a", b"%03d" % number + bytes(1_000))
+                await one.through(number + 1)
+                _check_books(watches)
+                await other.through(number + 1)
+                _check_books(watches)
+            assert len(encoded) == 100, "each event is encoded once, by whoever comes first"
+            async with watching(kv, from_revision=1) as late:
+                await late.through(100)
+            _check_books(watches)
+            assert [event.revision for event in late.events] == list(range(1, 101))
+            before = len(encoded)
+            for number in range(100, 110):
+                await node.put(b"a", b"%03d" % number + bytes(1_000))
+            await one.through(110)
+            await other.through(110)
+            assert len(encoded) == before + 10, "the newest entries are in the cache again"
+            assert len(watches._cache) > 10
+            index, entry = next(iter(watches._cache.items()))
+            watches._load(Position(index, entry.before))  # a run of entries that are there already
+            _check_books(watches)
+
+
+@virtual
+async def test_messages_are_shared_after_any_number_of_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was kept for watchers that woke together is let go of with the next look, and as much fits in again."""
+    monkeypatch.setattr(watch_module, "SHARED_BYTES_MAX", 3_000)
+    read: list[object] = []
+    collect = watch_module.Watches._read
+
+    def count_reads(self: watch_module.Watches, cursor: watch_module._Cursor) -> watch_module._Collected:
+        read.append(cursor.range)
+        return collect(self, cursor)
+
+    monkeypatch.setattr(watch_module.Watches, "_read", count_reads)
+    async with cluster_of(tmp_path, 1) as cluster:
+        node = await cluster.leader()
+        kv = handlers(node)
+        streams = [Stream(kv, WatchRequest(key=b"k")) for _ in range(5)]
+        for stream in streams:
+            await stream.next()
+        watches = kv._watches
+        assert watches is not None
+        for number in range(10):
+            read.clear()
+            tasks = [asyncio.ensure_future(stream.next()) for stream in streams]
+            await asyncio.sleep(0.1)
+            await node.put(b"k", b"%d" % number + bytes(1_000))
+            await asyncio.gather(*tasks)
+            assert len(read) == 1, f"five watchers read once, in round {number} too"
+            assert len(watches._shared) <= 1
+            _check_books(watches)
+        for stream in streams:
+            await stream.close()
+
+
+@virtual
+async def test_who_wakes_by_itself_misses_nothing_that_was_not_looked_at_yet(tmp_path: Path) -> None:
+    """Its time is up after an entry was applied and before the next look, which has to rest."""
+    async with cluster_of(tmp_path, 1) as cluster:
+        node = await cluster.leader()
+        kv = handlers(node)
+        async with watching(kv, key=b"k", progress_ms=200) as stream:
+            watches = kv._watches
+            assert watches is not None
+            waiting = asyncio.ensure_future(stream.next())
+            await asyncio.sleep(0.05)
+            await node.put(b"other", b"1")  # a look that wakes nobody
+            await asyncio.sleep(0.05)
+            watches._rest_until = asyncio.get_running_loop().time() + 3_600
+            await node.put(b"k", b"2")
+            await waiting
+            await stream.through(2)
+            assert stream.told() == [(2, b"k", b"2")]
 
 
 @virtual

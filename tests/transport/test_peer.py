@@ -14,11 +14,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from ravel_node.raft.errors import InvariantError
-from ravel_node.raft.types import LOCAL_APPEND, Index, Message, MessageType, Term
+from ravel_node.raft.types import LOCAL_APPEND, Index, Message, MessageType, ReplicaId, Term
 from ravel_node.replica.errors import BlankError, RemovedError, WrongClusterError, WrongIdentityError
 from ravel_node.server.app import RpcServer
 from ravel_node.transport import peer as peer_module
-from ravel_node.transport.base import Hello
+from ravel_node.transport.base import Hello, ProbeFailedError
 from ravel_node.transport.calls import insecure_channel
 from ravel_node.transport.grpc_transport import GrpcTransport
 from ravel_node.transport.peer import BULK_MESSAGES_MAX, URGENT_MESSAGES_MAX, PeerOptions
@@ -129,6 +129,47 @@ async def test_the_bulk_queue_is_bounded_in_bytes_and_takes_one_of_any_size() ->
             assert transport.stats(ONE).dropped_messages == 0
             transport.send([append(2)])
             assert transport.stats(ONE).dropped_messages == 1
+
+
+async def test_what_has_left_makes_room_for_as_much_again(host: FakeHost, server: RpcServer) -> None:
+    data = b"x" * 40_000
+    async with dialling(at(server), Listener(), PeerOptions(bulk_bytes_max=100_000)) as transport:
+        stats = transport.stats(ONE)
+        await eventually(lambda: stats.connected)
+        for number in range(1, 5):
+            transport.send([append(index, data) for index in range(1, 3)])
+            assert stats.dropped_messages == number - 1, "two fit"
+            transport.send([append(3, data)])
+            assert stats.dropped_messages == number, "and a third one does not"
+            await eventually(lambda: len(host.fake.stepped) == 2 * number)  # noqa: B023  # it is called in this very round
+
+
+async def test_a_failed_attempt_leaves_room_for_as_much_again() -> None:
+    data = b"x" * 40_000
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: refused
+        options = PeerOptions(bulk_bytes_max=100_000, backoff_min_s=0.02, backoff_max_s=0.02)
+        async with dialling(f"127.0.0.1:{closed.getsockname()[1]}", Listener(), options) as transport:
+            stats = transport.stats(ONE)
+            for number in range(1, 4):
+                before = stats.dropped_messages
+                transport.send([append(index, data) for index in range(1, 3)])
+                assert stats.dropped_messages == before
+                transport.send([append(3, data)])
+                assert stats.dropped_messages == before + 1
+                await eventually(lambda: stats.dropped_messages == 3 * number)  # noqa: B023  # the queue was emptied
+
+
+async def test_what_is_overtaken_takes_no_room(host: FakeHost, server: RpcServer) -> None:
+    options = PeerOptions(tidings_linger_s=3_600.0, bulk_bytes_max=1_000)
+    async with dialling(at(server), Listener(), options) as transport:
+        await eventually(lambda: transport.stats(ONE).connected)
+        transport.send([tidings(8, commit=commit) for commit in range(1, 101)])
+        assert transport.stats(ONE).dropped_messages == 0
+        transport.send([append(9, b"x" * 800)])
+        assert transport.stats(ONE).dropped_messages == 0
+        await eventually(lambda: len(host.fake.stepped) == 2)
+        assert host.fake.stepped == [tidings(8, commit=100), append(9, b"x" * 800)]
 
 
 async def test_it_reconnects_after_a_restart_of_the_server(host: FakeHost, server: RpcServer) -> None:
@@ -279,6 +320,18 @@ async def test_a_new_address_is_dialled_at_once(host: FakeHost, server: RpcServe
         assert host.fake.stepped == []
         assert len(host.fake.hellos) == 1
     await second.stop(0.0)
+
+
+async def test_the_answer_to_a_question_is_that_of_the_peer_that_was_asked(host: FakeHost, server: RpcServer) -> None:
+    """Replica 1 answers at an address that was replica 3's."""
+    three = ReplicaId(3)
+    async with dialling(at(server), Listener()) as transport:
+        transport.add_peer(three, at(server), server_id(3))
+        assert (await transport.state_hashes(ONE, 5.0)).applied_index == host.fake.applied.index
+        with pytest.raises(ProbeFailedError, match="answers replica 1, where replica 3 was meant"):
+            await transport.state_hashes(three, 5.0)
+        with pytest.raises(ProbeFailedError, match="where replica 3 was meant"):
+            await transport.member(three, ONE, 5.0)
 
 
 async def test_messages_for_removed_and_unknown_peers_are_dropped(host: FakeHost, server: RpcServer) -> None:

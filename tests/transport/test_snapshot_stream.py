@@ -11,14 +11,14 @@ import pytest
 import structlog
 
 from ravel_node.raft.types import ConfState, Index, MessageType, ReplicaId, Snapshot, Term
-from ravel_node.replica.errors import WrongClusterError
+from ravel_node.replica.errors import ReplicaBusyError, WrongClusterError
 from ravel_node.server.app import RpcServer
 from ravel_node.storage.base import SnapshotRefusedError, StoreFailedError
 from ravel_node.transport import snapshot_stream
 from ravel_node.transport.base import Hello
 from ravel_node.transport.grpc_transport import GrpcTransport
 from ravel_node.transport.snapshot_stream import CHUNK_BYTES, SnapshotSender
-from tests.server.fakes import FakeHost, server_id, start_peer_server
+from tests.server.fakes import FakeHost, FakeStaged, server_id, start_peer_server
 from tests.transport.support import HELLO, ONE, Listener, eventually, heartbeat, outgoing, snapshot_message
 
 SIZE = 5 * CHUNK_BYTES + 12_345
@@ -138,6 +138,39 @@ async def test_a_file_of_another_point_than_its_message_is_refused(
     await eventually(lambda: listener.snapshots == [(ONE, False)])
     assert host.fake.stepped == []
     assert "index 99" in transport.stats(ONE).last_error
+
+
+async def test_a_file_of_another_membership_than_its_message_is_refused(
+    host: FakeHost, transport: GrpcTransport, listener: Listener, tmp_path: Path
+) -> None:
+    """The core takes the membership over from the message, and the machine from the file."""
+    announced = snapshot_message(100).snapshot
+    assert announced is not None
+    host.fake.staged_result = replace(announced, conf_state=ConfState(voters=(ONE,)))
+    transport.send_snapshot(snapshot_message(100), outgoing(tmp_path / "s", 1000))
+    await eventually(lambda: listener.snapshots == [(ONE, False)])
+    assert host.fake.stepped == []
+
+
+async def test_a_transfer_that_breaks_often_ends_as_long_as_it_gets_on(
+    host: FakeHost, transport: GrpcTransport, listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each attempt brings one chunk: more attempts than may fail in a row."""
+    monkeypatch.setattr(snapshot_stream, "ATTEMPT_DELAY_S", 0.01)
+    write = FakeStaged.write
+
+    async def write_one(self: FakeStaged, offset: int, data: bytes) -> None:
+        if offset != getattr(self, "begun_at", offset):
+            raise ReplicaBusyError("not now")
+        self.begun_at = offset  # type: ignore[attr-defined]
+        await write(self, offset, data)
+
+    monkeypatch.setattr(FakeStaged, "write", write_one)
+    chunks = snapshot_stream.ATTEMPTS_MAX + 3
+    transport.send_snapshot(snapshot_message(), outgoing(tmp_path / "s", chunks * CHUNK_BYTES))
+    await eventually(lambda: bool(listener.snapshots))
+    assert listener.snapshots == [(ONE, True)], transport.stats(ONE).last_error
+    assert len(host.fake.staged) >= chunks
 
 
 async def test_a_refusal_is_not_tried_again(host: FakeHost, transport: GrpcTransport, listener: Listener, tmp_path: Path) -> None:

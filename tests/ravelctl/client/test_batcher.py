@@ -118,6 +118,25 @@ def test_the_queue_is_full_has_room_again_and_is_full_again(kind: CommandKind, h
     run()
 
 
+@pytest.mark.parametrize("kind", list(CommandKind))
+def test_calls_that_have_expired_are_let_go_of(kind: CommandKind) -> None:
+    """Their keys and values would stay in memory until a daemon answers, which may be never."""
+
+    @virtual
+    async def run() -> None:
+        bench = Bench(kind)
+        bench.daemon.reachable = False
+        expired, waiting = bench.submit(50, timeout_s=1.0), bench.submit(2, timeout_s=60.0)
+        await asyncio.sleep(1.1)
+        assert all(answer.done() for answer in expired)
+        assert [call[0] for call in bench.batcher._waiting] == waiting
+        bench.daemon.reachable = True
+        await bench.done(*waiting)
+        await bench.batcher.close()
+
+    run()
+
+
 # --- requests in flight
 
 

@@ -181,19 +181,40 @@ async def test_a_change_whose_answer_is_lost_is_unknown_and_not_repeated(cluster
 
 
 async def test_what_changes_nothing_or_is_always_the_same_is_repeated(cluster: FakeCluster, client: ClusterClient) -> None:
-    cluster.replicas[0].hangs = True
-    calls = [
-        asyncio.create_task(client.add_member(ServerRef(name="n4"), timeout_s=5)),
-        asyncio.create_task(client.leave([2], dry_run=True, timeout_s=5)),
-    ]
-    await asyncio.sleep(0.1)
-    leader = cluster.leader = cluster.replicas[1]
-    leader.answers |= {
-        "AddMember": lambda request: cluster_pb2.AddMemberResponse(),
-        "Leave": lambda request: cluster_pb2.ChangeResponse(),
-    }
-    cluster.replicas[0].hangs = False
-    await asyncio.gather(*calls)
+    """The first attempt is never answered; each call is made again, unchanged, and then finds the leader."""
+    first, leader, _ = cluster.replicas
+    cluster.leader = leader
+    seen: list[object] = []
+
+    def add(request: cluster_pb2.AddMemberRequest) -> cluster_pb2.AddMemberResponse:
+        seen.append(request)
+        return cluster_pb2.AddMemberResponse(cluster_name="orders")
+
+    def leave(request: cluster_pb2.LeaveRequest) -> cluster_pb2.ChangeResponse:
+        seen.append(request)
+        return cluster_pb2.ChangeResponse(verdict=cluster_pb2.Verdict(allowed=True))
+
+    leader.answers |= {"AddMember": add, "Leave": leave}
+    first.hangs = True
+    calls = asyncio.gather(
+        client.add_member(ServerRef(name="n4"), timeout_s=6), client.leave([2], dry_run=True, timeout_s=6)
+    )  # fmt: skip
+    while not (first.calls["AddMember"] and first.calls["Leave"]):
+        await asyncio.sleep(0.01)
+    assert (first.calls["AddMember"], first.calls["Leave"]) == (1, 1)
+    first.hangs = False
+    added, left = await calls
+    assert (added.cluster_name, left.verdict.allowed) == ("orders", True)
+    assert (first.calls["AddMember"], first.calls["Leave"]) == (2, 2), "once more, and no oftener"
+    assert sorted(map(repr, seen)) == sorted(
+        map(
+            repr,
+            [
+                cluster_pb2.AddMemberRequest(server=ServerRef(name="n4"), auto_promote=True),
+                cluster_pb2.LeaveRequest(replica_ids=[2], dry_run=True),
+            ],
+        )
+    )
 
 
 async def test_one_that_was_taken_out_or_cut_off_still_leads_to_the_others(cluster: FakeCluster, client: ClusterClient) -> None:

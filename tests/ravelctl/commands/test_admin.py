@@ -137,6 +137,43 @@ def test_servers(ctl: Ctl, admin: FakeAdmin) -> None:
     assert (told["heard_s"], told["replica_id"], told["seat"], told["down"]) == (None, "0", "assigned", False)
 
 
+def test_the_documents_of_clusters_and_servers(ctl: Ctl, admin: FakeAdmin) -> None:
+    """Field by field: scripts read them."""
+    found = asked(ctl, admin, "clusters", "-o", "json").json
+    assert found == {
+        "apiVersion": "ravel/v1",
+        "kind": "AdminClusters",
+        "map_version": "3",
+        "clusters": [
+            {
+                "number": number, "name": name, "cluster_id": f"{number:08d}" + "c" * 24, "state": "DEGRADED", "leader": "n1",
+                "leader_address": address, "term": term, "live": 2, "servers": 3, "wanted": 3, "slots": 2048, "share": 0.5,
+                "emptying": False,
+            }
+            for number, name, address, term in ((1, "orders", "10.0.1.1:7400", "7"), (2, "users", "10.0.2.4:7400", "12"))
+        ],
+    }  # fmt: skip
+    found = asked(ctl, admin, "servers", "--cluster", "orders", "-o", "json").json
+    assert (found["kind"], len(found["servers"])) == ("AdminServers", 3)
+    assert found["servers"][2] == {
+        "name": "n3", "cluster": "orders", "replica_id": "3", "seat": "voter", "leads": False, "leaving": False,
+        "address": "10.0.1.3:7400", "peer": "10.0.1.3:7401", "version": "0.1.0", "heard_s": 14.0, "down": True,
+        "server_id": "d0000000000000000000000000000003",
+    }  # fmt: skip
+    found = asked(ctl, admin, "slots", "-o", "json").json
+    assert found == {
+        "apiVersion": "ravel/v1",
+        "kind": "AdminSlots",
+        "map_version": "3",
+        "slots": 4096,
+        "clusters": [
+            {"number": 1, "name": "orders", "slots": 2048, "ranges": [[0, 2047]]},
+            {"number": 2, "name": "users", "slots": 2048, "ranges": [[2048, 4095]]},
+        ],
+        "moves": [],
+    }
+
+
 def test_watching_repeats_and_json_is_a_line_each(ctl: Ctl, admin: FakeAdmin) -> None:
     """Stopped from outside, as by Ctrl-C."""
     timer = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -263,6 +300,10 @@ def test_a_plan_changes_nothing(ctl: Ctl, admin: FakeAdmin, words: list[str]) ->
     assert (ran.code, ran.out, admin.directory.asked) == (0, PLAN, [])
     told = asked(ctl, admin, "rebalance", *words, "-o", "json").json
     assert (told["kind"], told["slots"], told["map_version"], len(told["moves"])) == ("RebalancePlan", 65, "3", 2)
+    assert told["clusters"] == [
+        {"number": 1, "name": "orders", "slots_before": 2048, "slots_after": 1983},
+        {"number": 2, "name": "users", "slots_before": 2048, "slots_after": 2113},
+    ]
 
 
 def test_the_plan_says_how_it_is_applied(ctl: Ctl, admin: FakeAdmin) -> None:

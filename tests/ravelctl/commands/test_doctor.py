@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ravelctl.diagnosis.codes import CODES
 from ravelpb.v1 import cluster_pb2 as pb
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.fake import FakeCluster
@@ -46,9 +47,15 @@ def test_a_finding_has_code_evidence_cause_and_next_step(ctl: Ctl, cluster: Fake
     told = ctl("doctor", "-e", first, "-o", "json").json
     assert (told["kind"], told["healthy"], told["cluster_name"]) == ("Doctor", False, "orders")
     [found] = told["findings"]
-    assert (found["code"], found["severity"], found["subject"]) == ("RV109", "critical", "n3")
-    assert found["seen"][0] == f"{third} refuses connections"
-    assert found["do"]
+    assert found == {
+        "code": "RV109",
+        "severity": "critical",
+        "subject": "n3",
+        "message": f"n3 cannot be reached: {third} refuses connections",
+        "seen": [f"{third} refuses connections", "the leader heard it 1m35s ago"],
+        "why": CODES["RV109"].cause,
+        "do": CODES["RV109"].cure,
+    }
     assert ctl("doctor", "-e", first, "-o", "name").out == "RV109\n"
 
 

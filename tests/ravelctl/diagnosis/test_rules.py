@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
+import click
 import pytest
 
+from ravelctl.cli import root
 from ravelctl.diagnosis.codes import CODES, HIDES, OWN_CODES
 from ravelctl.diagnosis.seen import Damage, Door, Happening, Reach
 from ravelctl.exit_codes import ExitCode
@@ -298,7 +301,8 @@ def another_clusters_daemon_at_a_members_address(scene: Scene) -> None:
 @case("RV406", ExitCode.DEGRADED)
 def the_context_names_another_cluster(scene: Scene) -> None:
     scene.cluster_id = CLUSTER
-    scene.dies(3, Reach.OTHER_CLUSTER)
+    scene.dies(3)
+    scene.door(3, Reach.OTHER_CLUSTER, "127.0.0.1:7430 belongs to cluster eeeeeeee")
 
 
 @case("RV407", ExitCode.DEGRADED)
@@ -342,6 +346,36 @@ def an_address_out_of_date(scene: Scene) -> None:
     scene.status(3).server.addresses.peer = "127.0.0.1:9998"
 
 
+@case("RV411 RV411", ExitCode.DEGRADED)
+def two_addresses_out_of_date(scene: Scene) -> None:
+    scene.status(2).server.addresses.listen = "127.0.0.1:9997"
+    scene.status(3).server.addresses.peer = "127.0.0.1:9998"
+
+
+@case("RV407 RV407", ExitCode.DEGRADED)
+def two_names_twice(scene: Scene) -> None:
+    scene.doors = Scene.healthy(5).doors
+    for number, name in ((3, "n2"), (5, "n4")):
+        for member in scene.member(number):
+            member.server.name = name
+        scene.status(number).server.name = name
+
+
+@case("RV407 RV407", ExitCode.DEGRADED)
+def a_name_and_an_address_twice(scene: Scene) -> None:
+    a_name_twice(scene)
+    for member in scene.member(2):
+        member.server.addresses.peer = server(1).addresses.peer
+    scene.status(2).server.addresses.peer = server(1).addresses.peer
+
+
+@case("", ExitCode.DONE)
+def one_change_of_membership_after_another(scene: Scene) -> None:
+    a_joint_configuration_stays(scene)
+    for status in scene.statuses:
+        status.config_index += 5
+
+
 # --- configuration and security
 
 
@@ -363,6 +397,13 @@ def a_certificate_expires(scene: Scene) -> None:
 @case("RV503", ExitCode.DEGRADED)
 def the_operators_certificate_has_expired(scene: Scene) -> None:
     scene.certificate_ends_in_s = -60.0
+
+
+@case("RV503 RV503 RV503", ExitCode.DEGRADED)
+def several_certificates_expire(scene: Scene) -> None:
+    for number in (1, 3):
+        scene.doors[number] = replace(scene.doors[number], plain=False, certificate_ends_in_s=3 * 86_400.0)
+    scene.certificate_ends_in_s = 86_400.0
 
 
 @case("RV504", ExitCode.DEGRADED)
@@ -543,9 +584,28 @@ def test_a_picture_gives_its_codes_and_no_others(codes: str, exits: ExitCode, ch
     assert sorted(finding.code for finding in found.findings) == codes.split(), found.findings
     assert found.exit is exits
     for finding in found.findings:
-        assert finding.sentence
-        assert finding.why
-        assert "`" in finding.do or " " in finding.do
+        said = " ".join((finding.sentence, *finding.seen))
+        assert finding.subject in said or finding.code == "RV502", "it says of whom it speaks"
+        assert len({finding.sentence, finding.why, finding.do}) == 3, "sentence, cause and next step are three things"
+        for text in (finding.sentence, finding.why, finding.do, *finding.seen):
+            assert len(text.split()) > 1
+            assert "{" not in text
+            assert text.count("`") % 2 == 0
+        for words in map(str.split, re.findall(r"`([^`]*)`", finding.do)):
+            _check_command(words)
+
+
+def _check_command(words: list[str]) -> None:
+    """A next step can be carried out: what it names is a command of ravelctl with these options, or another program."""
+    program, *rest = words
+    assert program in ("ravelctl", "ravel_node", "chmod", "kill", "ps", "ss", "timedatectl"), words
+    command: click.Command | None = root
+    while isinstance(command, click.Group) and rest:
+        command, rest = command.get_command(click.Context(command), rest[0]), rest[1:]
+    if program == "ravelctl":
+        assert command is not None, words
+        known = {option for parameter in (*command.params, *root.params) for option in parameter.opts}
+        assert known.issuperset(word for word in rest if word.startswith("-")), words
 
 
 def test_every_code_of_doctor_has_a_picture() -> None:
@@ -568,6 +628,41 @@ def test_doctors_codes_and_the_alarms_do_not_overlap_and_agree() -> None:
 
 
 # --- what findings say
+
+
+@pytest.mark.parametrize(
+    ("voters", "said"), [(2, "2 voters bear 0 failures, as 1 would"), (4, "4 voters bear 1 failure, as 3 would")]
+)
+def test_an_even_number_of_voters_bears_what_one_fewer_would(voters: int, said: str) -> None:
+    scene = Scene.healthy(voters)
+    [found] = scene.judged().findings
+    assert (found.code, found.sentence) == ("RV401", said)
+
+
+def test_two_of_four_voters_are_no_quorum() -> None:
+    scene = Scene.healthy(4)
+    scene.dies(3)
+    scene.dies(4)
+    found = {finding.code: finding for finding in scene.judged().findings}
+    assert found["RV101"].sentence == "2 of 4 voters do not take part (n3, n4), and a quorum is 3"
+
+
+@pytest.mark.parametrize(("lag_ms", "codes"), [(1_999, []), (2_000, ["RV202"])])
+def test_a_lag_is_told_from_two_seconds_on(lag_ms: int, codes: list[str]) -> None:
+    scene = Scene.healthy()
+    scene.peer(3).lag_ms = lag_ms
+    assert [finding.code for finding in scene.judged().findings] == codes
+
+
+@pytest.mark.parametrize("severity", Severity)
+def test_an_alarm_of_a_newer_daemon_is_as_severe_as_the_daemon_says(severity: Severity) -> None:
+    scene = Scene.healthy()
+    scene.status(2).alarms.add(code="RV998", message="n2 does what nobody knows yet", replica_id=2, severity=int(severity))
+    scene.status(2).alarms.add(code="RV301", message="the store holds 9 of 10 bytes", replica_id=2, raised_ms=90_000)
+    found = {finding.code: finding for finding in scene.judged().findings}
+    assert found.keys() == {"RV998", "RV301"}, "one alarm does not hide another"
+    assert found["RV998"].severity is severity
+    assert found["RV301"].seen[0] == "n2 raises it, for 1m30s"
 
 
 def test_the_worst_comes_first_and_names_what_was_seen() -> None:

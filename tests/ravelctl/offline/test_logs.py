@@ -100,7 +100,7 @@ def test_damage_is_shown_verified_and_compared(ctl: Ctl, path: Path, tmp_path: P
     ran = ctl("log", "show", "--data-dir", path, "--from", 14, "--to", 16)
     assert (ran.code, ran.out.splitlines()[2].split()[:3]) == (8, ["15", "-", "damaged"])
     ran = ctl("log", "verify", "--data-dir", path, "-o", "json")
-    assert (ran.code, len(ran.json["problems"])) == (8, 1)
+    assert (ran.code, ran.json["ok"], len(ran.json["problems"])) == (8, False, 1)
     assert ran.json["problems"][0].startswith("raft/data.mdb: entry 15 is damaged")
     whole = make(tmp_path / "n2", [[], *puts(1, 9), [envelope.delete(b"users/1"), envelope.put(b"users/2", b"x")], *puts(10, 20)])
     for sides in ((path, whole), (whole, path)):

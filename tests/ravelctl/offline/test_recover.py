@@ -70,6 +70,12 @@ def test_a_plan_says_what_may_be_lost(ctl: Ctl, tmp_path: Path) -> None:
     ran = ctl("recover", "plan", one, two, tmp_path / "gone/", "-o", "json")
     assert [survivor["source"] for survivor in ran.json["survivors"]] == [str(two), str(one)]
     assert "is not there" in ran.json["unreadable"][0]
+    assert (ran.json["voters"], ran.json["missing"], ran.json["quorum"], ran.json["has_quorum"]) == (
+        ["1", "2", "3"],
+        ["3"],
+        2,
+        True,
+    )
     flip_log_byte(two, 13)
     ran = ctl("recover", "plan", one, two, "-o", "json")
     assert (ran.json["survivors"][0]["source"], ran.json["survivors"][1]["problems"] != []) == (str(one), True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 
@@ -173,6 +174,69 @@ def test_what_each_rule_says(situation: Callable[[Scripted], None], severity: Se
     (found,) = Rules().broken(view_of(cluster), NOW_S)
     assert found.severity is severity
     assert found.text.startswith(text)
+
+
+ROW_SITUATIONS = {
+    "lag": far_behind,
+    "contact": out_of_touch,
+    "fsync": very_slow_disk,
+    "db": very_full,
+    "RV601": of_the_server,
+    "RV602": diverged,
+    "RV402": only_a_warning,
+}
+
+
+def _broken(cluster: Scripted) -> set[str]:
+    return {breach.rule for breach in Rules().broken(view_of(cluster), NOW_S)}
+
+
+@pytest.mark.parametrize("pair", list(combinations(ROW_SITUATIONS, 2)), ids="-".join)
+def test_no_rule_of_a_replica_hides_another(pair: tuple[str, str]) -> None:
+    cluster = made()
+    for rule in pair:
+        ROW_SITUATIONS[rule](cluster)
+    assert _broken(cluster) == set(pair)
+
+
+def test_all_rules_at_once_stand_in_the_book() -> None:
+    """Several replicas, several rules of each, and those of the cluster: none is lost on the way to the screen."""
+    cluster = made(6)
+    for situation in ROW_SITUATIONS.values():
+        situation(cluster)
+    cluster.replicas[2].fsync_us = 10_000
+    cluster.peer(4).contact(9_000, active=False)
+    cluster.replicas[5].elections_1h = 9
+    rules, book = Rules(), AlarmBook()
+    for now_s in (NOW_S, NOW_S + 1):
+        book.update(rules.broken(view_of(cluster), now_s), now_s)
+    expected = {(rule, 3) for rule in ROW_SITUATIONS} | {("fsync", 2), ("reach", 4), ("elections", 0), ("even", 0)}
+    keys = {row.key: row.replica_id for row in view_of(cluster).replicas}
+    assert {(alarm.breach.rule, keys.get(alarm.breach.subject, 0)) for alarm in book.standing} == expected
+
+
+def test_no_rule_of_the_cluster_hides_another() -> None:
+    leaderless = made(6)
+    leaderless.no_leader(term=43, since_ms=14_000)
+    leaderless.replicas[2].elections_1h = 4
+    assert _broken(leaderless) == {"leader", "elections", "even"}
+    cut = made(6)
+    cut.replicas[2].elections_1h = 4
+    for number in (3, 4, 5, 6):
+        cut.peer(number).contact(9_000, active=False)
+    assert _broken(cut) == {"quorum", "elections", "even", "reach"}
+    two_leaders = made(6)
+    two_leaders.replicas[3].role = pb.LEADER
+    two_leaders.replicas[2].elections_1h = 4
+    assert {"safety", "elections", "even"} <= _broken(two_leaders)
+
+
+def test_a_transfer_that_moved_again_has_its_time_from_then_on() -> None:
+    cluster = made()
+    rules = Rules()
+    for now_s, sent, stands in ((0.0, 100, False), (9.0, 200, False), (12.0, 200, False), (18.9, 200, False), (19.0, 200, True)):
+        cluster.peer(3).snapshot(sent, 1_000)
+        assert bool(rules.broken(view_of(cluster), now_s)) is stands, now_s
 
 
 def test_a_healthy_cluster_breaks_no_rule() -> None:

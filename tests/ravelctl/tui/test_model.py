@@ -74,6 +74,15 @@ def test_without_a_leader_no_lag_is_known() -> None:
     assert view.candidates == ("n1 stands in term 43, votes n1 n4",)
 
 
+def test_a_leader_is_missed_since_the_last_replica_lost_it() -> None:
+    cluster = made()
+    scripted.no_leader(cluster)
+    for replica in cluster.replicas.values():
+        replica.leaderless_ms = 20_000 + replica.number
+    cluster.replicas[4].leaderless_ms = 2_500
+    assert view_of(cluster).leaderless_s == 2.5
+
+
 def test_a_leader_of_a_lower_term_only_claims() -> None:
     cluster = made()
     scripted.split_view(cluster)
@@ -194,15 +203,31 @@ def test_rates_are_differences_over_the_servers_own_time() -> None:
     assert observer.tick(11.0, WALL_MS).view.writes_s == 4_000
 
 
-def test_a_restart_blanks_the_rates_of_one_frame() -> None:
+@pytest.mark.parametrize("counted", [0, 5, 200, 900], ids=["nothing", "less", "as much", "more"])
+def test_a_restart_blanks_the_rates_of_one_frame(counted: int) -> None:
+    """Whatever the new process has counted so far: the old one's figures say nothing of it."""
     cluster = made(1)
     leader = cluster.replicas[1]
     observer = Observer(1.0)
-    for boot, writes, expected in ((1, 100, None), (1, 200, 100.0), (2, 5, None), (2, 25, 20.0)):
-        leader.boot, leader.writes = boot, writes
+    frames = ((1, 100, None), (1, 200, 100.0), (2, counted, None), (2, counted + 20, 20.0))
+    for boot, done, expected in frames:
+        leader.boot, leader.writes, leader.reads = boot, done, 3 * done
         cluster.passed_ms += 1_000
         observer.take(Heard(leader.address, leader.status()), 10.0, WALL_MS)
-        assert observer.picture(10.0, WALL_MS).view.writes_s == expected
+        view = observer.picture(10.0, WALL_MS).view
+        assert (view.writes_s, view.reads_s) == (expected, None if expected is None else 3 * expected)
+
+
+def test_a_counter_that_fell_gives_no_rate() -> None:
+    cluster = made(1)
+    leader = cluster.replicas[1]
+    observer = Observer(1.0)
+    for writes, reads, expected in ((100, 10, (None, None)), (40, 30, (None, 20.0)), (41, 30, (1.0, 0.0))):
+        leader.writes, leader.reads = writes, reads
+        cluster.passed_ms += 1_000
+        observer.take(Heard(leader.address, leader.status()), 10.0, WALL_MS)
+        view = observer.picture(10.0, WALL_MS).view
+        assert (view.writes_s, view.reads_s) == expected
 
 
 def test_an_event_is_shown_once_whatever_a_stream_repeats() -> None:
