@@ -120,6 +120,10 @@ class Feed:
             before = step.next.revision
             yield step
 
+    def arrival(self, slot: int) -> int:
+        """Return the revision after the entry by which the slot came here last; 0: none has brought it, or it is not known."""
+        return history.read_arrival(self._store.reader().get, slot)
+
     def _first_index(self, reader: Reader) -> Index:
         """The first entry that is in the log, and whose changes can be told; one more than the last where there is none."""
         since = history.read_since(reader.get) or Index(reader.applied.index + 1)
