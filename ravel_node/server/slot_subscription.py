@@ -101,18 +101,23 @@ class SlotSubscription:
         """`head` is the cluster's revision, `arrival` returns the revision after the entry that brought a slot here, or 0."""
         self.slots = 0  # the slots that are watched, as a set of bits; none: the watch is over
         self.absent: list[int] = []
-        self.missed: list[int] = []
+        self.missed: Sequence[Began] = ()  # from where on they could be watched
         self._view = view
         self._leaving: dict[int, int] = {}  # slots that have left, and at which revision: reported once all before was sent
+        missed: list[int] = []
         began: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for slots, from_revision, came in wanted:
             for slot in slots:
                 tenure = view.tenure(slot)
-                if self._begin(slot, tenure, from_revision, came):
+                later = tenure.came > came if came is not None else 0 < from_revision <= tenure.came
+                if later:
+                    missed.append(slot)
+                elif self._begin(slot, tenure, from_revision, came):
                     first = from_revision or head + 1
                     first = max(first, tenure.came + 1, arrival(slot) + 1) if tenure.came else first
                     began[first, tenure.came].append(slot)
-        self.began: Sequence[Began] = [Began(slots, first, came) for (first, came), slots in sorted(began.items())]
+        self.missed = self._missed(missed)
+        self.began: Sequence[Began] = _grouped(began)
         self.first = self.began[0].from_revision if self.began else head + 1
         self.begins_later = {
             slot: later.from_revision for later in self.began if later.from_revision > self.first for slot in later.slots
@@ -120,10 +125,6 @@ class SlotSubscription:
 
     def _begin(self, slot: int, tenure: Tenure, from_revision: int, came: int | None) -> bool:
         """Return whether this slot can be watched."""
-        later = tenure.came > came if came is not None else 0 < from_revision <= tenure.came
-        if later:
-            self.missed.append(slot)
-            return False
         known = came is None or tenure.came == came
         if not known or not self._view.owned >> slot & 1:
             # A slot that has left can be watched up to where it left.
@@ -135,7 +136,14 @@ class SlotSubscription:
         self.slots |= 1 << slot
         return True
 
-    def look(self, view: View, views: Views, seen: int) -> Sequence[int]:
+    def _missed(self, slots: Iterable[int]) -> Sequence[Began]:
+        found: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        for slot in slots:
+            came = self._view.tenure(slot).came
+            found[came + 1, came].append(slot)
+        return _grouped(found)
+
+    def look(self, view: View, views: Views, seen: int) -> Sequence[Began]:
         """Take in what is owned now, where everything up to revision `seen` was sent. Return the slots that are missed."""
         if view is self._view:
             return ()
@@ -151,7 +159,7 @@ class SlotSubscription:
             else:
                 self._leaving[slot] = tenure.left or seen
         self._view = view
-        return missed
+        return self._missed(missed)
 
     def leave(self, seen: int) -> Sequence[Left]:
         """Drop the slots that left up to this revision, and return them in the order of the revisions."""
@@ -167,9 +175,6 @@ class SlotSubscription:
                 del self._leaving[slot]
         return [Left(slots, revision) for revision, slots in sorted(left.items())]
 
-    def came(self, slot: int) -> int:
-        return self._view.tenure(slot).came
-
     @property
     def bitmap(self) -> bytes:
         """The slots that are watched, as 512 bytes."""
@@ -178,6 +183,10 @@ class SlotSubscription:
     def refusal(self, slot: int) -> WrongSlotError:
         """Return the error of a watch of a key of this slot, which is elsewhere."""
         return WrongSlotError(slot, self._view.map_version)
+
+
+def _grouped(found: Mapping[tuple[int, int], Sequence[int]]) -> Sequence[Began]:
+    return [Began(slots, first, came) for (first, came), slots in sorted(found.items())]
 
 
 def _slots_of(slots: int) -> Iterator[int]:

@@ -36,7 +36,7 @@ from ravel_node.replica.feed import Position, Step
 from ravel_node.replica.reads import ReadMode
 from ravel_node.replica.replica import Replica
 from ravel_node.server.interrupts import Interrupts
-from ravel_node.server.slot_subscription import Left, SlotSubscription, View, Views, Wanted
+from ravel_node.server.slot_subscription import Began, Left, SlotSubscription, View, Views, Wanted
 from ravelpb.slots import slot_of
 from ravelpb.v1 import common_pb2, kv_pb2
 
@@ -104,6 +104,10 @@ class _Events(NamedTuple):
     size: int
 
 
+def _to_proto(part: Began) -> kv_pb2.SlotsFrom:
+    return kv_pb2.SlotsFrom(slots=part.slots, from_revision=part.from_revision, came=part.came)
+
+
 def _encode(step: Step) -> _Events:
     revisions: list[list[tuple[bytes, bytes]]] = []
     size = EVENT_OVERHEAD_BYTES
@@ -141,7 +145,7 @@ class _News(NamedTuple):
     """Slots to report in a message."""
 
     left: Sequence[Left] = ()
-    missed: Sequence[int] = ()
+    missed: Sequence[Began] = ()
 
 
 class _Collected(NamedTuple):
@@ -205,7 +209,7 @@ class Watches:
             slots or [Wanted((slot_of(wanted.key),), from_revision, None)], view, head.revision, self._feed.arrival
         )
         if not names_slots and subscription.missed:
-            raise RevisionCompactedError(from_revision, subscription.came(subscription.missed[0]) + 1)
+            raise RevisionCompactedError(from_revision, subscription.missed[0].from_revision)
         if not names_slots and subscription.absent:
             raise subscription.refusal(subscription.absent[0])
         if names_slots:
@@ -260,7 +264,7 @@ class Watches:
         missed = subscription.look(view, self._views, cursor.seen)
         left = subscription.leave(cursor.seen)
         if missed and not cursor.names_slots:
-            raise RevisionCompactedError(cursor.seen + 1, subscription.came(missed[0]) + 1)
+            raise RevisionCompactedError(cursor.seen + 1, missed[0].from_revision)
         if left or missed:
             cursor.map_version = view.map_version
             if cursor.names_slots:
@@ -283,12 +287,11 @@ class Watches:
         rest = kv_pb2.WatchResponse(revision=cursor.seen, header=self._header(), map_version=cursor.map_version)
         for slots, revision in news.left:
             rest.left.add(slots=slots, revision=revision)
-        rest.missed.extend(news.missed)
+        rest.missed.extend(map(_to_proto, news.missed))
         if first and cursor.names_slots and cursor.subscription is not None:
-            rest.missed.extend(cursor.subscription.missed)
+            rest.missed.extend(map(_to_proto, cursor.subscription.missed))
             rest.absent.extend(cursor.subscription.absent)
-            for began in cursor.subscription.began:
-                rest.began.add(slots=began.slots, from_revision=began.from_revision, came=began.came)
+            rest.began.extend(map(_to_proto, cursor.subscription.began))
         return EncodedResponse(events + rest.SerializeToString())
 
     def _check_in_touch(self) -> None:

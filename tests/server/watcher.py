@@ -55,7 +55,7 @@ class Stream:
         self.revision = response.revision
         self.events += response.events
         self.messages += 1
-        self.missed += response.missed
+        self.missed += [slot for part in response.missed for slot in part.slots]
         self.last = response
         return response
 

@@ -779,9 +779,9 @@ class WatchResponse(_message.Message):
         """
 
     @_builtins.property
-    def missed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """These are not watched any more, or not watched: they came here later than the request says, or left and came back. What happened
-        to them elsewhere is not known here.
+    def missed(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotsFrom]:
+        """Of a watch that names slots: these are not watched, or not any more. They came here later than the request says, or left and
+        came back; only another cluster knows what happened meanwhile. `from_revision` is the first that can be asked for here.
         """
 
     def __init__(
@@ -794,7 +794,7 @@ class WatchResponse(_message.Message):
         map_version: _builtins.int = ...,
         began: _abc.Iterable[Global___SlotsFrom] | None = ...,
         absent: _abc.Iterable[_builtins.int] | None = ...,
-        missed: _abc.Iterable[_builtins.int] | None = ...,
+        missed: _abc.Iterable[Global___SlotsFrom] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -812,7 +812,9 @@ class WatchPosition(_message.Message):
 
     CLUSTERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def clusters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClusterPosition]: ...
+    def clusters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClusterPosition]:
+        """one, which names no slots, or those of a watch that names slots"""
+
     def __init__(
         self,
         *,
