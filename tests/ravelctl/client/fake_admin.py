@@ -24,6 +24,7 @@ class FakeWorld:
         self.clusters = list(clusters)
         self.version = 1
         self.owners = [1 + slot % len(clusters) for slot in range(SLOT_COUNT)]
+        self.ids = {number: f"{number:032x}" for number in range(1, len(clusters) + 1)}  # as the map has them
         self.asked: list[SlotMapRequest] = []
         for number, cluster in enumerate(self.clusters, start=1):
             cluster.owned = sum(1 << slot for slot, owner in enumerate(self.owners) if owner == number)
@@ -54,7 +55,7 @@ class FakeWorld:
                 RoutedCluster(
                     number=number,
                     name=f"c{number}",
-                    cluster_id=f"{number:032x}",
+                    cluster_id=self.ids[number],
                     addresses=[replica.address for replica in cluster.replicas],
                 )
                 for number, cluster in enumerate(self.clusters, start=1)
@@ -101,6 +102,7 @@ class FakeWorld:
             while new.revision < left:
                 new.revision += 1
                 new.history.append([])
+        new.arrivals.update(dict.fromkeys(slots, new.revision))
         new.owned |= _bits(slots)
         new.map_version = self.version
 
@@ -117,6 +119,11 @@ class FakeWorld:
         self.release(slots, source)
         self.activate(slots, source, destination)
         self.purge(slots, source)
+
+    def watched_slots(self, number: int) -> set[int]:
+        """The slots that the newest watch of this cluster names."""
+        newest = [replica.watched[-1] for replica in self.clusters[number - 1].replicas if replica.watched]
+        return {slot for request in newest for part in request.slots for slot in part.slots}
 
     def settle(self) -> None:
         """Every slot is owned by exactly one cluster: what a test may count on at its end."""

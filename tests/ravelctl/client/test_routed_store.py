@@ -281,15 +281,6 @@ async def test_a_watch_that_begins_after_a_move_is_not_told_a_part_for_the_whole
         assert [(event.value, event.revision) for event in [await anext(changes)]] == [(b"3", 3)]
 
 
-async def test_a_range_is_watched_only_where_one_cluster_has_it_all(world: FakeWorld, client: RavelClient) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"now it is 2 \(c1, c2\)"):
-        await client.watch(prefix=b"k").started()
-    world.move(EVEN, 1, 2)
-    async with client.watch(prefix=b"k") as changes:
-        await client.put(b"k1", b"v")
-        assert (await anext(changes)).key == b"k1"
-
-
 async def test_blocking_calls_are_routed_too(world: FakeWorld) -> None:
     def use() -> list[bytes]:
         with connect(admin=",".join(world.addresses()), retry=QUICK, timeout_s=20) as store:
