@@ -147,6 +147,10 @@ class MergedWatch(Watch):
         return min(start.from_revision for start in self._starts(member).values()) - 1
 
     @property
+    def counts_alone(self) -> bool:
+        return False
+
+    @property
     def position(self) -> str:
         if not self._begun:
             return ""
@@ -371,10 +375,10 @@ class MergedWatch(Watch):
         if late:
             raise _not_taken_up(min(late), len(late), unsettled[min(late)], routes, now)
         for member in troubled:
-            if self._begun and member.stream.trouble_s >= limit_s:
+            if self._begun and min(member.stream.trouble_s, now - self._patient_since) >= limit_s:
                 share = routes.share(member.route.number)
                 for elsewhere in (slot for slot in member.stream.slots if not share >> slot & 1):
-                    raise self._break(_away(elsewhere, member.route, routes, member.stream.trouble_s))
+                    raise _away(elsewhere, member.route, routes, member.stream.trouble_s)
 
     def _leave(self) -> None:
         self._closed = True
@@ -448,11 +452,11 @@ def _gone(what: str, slots: int, routes: SlotRoutes) -> CompactedError:
     )
 
 
-def _away(slot: int, route: ClusterRoute, routes: SlotRoutes, away_s: float) -> CompactedError:
+def _away(slot: int, route: ClusterRoute, routes: SlotRoutes, away_s: float) -> RavelError:
     owner = routes.clusters.get(routes.owners[slot])
-    return CompactedError(
+    return UnreachableError(
         f"slot {slot} belongs to {owner.name if owner is not None else 'no cluster'} by version {routes.version} of the map, and "
         f"{route.name}, which knows what happened before, has not answered for {away_s:.3g} s",
         metadata={Field.SLOT: str(slot)},
-        next_step=f"{READ_AGAIN}; or start the servers of {route.name}, and resume this one at its position",
+        next_step=f"start the servers of {route.name} and resume the watch at its position; if they are lost, {READ_AGAIN}",
     )

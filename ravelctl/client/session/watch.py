@@ -68,6 +68,11 @@ class Watch(ABC):
         change was asked for. It moves on while nothing happens in the range, too. Empty before the watch has begun.
         """
 
+    @property
+    @abstractmethod
+    def counts_alone(self) -> bool:
+        """Whether `revision` says as much as `position`: the watch is at one cluster, which knows no map of slots."""
+
     async def started(self) -> int:
         """Begin, unless it has begun, and return `revision`: what comes after it is handed out. Raises what iterating does."""
         while not self._begun:
@@ -155,6 +160,10 @@ class ClusterWatch(Watch):
     @property
     def revision(self) -> int:
         return self._done
+
+    @property
+    def counts_alone(self) -> bool:
+        return not self._map_version
 
     @property
     def position(self) -> str:

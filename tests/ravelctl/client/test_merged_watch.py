@@ -308,7 +308,7 @@ async def test_a_source_that_stays_away_ends_the_watch(
     monkeypatch.setattr(merged_watch, "MOVED_S", 1.0)
     async with client.watch() as watch:
         await world.clusters[0].replicas[0].stop()
-        waiting = asyncio.create_task(ends_in(CompactedError, watch))
+        waiting = asyncio.create_task(ends_in(UnreachableError, watch))
         await asyncio.sleep(1.5)
         assert not waiting.done()  # while its slots are its own, an outage is only an outage
         world.move(EVEN, 1, 2)
