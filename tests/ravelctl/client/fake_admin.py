@@ -8,7 +8,7 @@ from typing import Any
 
 from ravelctl.client import RavelClient, RetryPolicy
 from ravelpb.slots import SLOT_COUNT, slot_of
-from ravelpb.v1.admin_pb2 import RoutedCluster, SlotMapRequest, SlotMapResponse
+from ravelpb.v1.admin_pb2 import RoutedCluster, RoutedMigration, SlotMapRequest, SlotMapResponse
 from ravelpb.v1.cluster_pb2 import Member, StatusResponse
 from ravelpb.v1.common_pb2 import Addresses, ResponseHeader, ServerRef
 from tests.ravelctl.client.fake_server import ALL_SLOTS, FakeCluster, fake_cluster
@@ -25,6 +25,7 @@ class FakeWorld:
         self.version = 1
         self.owners = [1 + slot % len(clusters) for slot in range(SLOT_COUNT)]
         self.ids = {number: f"{number:032x}" for number in range(1, len(clusters) + 1)}  # as the map has them
+        self.migrations: list[RoutedMigration] = []
         self.asked: list[SlotMapRequest] = []
         for number, cluster in enumerate(self.clusters, start=1):
             cluster.owned = sum(1 << slot for slot, owner in enumerate(self.owners) if owner == number)
@@ -60,6 +61,7 @@ class FakeWorld:
                 )
                 for number, cluster in enumerate(self.clusters, start=1)
             ],
+            migrations=self.migrations,
         )
 
     def addresses(self) -> list[str]:

@@ -27,6 +27,7 @@ from ravelctl.client import (
     connect,
 )
 from ravelpb.slots import SLOT_COUNT
+from ravelpb.v1.admin_pb2 import RoutedMigration
 from tests.ravelctl.client.fake_admin import QUICK, FakeWorld, fake_world, key_of_slot
 from tests.ravelctl.client.fake_server import Fault, fake_cluster, scripted
 from tests.ravelctl.client.patience import ends_in
@@ -382,7 +383,51 @@ async def test_a_scan_over_a_slot_that_nobody_shows_gives_up(world: FakeWorld, c
         return [item async for item in client.scan(timeout_s=limit_s)]
 
     refused = await ends_in(SlotMovingError, scan)
-    assert "1 slots (the first is 4) were shown by no cluster within" in str(refused)
+    assert "1 slots were not shown within" in str(refused)
+    assert "the first is 4, which belongs to c1 by version 1 of the map and is not there" in str(refused)
+    assert "ravelctl admin reconcile" in refused.next_step
+
+
+async def test_keys_that_a_cluster_out_of_a_backup_believes_to_own_are_not_shown(world: FakeWorld, client: RavelClient) -> None:
+    """It is as it was before a migration, and the destination was restored too, from before it as well."""
+    (key,) = key_of_slot([4])
+    await client.put(key, b"old")
+    old = dict(world.clusters[0].data)
+    world.move([4], 1, 2)
+    await client.put(key, b"new")
+    first, second = world.clusters
+    first.data, first.owned = old, first.owned | 1 << 4
+    assert [item.value async for item in client.scan()] == [b"new"]  # while the owner by the map shows it
+    second.owned &= ~(1 << 4)
+
+    async def scan(limit_s: float) -> list[KeyValue]:
+        return [item async for item in client.scan(timeout_s=limit_s)]
+
+    refused = await ends_in(SlotMovingError, scan)
+    assert "the first is 4, which belongs to c2 by version 2 of the map" in str(refused)
+    assert "c1 believes to own it" in str(refused)
+    assert "ravelctl admin reconcile" in refused.next_step
+    world.owners = [1] * SLOT_COUNT  # everything is the first one's, and the second one is forgotten
+    world.version += 1
+    first.owned = (1 << SLOT_COUNT) - 1
+    assert [item.value async for item in client.scan()] == [b"old"]
+
+
+async def test_a_source_that_has_not_let_go_yet_is_shown_also_if_it_owns_nothing_else(
+    world: FakeWorld, client: RavelClient
+) -> None:
+    keys = await fill(world, client, 20)
+    world.freeze(EVEN, 1)
+    world.commit(EVEN, 2)
+    world.migrations = [RoutedMigration(slots=EVEN, source=1, destination=2)]
+    assert [item.key async for item in client.scan()] == keys
+    async with world.client() as other:
+        assert [item.key async for item in other.scan()] == keys
+    world.release(EVEN, 1)
+    world.activate(EVEN, 1, 2)
+    await world.clusters[0].replicas[0].stop()
+    async with world.client() as other:
+        assert [item.key async for item in other.scan()] == keys  # that one is not needed any more
 
 
 async def test_a_scan_with_a_cluster_away_is_an_error_and_no_part(world: FakeWorld, client: RavelClient) -> None:
