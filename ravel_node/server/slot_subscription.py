@@ -114,7 +114,8 @@ class SlotSubscription:
                     missed.append(slot)
                 elif self._begin(slot, tenure, from_revision, came):
                     first = from_revision or head + 1
-                    first = max(first, tenure.came + 1, arrival(slot) + 1) if tenure.came else first
+                    if tenure.came and from_revision:
+                        first = max(first, arrival(slot) + 1)
                     began[first, tenure.came].append(slot)
         self.missed = self._missed(missed)
         self.began: Sequence[Began] = _grouped(began)
@@ -122,6 +123,10 @@ class SlotSubscription:
         self.begins_later = {
             slot: later.from_revision for later in self.began if later.from_revision > self.first for slot in later.slots
         }
+
+    def forget_beginning(self) -> None:
+        """Drop what only the first message says: thousands of watchers are served at once."""
+        self.absent, self.missed, self.began, self.begins_later = [], (), (), {}
 
     def _begin(self, slot: int, tenure: Tenure, from_revision: int, came: int | None) -> bool:
         """Return whether this slot can be watched."""

@@ -206,7 +206,7 @@ class Watches:
             return _Cursor(wanted, self._position(first, head), first - 1, None, view.map_version, False, {})
         names_slots = bool(slots)
         subscription = SlotSubscription(
-            slots or [Wanted((slot_of(wanted.key),), from_revision, None)], view, head.revision, self._feed.arrival
+            slots or [Wanted((slot_of(wanted.key),), from_revision, None)], view, head.revision, self._feed.arrivals()
         )
         if not names_slots and subscription.missed:
             raise RevisionCompactedError(from_revision, subscription.missed[0].from_revision)
@@ -235,6 +235,8 @@ class Watches:
         loop = asyncio.get_running_loop()
         news = self._look_at_slots(cursor)
         yield self._response(b"", cursor, news, first=True)
+        if cursor.subscription is not None:
+            cursor.subscription.forget_beginning()
         told_at = loop.time()
         while self._remains(cursor, news):
             await self.replica.read_barrier(ReadMode.STALE)

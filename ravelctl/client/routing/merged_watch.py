@@ -128,6 +128,7 @@ class MergedWatch(Watch):
         self._deadline = 0.0  # of the start; 0: nobody waits for it
         self._patient_since = 0.0  # what was waited for before does not count any more
         self._place_at = 0.0  # when slots are placed again that nobody has taken up
+        self._placed_by = 0  # the version of the map by which slots were placed last
         self._attempts = 0  # to place them, in a row
         self._tick_at = 0.0
         self._map_at = 0.0
@@ -175,7 +176,9 @@ class MergedWatch(Watch):
 
     def map_came(self) -> None:
         """Take in that the map has a new version, or clusters have other members."""
-        self._place_at = 0.0
+        routes = self._keeper.routes
+        if routes is not None and routes.version != self._placed_by:
+            self._place_at = 0.0
         self._wake.set()
 
     # --- messages
@@ -297,6 +300,7 @@ class MergedWatch(Watch):
             if target is not None:
                 targets.setdefault(target.cluster_id, {})[slot] = self._seeking[slot]
         self._attempts += 1
+        self._placed_by = routes.version
         self._place_at = now + self._retry.delay_s(self._attempts, random.random)
         for cluster_id, seeks in targets.items():
             member = self._members.get(cluster_id)

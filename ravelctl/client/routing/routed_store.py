@@ -236,6 +236,7 @@ class RoutedStore:
         routes = self._map.routes
         cluster = routes.clusters.get(number) if routes is not None else None
         if cluster is None or not cluster.addresses:
+            self._map.look()  # its members may be known by now
             raise UnreachableError(f"the admin knows no address of cluster {number}", next_step="see `ravelctl admin clusters`")
         if self._outages is not None:
             self._outages.check((cluster.number, cluster.cluster_id), stale=request.consistency == STALE)

@@ -123,9 +123,10 @@ class FakeWorld:
         self.purge(slots, source)
 
     def watched_slots(self, number: int) -> set[int]:
-        """The slots that the newest watch of this cluster names."""
-        newest = [replica.watched[-1] for replica in self.clusters[number - 1].replicas if replica.watched]
-        return {slot for request in newest for part in request.slots for slot in part.slots}
+        """The slots that a watch of this cluster is sent, for the time that they are there now."""
+        cluster = self.clusters[number - 1]
+        served = {slot: came for replica in cluster.replicas for slot, came in replica.serves.items()}
+        return {slot for slot, came in served.items() if came == cluster.tenures.get(slot, (0, 0))[0]}
 
     def settle(self) -> None:
         """Every slot is owned by exactly one cluster: what a test may count on at its end."""

@@ -230,7 +230,7 @@ class FakeReplica:
         self.cluster_id = "c" * 32
         self.meant: list[str] = []  # the cluster that each call named, in order; empty: none
         self.watches_break_after: deque[int] = deque()  # messages after which the next watches break
-        self.watched: list[kv_pb2.WatchRequest] = []  # in order
+        self.serves: dict[int, int] = {}  # the slots of the newest watch that names some, and their `came`
         self.watches_fall_silent = False  # after their first message
         self.calls: Counter[str] = Counter()
         self.answers: dict[str, Callable[[Any], Any]] = {"Status": lambda request: cluster_pb2.StatusResponse()}
@@ -427,7 +427,6 @@ class FakeReplica:
     async def _watch(self, request: kv_pb2.WatchRequest, context: Any) -> None:
         """One revision a message."""
         self.calls["Watch"] += 1
-        self.watched.append(request)
         await self._admit(context, leader_only=False, streams=True)
         if request.slots:
             await self._watch_slots(request, context)
@@ -514,6 +513,7 @@ class FakeReplica:
                 answer.revision = told
                 await context.write(answer)
                 messages_left -= 1
+            self.serves = {slot: came[slot] for slot in first}
             if not first:
                 return
             answer = kv_pb2.WatchResponse(header=self.header, revision=told)

@@ -436,6 +436,23 @@ async def test_a_scan_with_a_cluster_away_is_an_error_and_no_part(world: FakeWor
     await ends_in(UnreachableError, lambda limit_s: anext(client.scan(timeout_s=limit_s)))
 
 
+async def test_a_scan_finds_a_cluster_whose_addresses_become_known_later(world: FakeWorld, client: RavelClient) -> None:
+    keys = await fill(world, client, 10)
+    replicas, world.clusters[1].replicas = world.clusters[1].replicas, []
+    async with world.client() as other:
+        with pytest.raises(UnreachableError, match="knows no address of cluster 2"):
+            await anext(other.scan())
+        world.clusters[1].replicas = replicas
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    found = [item.key async for item in other.scan()]
+                    break
+                except UnreachableError:
+                    await asyncio.sleep(0.05)
+    assert found == keys
+
+
 async def test_one_cluster_alone_is_a_map_too() -> None:
     async with fake_world(1) as world, world.client() as client:
         keys = await fill(world, client, 20)
