@@ -117,6 +117,7 @@ async def test_a_watch_that_began_while_one_cluster_owned_everything_loses_nothi
 async def test_whatever_moves_every_change_comes_once_and_in_order(world: FakeWorld, client: RavelClient, seed: int) -> None:
     rng = Random(seed)
     acknowledged: list[tuple[bytes, int]] = []
+    stopping: list[bool] = []
 
     async def write(keys: list[bytes]) -> None:
         for number in range(60):
@@ -127,7 +128,7 @@ async def test_whatever_moves_every_change_comes_once_and_in_order(world: FakeWo
                 acknowledged.append((key, deleted.revision))
 
     async def move() -> None:
-        while True:
+        while not stopping:
             source, destination = rng.sample([1, 2, 3], 2)
             owned = [slot for slot in {slot_of(key) for key in KEYS} if world.owners[slot] == source]
             slots = rng.sample(owned, rng.randint(0, len(owned)))
@@ -141,11 +142,11 @@ async def test_whatever_moves_every_change_comes_once_and_in_order(world: FakeWo
                 world.activate(slots, source, destination)
                 world.purge(slots, source)
             # A slot that leaves and is back before the watch learns of it is another case.
-            while not set(slots) <= world.watched_slots(destination):
+            while not stopping and not set(slots) <= world.watched_slots(destination):
                 await asyncio.sleep(0.01)
 
     async def disturb() -> None:
-        while True:
+        while not stopping:
             for cluster in world.clusters:
                 cluster.replicas[0].watches_break_after.append(rng.randint(0, 5))
             await asyncio.sleep(0.05)
@@ -165,9 +166,8 @@ async def test_whatever_moves_every_change_comes_once_and_in_order(world: FakeWo
         others = [asyncio.create_task(move()), asyncio.create_task(disturb())]
         reading = asyncio.create_task(read(watch))
         await asyncio.gather(*(write(KEYS[part::4]) for part in range(4)))
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        stopping.append(True)
+        await asyncio.gather(*others)
         world.settle()
         await write_all(client, b"end")
         await reading
