@@ -233,6 +233,7 @@ async def test_watches_miss_nothing_while_clusters_come_and_go_and_leaders_are_k
                 await all_told(b"emptied", writers)
 
                 await add_cluster(system, "three", "n5")
+                await admin_client.set_cluster("one", emptying=False)
                 await rebalance(admin_client)
                 await rest(system)
                 await all_told(b"back", writers)
