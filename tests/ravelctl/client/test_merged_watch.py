@@ -204,6 +204,25 @@ async def test_a_watch_resumes_at_its_position_whatever_moved_meanwhile(world: F
     assert by_key(events) == made(world)
 
 
+async def test_a_position_moves_on_while_nothing_happens_to_what_is_watched(world: FakeWorld, client: RavelClient) -> None:
+    async with client.watch(prefix=b"quiet/") as watch:
+        began = watch.position
+        waiting = asyncio.create_task(anext(watch))
+        await write_all(client, b"1")
+        async with asyncio.timeout(30):
+            while (position := watch.position) == began:
+                await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    for cluster in world.clusters:  # what came before the position is not needed any more
+        cluster.replicas[0].first_revision = 2
+    async with client.watch(prefix=b"quiet/", after=position) as watch:
+        await client.put(b"quiet/1", b"1")
+        assert (await take(watch, 1))[0].key == b"quiet/1"
+    with pytest.raises(CompactedError):
+        await client.watch(prefix=b"quiet/", after=began).started()
+
+
 async def test_a_destination_that_is_told_later_is_waited_for(world: FakeWorld, client: RavelClient) -> None:
     async with client.watch() as watch:
         await client.put(KEYS[0], b"1")
