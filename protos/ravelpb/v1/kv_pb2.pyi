@@ -806,7 +806,9 @@ Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015
 
 @_typing.final
 class WatchPosition(_message.Message):
-    """A place in a watch, as clients write it down to resume there: compressed with zlib, in URL-safe Base64. Daemons never see it."""
+    """A place in a watch, as clients write it down to resume there: with zlib and URL-safe Base64, after "w1.". There a list of slots has
+    its first one and then the differences. Daemons never see it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -40,7 +40,7 @@ from ravelctl.client.session.position import alone, read_position, write_positio
 from ravelctl.client.session.watch import Watch, events_of
 from ravelpb.errors import Field
 from ravelpb.slots import SLOT_COUNT, slot_of
-from ravelpb.v1.kv_pb2 import ClusterPosition, SlotsLeft, WatchPosition, WatchRequest, WatchResponse
+from ravelpb.v1.kv_pb2 import ClusterPosition, WatchPosition, WatchRequest, WatchResponse
 
 MOVED_S: Final = 60.0
 """How long a watch without `outage_max_s` waits for slots that have moved: until the new owner takes them up, or until the old
@@ -161,13 +161,16 @@ class MergedWatch(Watch):
             starts = {slot: start for slot, start in self._starts(member).items() if slot not in member.placed}
             places[cluster_id] = ClusterPosition(cluster_id=cluster_id, slots=parts_of(starts))
             seeking |= member.placed
-        for slot, seek in seeking.items():
+        for slot, seek in sorted(seeking.items()):
             cluster_id = seek.at or seek.left
             place = places.setdefault(cluster_id, ClusterPosition(cluster_id=cluster_id))
             if seek.at:
                 place.slots.extend(parts_of({slot: seek.start}))
-            else:
-                place.left.append(SlotsLeft(slots=[slot], revision=seek.start.from_revision - 1))
+                continue
+            revision = seek.start.from_revision - 1
+            if not place.left or place.left[-1].revision != revision:
+                place.left.add(revision=revision)
+            place.left[-1].slots.append(slot)
         return write_position(WatchPosition(clusters=list(places.values())))
 
     def _starts(self, member: _Member) -> dict[int, Start]:

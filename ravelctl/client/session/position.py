@@ -1,6 +1,7 @@
 """The text in which a place of a watch is written down, so that another watch can resume there.
 
-The text is a WatchPosition of kv.proto, compressed, in URL-safe Base64.
+The text is a WatchPosition of kv.proto, compressed, in URL-safe Base64. Of each list of slots it has the first one and then the
+differences, which compress better: a position of three clusters has some hundred characters.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import binascii
 import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterator, MutableSequence
+from itertools import accumulate, pairwise
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -22,7 +25,17 @@ _BYTES_MAX: Final = 1 << 20
 
 
 def write_position(position: WatchPosition) -> str:
-    return _PREFIX + urlsafe_b64encode(zlib.compress(position.SerializeToString(), 9)).rstrip(b"=").decode()
+    packed = WatchPosition()
+    packed.CopyFrom(position)
+    for slots in _slot_lists(packed):
+        slots[:] = [slot - before for before, slot in pairwise([0, *slots])]
+    return _PREFIX + urlsafe_b64encode(zlib.compress(packed.SerializeToString(), 9)).rstrip(b"=").decode()
+
+
+def _slot_lists(position: WatchPosition) -> Iterator[MutableSequence[int]]:
+    for cluster in position.clusters:
+        yield from (part.slots for part in cluster.slots)
+        yield from (left.slots for left in cluster.left)
 
 
 def read_position(text: str) -> WatchPosition:
@@ -36,12 +49,9 @@ def read_position(text: str) -> WatchPosition:
         if not unpacker.eof:
             raise ValueError
         position = WatchPosition.FromString(data)
-        slots: list[int] = []
-        for cluster in position.clusters:
-            for part in cluster.slots:
-                slots += part.slots
-            for left in cluster.left:
-                slots += left.slots
+        for listed in _slot_lists(position):
+            listed[:] = accumulate(listed)
+        slots = [slot for listed in _slot_lists(position) for slot in listed]
         if not position.clusters or len(set(slots)) != len(slots) or max(slots, default=0) >= SLOT_COUNT:
             raise ValueError
     except (ValueError, binascii.Error, zlib.error, DecodeError) as error:
