@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from ravelctl.client import (
+    ClosedError,
     CompactedError,
     InvalidArgumentError,
     RavelClient,
@@ -398,6 +399,36 @@ async def test_blocking_watches_have_positions(world: FakeWorld) -> None:
                 return [next(watch).value]
 
     assert await asyncio.to_thread(use) == [b"1"]
+
+
+async def test_cancelling_ends_only_the_wait(world: FakeWorld, client: RavelClient) -> None:
+    async with client.watch() as watch:
+        for number in range(5):
+            waiting = asyncio.create_task(anext(watch))
+            await asyncio.sleep(0.02 * number)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        await write_all(client, b"1")
+        assert by_key(await take(watch, len(KEYS))) == made(world)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["watch", "client"])
+async def test_closing_ends_who_waits(world: FakeWorld, whole: bool) -> None:
+    client = world.client()
+    watch = client.watch()
+    await watch.started()
+    waiting = asyncio.create_task(anext(watch))
+    await asyncio.sleep(0.05)
+    if whole:
+        await client.close()
+    else:
+        watch.close()
+    with pytest.raises(ClosedError):
+        await waiting
+    with pytest.raises(ClosedError):
+        await anext(watch)
+    await client.close()
 
 
 # --- watches of one cluster alone
