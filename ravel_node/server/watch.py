@@ -234,9 +234,7 @@ class Watches:
     async def _messages(self, cursor: _Cursor, progress_s: float) -> AsyncGenerator[EncodedResponse, None]:
         loop = asyncio.get_running_loop()
         news = self._look_at_slots(cursor)
-        yield self._response(b"", cursor, news, first=True)
-        if cursor.subscription is not None:
-            cursor.subscription.forget_beginning()
+        yield self._first_response(cursor, news)
         told_at = loop.time()
         while self._remains(cursor, news):
             await self.replica.read_barrier(ReadMode.STALE)
@@ -285,15 +283,23 @@ class Watches:
             raise cursor.subscription.refusal(news.left[-1].slots[0])
         return False
 
-    def _response(self, events: bytes, cursor: _Cursor, news: _News, *, first: bool = False) -> EncodedResponse:
+    def _first_response(self, cursor: _Cursor, news: _News) -> EncodedResponse:
+        response = self._response(b"", cursor, news)
+        if (subscription := cursor.subscription) is None or not cursor.names_slots:
+            return response
+        beginning = kv_pb2.WatchResponse(
+            began=map(_to_proto, subscription.began),
+            absent=subscription.absent,
+            missed=map(_to_proto, subscription.missed),
+        )
+        subscription.forget_beginning()
+        return EncodedResponse(beginning.SerializeToString() + response.data)
+
+    def _response(self, events: bytes, cursor: _Cursor, news: _News) -> EncodedResponse:
         rest = kv_pb2.WatchResponse(revision=cursor.seen, header=self._header(), map_version=cursor.map_version)
         for slots, revision in news.left:
             rest.left.add(slots=slots, revision=revision)
         rest.missed.extend(map(_to_proto, news.missed))
-        if first and cursor.names_slots and cursor.subscription is not None:
-            rest.missed.extend(map(_to_proto, cursor.subscription.missed))
-            rest.absent.extend(cursor.subscription.absent)
-            rest.began.extend(map(_to_proto, cursor.subscription.began))
         return EncodedResponse(events + rest.SerializeToString())
 
     def _check_in_touch(self) -> None:
