@@ -425,9 +425,9 @@ def _not_taken_up(slot: int, count: int, seek: _Seek, routes: SlotRoutes, now: f
         return UnreachableError(
             f"no cluster owns slot {slot} by version {routes.version} of the map", next_step="see `ravelctl admin clusters`"
         )
-    left = f"has left {_name_of(seek.left, routes)} at revision {seek.start.from_revision - 1}, and " if seek.left else ""
+    left = f" has left {_name_of(seek.left, routes)} at revision {seek.start.from_revision - 1}, and" if seek.left else ":"
     return SlotMovingError(
-        f"slot {slot}, one of {count}, {left}{owner.name}, which owns it by version {routes.version} of the map, "
+        f"slot {slot} (one of {count}){left} {owner.name}, which owns it by version {routes.version} of the map, "
         f"has not continued it for {now - seek.since:.3g} s",
         next_step="see `ravelctl admin slots`: a migration may be waiting; if none is, run `ravelctl admin reconcile`",
     )

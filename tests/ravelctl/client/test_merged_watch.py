@@ -314,7 +314,7 @@ async def test_a_slot_that_nobody_takes_up_ends_the_watch_and_names_both_cluster
         world.commit([SLOT], 3)
         world.release([SLOT], source)
         said = await ends_in(SlotMovingError, watch)
-        assert f"slot {SLOT}, one of 1, has left c{source} at revision" in said
+        assert f"slot {SLOT} (one of 1) has left c{source} at revision" in said
         assert "and c3, which owns it by version" in said
         assert "ravelctl admin reconcile" in said
         world.activate([SLOT], source, 3)
