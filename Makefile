@@ -52,6 +52,7 @@ unit: $(INSTALLED) ## all tests that start no daemons
 sim: $(INSTALLED) ## whole clusters on virtual time, each from one seed: make sim SEEDS=1000 (FIRST=7 SEEDS=1 repeats seed 7)
 	@$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
 	@$(BIN)/python -m tests.simulation.run --moves --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
+	@$(BIN)/python -m tests.simulation.run --disasters --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
 
 sim-bugs: $(INSTALLED) ## plant every known kind of bug, and see that the simulator finds it
 	@$(BIN)/python -m tests.simulation.run --bugs --jobs $(JOBS)

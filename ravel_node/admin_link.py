@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 
 from ravel_node.machine.members import all_replicas
+from ravel_node.machine.ownership import founded
 from ravel_node.machine.slots import ALL_SLOTS, NO_SLOTS
 from ravel_node.replica.errors import AlreadyMemberError, MembershipError
 from ravel_node.replica.replica import Replica
@@ -107,7 +108,7 @@ class AdminLink:
             self._answered()
             self._wait_s = RETRY_S
             if told.found_it:
-                owned = ALL_SLOTS if told.owns_all_slots else NO_SLOTS
+                owned = founded(ALL_SLOTS if told.owns_all_slots else NO_SLOTS, told.map_version)
                 await self._seat.found(told.cluster.cluster_id, told.cluster.name, owned=owned)
             elif told.addresses:
                 via, cluster_id = list(told.addresses), told.cluster.cluster_id
@@ -149,6 +150,9 @@ class AdminLink:
             return self._wait_s
         self._answered()
         self._wait_s = RETRY_S
+        if answer.register:
+            # Its address was another server's for a while, or an older admin's list is back. A refusal waits as before.
+            self._registered = False
         if answer.leaving:
             self._in_the_way("leaving", "this server is marked as leaving: `ravel_node leave` completes it")
         return REPORT_EVERY_S

@@ -281,7 +281,7 @@ class Daemon:
             self._stack.push_async_callback(clusters.close)
             mover = LeadersMover(self, desk, clusters)
             self._spawn(mover.run())
-            more.append(admin_service(self, desk, Liveness(time.monotonic), mover, self._client_tls))
+            more.append(admin_service(self, desk, Liveness(time.monotonic), mover, clusters, self._client_tls))
         for server in (
             build_client_server(self, clients, self._fatal, more=more),
             build_peer_server(self, peers, self._fatal, on_peer=self._peer_dialled, certificates=shown),

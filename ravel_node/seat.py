@@ -17,7 +17,7 @@ import structlog
 
 from ravel_node.machine import members
 from ravel_node.machine.base import MemberRecord, Txn
-from ravel_node.machine.ownership import write_ownership
+from ravel_node.machine.ownership import Ownership, write_ownership
 from ravel_node.raft import ConfState, HardState, Index, ReplicaId, Snapshot, Term
 from ravel_node.replica.errors import AlreadyMemberError, MembershipError, ReplicaError
 from ravel_node.replica.events import EventKind
@@ -56,10 +56,10 @@ class Seat:
         self._client_tls = client_tls
         self._taking = False
 
-    async def found(self, cluster_id: str, cluster_name: str, *, owned: bytes | None = None) -> MemberRecord:
+    async def found(self, cluster_id: str, cluster_name: str, *, owned: Ownership | None = None) -> MemberRecord:
         """Become the first voter of a new cluster; repeated with the same id it is the same answer. Raises AlreadyMemberError.
 
-        `owned` is the set of slots (see machine.slots) that a cluster of an admin begins with; None: the cluster has no admin.
+        `owned` is what a cluster of an admin group begins with; None: the cluster has none, and owns all slots.
         """
         identity = self._host.identity
         first = replace(self._host.server, replica_id=BIRTH.conf_state.voters[0])

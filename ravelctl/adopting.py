@@ -10,7 +10,7 @@ from ravelctl import dial
 from ravelctl.app import App
 from ravelctl.config import endpoint
 from ravelctl.confirming import typed_id
-from ravelctl.directory import find_cluster, ranges_text
+from ravelctl.directory import find_cluster
 from ravelctl.errors import usage_error
 from ravelctl.output import U64, View, count_text
 from ravelpb.v1 import admin_pb2 as pb
@@ -22,10 +22,10 @@ REGISTERED_S: Final = 30.0
 """How long the new cluster may take to report, unless --timeout says otherwise: a daemon that was refused asks every 2 s."""
 
 LOOK_S: Final = 0.3
-RANGES_TOLD: Final = 6
+RECONCILE: Final = "what it owns may be older than what the list says: see `ravelctl admin reconcile --dry-run`"
 
 
-async def adopt(app: App, name: str, words: Sequence[str], confirm: str | None, *, claim: bool) -> View:
+async def adopt(app: App, name: str, words: Sequence[str], confirm: str | None) -> View:
     """Look, ask, do, and wait until the new cluster has registered."""
     try:
         addresses = [endpoint(word) for word in words]
@@ -33,33 +33,28 @@ async def adopt(app: App, name: str, words: Sequence[str], confirm: str | None, 
         raise usage_error(str(error)) from error
     async with dial.admin(app) as admin:
         find_cluster(await admin.directory(), name)
-        found = await admin.adopt(name, addresses, claim=claim, dry_run=True)
-        if found.done and not found.slots_claimed:
-            return _view(found, f"cluster {name} is {found.cluster_id[:8]} already", changed=False, notes=_about_slots(found))
+        found = await admin.adopt(name, addresses, dry_run=True)
+        if found.done:
+            return _view(found, f"cluster {name} is {found.cluster_id[:8]} already", changed=False, notes=(RECONCILE,))
         app.say("\n".join(told(found)))
         if app.settings.dry_run:
             would = f"would give {found.cluster_id[:8]} the place of cluster {name}"
             return _view(found, would, changed=False, notes=("dry run: nothing was changed",))
-        if found.done:
-            app.confirm(f"let cluster {name} own {count_text(len(found.slots_claimed), 'slot')}, empty?")
-        else:
-            typed_id(app, found.cluster.cluster_id, confirm, look="ravelctl admin clusters -o wide", done="changed")
-        found = await admin.adopt(name, addresses, cluster_id=found.cluster_id, claim=claim)
+        typed_id(app, found.cluster.cluster_id, confirm, look="ravelctl admin clusters -o wide", done="changed")
+        found = await admin.adopt(name, addresses, cluster_id=found.cluster_id)
         with app.progress(f"adopt {name}:") as progress:
             progress.update("until its servers have registered")
             reported = await _reported(admin, found.cluster_id, app.settings.wait_timeout_s(REGISTERED_S))
     late = (
         () if reported else ("its servers have not registered yet: start them with --admin; `ravelctl admin servers` shows them",)
     )
-    return _view(found, f"cluster {name} is {found.cluster_id[:8]} now", changed=True, notes=(*late, *_about_slots(found)))
+    return _view(found, f"cluster {name} is {found.cluster_id[:8]} now", changed=True, notes=(*late, RECONCILE))
 
 
 def told(found: pb.AdoptResponse) -> list[str]:
     """What would become of it, line by line."""
     old = found.cluster
     members = ", ".join(server.name for server in found.members)
-    if found.done:
-        return _slots_told(found)
     lines = [
         f"cluster {old.name}, number {old.number}: {old.cluster_id[:8]} is superseded by {found.cluster_id[:8]} "
         f"({found.cluster_name}: {members}; revision {found.revision:,})"
@@ -69,37 +64,7 @@ def told(found: pb.AdoptResponse) -> list[str]:
         lines.append(f"its {count_text(len(found.struck), 'server')} {names} go from the list, and are refused for good")
     if found.moves_called_off:
         lines.append(f"{count_text(found.moves_called_off, 'move')} of its slots that were not decided are called off")
-    return [*lines, *_slots_told(found)]
-
-
-def _slots_told(found: pb.AdoptResponse) -> list[str]:
-    lines = []
-    if found.slots_missing:
-        slots = f"{count_text(len(found.slots_missing), 'slot')} ({ranges_text(found.slots_missing, RANGES_TOLD)})"
-        lines.append(f"the map gives it {slots} that it does not own: keys there are refused, and what they were is not in it")
-    if found.slots_claimed:
-        lines.append(f"{len(found.slots_claimed)} of them, which nobody owns, it claims: empty, and open to reads and writes")
-    if found.slots_extra:
-        slots = f"{count_text(len(found.slots_extra), 'slot')} ({ranges_text(found.slots_extra, RANGES_TOLD)})"
-        keys = count_text(found.keys_extra, "key")
-        lines.append(f"it owns {slots} that the map gives to others: {keys} there are hidden, and nobody is sent to them")
-    if not lines:
-        lines.append("the slots that it owns are those that the map gives it")
     return lines
-
-
-def _about_slots(found: pb.AdoptResponse) -> tuple[str, ...]:
-    refused = len(found.slots_missing) - len(found.slots_claimed)
-    notes = []
-    if refused:
-        notes.append(
-            f"it refuses {count_text(refused, 'slot')} that the map gives it: repeat the command with --claim to open them, empty"
-        )
-    if found.slots_extra:
-        notes.append(
-            f"{count_text(len(found.slots_extra), 'slot')} of it stay hidden behind those of the clusters that the map names"
-        )
-    return tuple(notes)
 
 
 def _view(found: pb.AdoptResponse, said: str, *, changed: bool, notes: tuple[str, ...]) -> View:
@@ -113,10 +78,6 @@ def _view(found: pb.AdoptResponse, said: str, *, changed: bool, notes: tuple[str
         "members": [server.name for server in found.members],
         "struck": [entry.server.server_id for entry in found.struck],
         "moves_called_off": found.moves_called_off,
-        "slots_missing": list(found.slots_missing),
-        "slots_extra": list(found.slots_extra),
-        "keys_extra": U64(found.keys_extra),
-        "slots_claimed": list(found.slots_claimed),
         "changed": changed,
     }
     return View(kind="AdminAdopt", data=data, body=said, names=(found.cluster.name,), notes=notes)

@@ -309,7 +309,6 @@ ROOT: Final[Command] = ('', ((('--version',), 'flag', False, 'Show the version a
         ), (('text', False),), {
         }),
         'adopt': ('Give a restored or recovered cluster its...', (
-            (('--claim',), 'flag', False, 'It also owns, empty, what the map gives it and nobody owns.'),
             (('--confirm',), 'text', False, "The old cluster's id, in place of typing it."),
         ), (('text', False), ('text', True)), {
         }),
@@ -329,6 +328,10 @@ ROOT: Final[Command] = ('', ((('--version',), 'flag', False, 'Show the version a
             (('--follow',), 'flag', False, 'Tell how the moves that are under way get on.'),
             (('--stop',), 'flag', False, 'Call off what is not yet decided. What was moved stays moved.'),
             (('--empty',), 'text', True, 'This cluster is to own no slots. May be given again.'),
+        ), (), {
+        }),
+        'reconcile': ('Make registry and clusters agree on slots.', (
+            (('--accept-loss',), 'text', False, 'Slots that open although keys are lost: 0-99,200, or all.'),
         ), (), {
         }),
         'remove-cluster': ('Strike a cluster off the list that is empty.', (

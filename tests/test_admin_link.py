@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from ravel_node import admin_link
 from ravel_node.admin_link import AdminLink
 from ravel_node.machine.base import MemberRecord
+from ravel_node.machine.ownership import founded
 from ravel_node.raft.types import ConfState, Index, ReplicaId, Term
 from ravel_node.seat import Seat
 from ravel_node.server.errors import ForwardedError
@@ -136,11 +137,11 @@ def script(admin: FakeReplica, method: str, *answers: Any) -> list[Any]:
 async def test_a_blank_server_founds_the_cluster_that_it_is_given(admins: FakeCluster, all_slots: bool, owned: bytes) -> None:
     host = StandingHost(Identity(server_id(1)))
     seat = StandingSeat(host)
-    found = admin_pb2.RegisterResponse(cluster=CLUSTER, found_it=True, owns_all_slots=all_slots)
+    found = admin_pb2.RegisterResponse(cluster=CLUSTER, found_it=True, owns_all_slots=all_slots, map_version=7)
     asked = script(admins.replicas[0], "Register", found)
     async with linked(host, seat, admins.replicas[0], new_cluster="orders"):
         await until(lambda: len(asked) == 2)
-    assert seat.taken == [("found", "c" * 32, "orders", owned)]
+    assert seat.taken == [("found", "c" * 32, "orders", founded(owned, 7))]
     assert (asked[0].new_cluster, asked[0].cluster_id) == ("orders", "")
     assert (asked[1].new_cluster, asked[1].cluster_id, asked[1].replica_id) == ("", "c" * 32, 1), "then it says who it is"
 
@@ -200,6 +201,15 @@ async def test_a_server_that_is_not_in_the_list_any_more_registers_again(admins:
     gone = make_status(Reason.NOT_FOUND, "not in the list")
     registered = script(admins.replicas[0], "Register", admin_pb2.RegisterResponse(cluster=CLUSTER))
     reported = script(admins.replicas[0], "Report", admin_pb2.ReportResponse(), gone, admin_pb2.ReportResponse())
+    async with linked(host, StandingSeat(host), admins.replicas[0]):
+        await until(lambda: len(registered) == 2 and len(reported) > 3)
+
+
+async def test_a_server_whose_addresses_the_list_does_not_have_registers_again(admins: FakeCluster) -> None:
+    host = StandingHost(SEATED)
+    vacated = admin_pb2.ReportResponse(register=True)
+    registered = script(admins.replicas[0], "Register", admin_pb2.RegisterResponse(cluster=CLUSTER))
+    reported = script(admins.replicas[0], "Report", admin_pb2.ReportResponse(), vacated, admin_pb2.ReportResponse())
     async with linked(host, StandingSeat(host), admins.replicas[0]):
         await until(lambda: len(registered) == 2 and len(reported) > 3)
 

@@ -171,6 +171,21 @@ def _slots(name: str, value: object) -> tuple[int, ...]:
     return slots
 
 
+def _ascending(name: str, value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > MOVES_MAX:
+        raise _bad(name, value, f"at most {MOVES_MAX} ids")
+    ids = tuple(_number(1, _NUMBER_MAX)(name, one) for one in value)
+    if any(one >= other for one, other in pairwise(ids)):
+        raise _bad(name, value, "ascending, each id once")
+    return ids
+
+
+def _owners(name: str, value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) != SLOT_COUNT:
+        raise _bad(name, value, f"{SLOT_COUNT} numbers of clusters")
+    return tuple(_number(0, CLUSTER_NUMBER_MAX)(name, one) for one in value)
+
+
 def _is_address(text: str) -> bool:
     return ":" in text and text.isprintable() and " " not in text and len(text.encode()) <= ADDRESS_BYTES_MAX
 
@@ -211,6 +226,10 @@ _FIELDS: Final[dict[str, Callable[[str, object], object]]] = {
     "commit": _flag,
     "members": _many(Seated, REPORT_MEMBERS_MAX),
     "moves": _many(PlannedMove, MOVES_MAX),
+    "seen": _id,
+    "owners": _owners,
+    "struck": _ascending,
+    "last_move": _number(0, _NUMBER_MAX),
 }
 
 

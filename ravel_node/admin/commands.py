@@ -28,7 +28,8 @@ class RegisterServer:
 
     The first of a cluster founds it: the cluster's id is drawn anew (`fresh_id`) whenever it gets a founder. Where that one was
     struck from the list before a leader reported, the next one to ask founds it, also one that is in the cluster already and
-    waits. The first founder of all gets all slots for its cluster, and the map version 1.
+    waits. The first founder of all gets all slots for its cluster. Where a cluster is founded already, nobody gets what is
+    owned by nobody: who owns it is for `ravelctl admin reconcile` to find out.
 
     A server that brings an identity (`cluster_id`, `replica_id`) stays what it is: also one that the directory meets for the
     first time, or had put elsewhere and no report has seated there. A cluster that the directory does not know is refused.
@@ -194,6 +195,22 @@ class FinishMove:
     move_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class SetSlotMap:
+    """What registry and clusters are to agree on, as `reconcile` worked it out: the map's owners, and moves that are struck.
+
+    Answer: {"map_version": n, "move": id}. The version is above `map_version`, the newest that any cluster knows, and above the
+    registry's; clusters lose slots by n - 1 and gain by n. The id is above `last_move` and every other. Refused: STALE_VIEW
+    (`seen` is not movement.seen_by of the directory any more), INVALID_ARGUMENT (an owner that is not in the list)."""
+
+    kind: ClassVar[str] = "slot-map"
+    seen: str
+    owners: tuple[int, ...]  # SLOT_COUNT of them; 0: nobody
+    struck: tuple[int, ...]  # ids of moves, ascending
+    map_version: int
+    last_move: int
+
+
 Command = (
     RegisterServer
     | ReportMembership
@@ -207,6 +224,7 @@ Command = (
     | BeginMove
     | DecideMove
     | FinishMove
+    | SetSlotMap
 )
 
 KINDS: Final[dict[str, type[Command]]] = {
@@ -222,4 +240,5 @@ KINDS: Final[dict[str, type[Command]]] = {
     BeginMove.kind: BeginMove,
     DecideMove.kind: DecideMove,
     FinishMove.kind: FinishMove,
+    SetSlotMap.kind: SetSlotMap,
 }

@@ -29,6 +29,7 @@ from ravel_node.admin.commands import (
     RemoveCluster,
     ReportMembership,
     SetCluster,
+    SetSlotMap,
     VacateAddress,
 )
 from ravel_node.admin.model import (
@@ -39,7 +40,6 @@ from ravel_node.admin.model import (
     Directory,
     Seat,
     ServerEntry,
-    SlotMap,
 )
 from ravel_node.admin.placement import choose_cluster
 from ravel_node.raft.types import Index
@@ -161,8 +161,8 @@ def _with_founder(directory: Directory, entry: ServerEntry, fresh_id: str) -> Di
     if not _lacks_founder(cluster):
         return directory
     slot_map = directory.slot_map
-    if NOBODY in slot_map.owners:
-        slot_map = SlotMap(slot_map.version + 1, (cluster.number,) * SLOT_COUNT)
+    if {*slot_map.owners} == {NOBODY} and not any(other.founded for other in directory.clusters.values()):
+        slot_map = slot_map.owned_by((cluster.number,) * SLOT_COUNT)
     founded = replace(cluster, founder_id=entry.server_id, cluster_id=fresh_id)
     return replace(_with(directory, founded), slot_map=slot_map)
 
@@ -353,7 +353,7 @@ def _with_cluster(directory: Directory, name: str, cluster_id: str, wanted: int)
 def _without_cluster(directory: Directory, cluster: ClusterEntry) -> Directory:
     slot_map = directory.slot_map
     if cluster.number in slot_map.owners:
-        slot_map = SlotMap(slot_map.version + 1, (NOBODY,) * SLOT_COUNT)
+        slot_map = slot_map.owned_by((NOBODY,) * SLOT_COUNT)
     clusters = {number: entry for number, entry in directory.clusters.items() if number != cluster.number}
     return replace(directory, clusters=clusters, slot_map=slot_map)
 
@@ -381,6 +381,11 @@ def _decide_move(directory: Directory, command: DecideMove, _index: Index) -> De
     return Decision(directory, {"map_version": directory.slot_map.version})
 
 
+def _set_slot_map(directory: Directory, command: SetSlotMap, _index: Index) -> Decision:
+    directory, move_id = movement.slot_map_set(directory, command)
+    return Decision(directory, {"map_version": directory.slot_map.version, "move": move_id})
+
+
 def _finish(directory: Directory, command: FinishMove, _index: Index) -> Decision:
     return Decision(movement.finished(directory, command.move_id), {})
 
@@ -398,6 +403,7 @@ _DECISIONS: Final[dict[type[Command], Callable[[Directory, Any, Index], Decision
     BeginMove: _begin,
     DecideMove: _decide_move,
     FinishMove: _finish,
+    SetSlotMap: _set_slot_map,
 }
 
 

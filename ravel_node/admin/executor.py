@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,7 +32,6 @@ from ravel_node.admin.commands import BeginMove, DecideMove, FinishMove
 from ravel_node.admin.copying import ChunkLostError, Copier
 from ravel_node.admin.model import ClusterNumber, Move, MoveId, Phase
 from ravel_node.admin.ports import ClusterAwayError, ClusterPort, DirectoryAwayError, DirectoryPort, StepRefusedError
-from ravel_node.machine.slots import bitmap, difference
 from ravelpb.v1.slots_pb2 import (
     ACTIVATE,
     DROP,
@@ -158,7 +158,8 @@ class _Carrier:
             try:
                 await self._phases[move.phase](move)
             except (ClusterAwayError, StepRefusedError, DirectoryAwayError, RefusedError, ChunkLostError) as error:
-                self.progress.obstacle = str(error)
+                stuck = isinstance(error, StepRefusedError) and move.phase is Phase.COMMITTED
+                self.progress.obstacle = f"{error}; see `ravelctl admin reconcile --dry-run`" if stuck else str(error)
                 await asyncio.sleep(self._options.retry_s)
             else:
                 self.progress.obstacle = ""
@@ -235,40 +236,24 @@ class _Carrier:
         The destination counts on from the revision at which the source let go: it was told to somebody, maybe.
         """
         map_version = self._directory.view().slot_map.version
-        released = await self._final_step(move.source, RELEASE, move, map_version=map_version)
-        await self._final_step(move.destination, ACTIVATE, move, map_version=map_version, revision=released.revision)
-        while (await self._final_step(move.source, PURGE, move)).more:
+        released = await self._step(move.source, RELEASE, map_version=map_version)
+        await self._step(move.destination, ACTIVATE, map_version=map_version, revision=released.revision)
+        while (await self._step(move.source, PURGE)).more:
             pass
         await self._directory.propose(FinishMove(move.move_id))
         self._totals.slots_moved += len(move.slots)
 
     async def _take_back(self, move: Move) -> None:
-        """First the source takes writes again, for the destination may be away."""
-        await self._final_step(move.source, UNFREEZE, move)
-        while (await self._final_step(move.destination, DROP, move)).more:
-            pass
-        await self._directory.propose(FinishMove(move.move_id))
+        """First the source takes writes again. What the destination was given already is nothing that anybody sees.
 
-    async def _final_step(
-        self, cluster: ClusterNumber, step: SlotsStep.ValueType, move: Move, *, map_version: int = 0, revision: int = 0
-    ) -> ChangeSlotsResponse:
-        """A step that follows from the decision. It is done where the cluster has ended the move: only the decision ends one.
-
-        A cluster that was never told of slots has taken no step, and has nothing to take back. A source that knows of the move no
-        more, and has none of its slots, came back as another cluster after it had let go, without their keys (refounding.py).
-        Its revision is then above every one that the old one told.
+        So a destination that is away does not keep the move: the next import of these slots, or `ravelctl admin reconcile`,
+        cleans what is left there.
         """
-        try:
-            return await self._step(cluster, step, map_version=map_version, revision=revision)
-        except StepRefusedError:
-            there = await self._clusters.ownership(cluster)
-            forgotten = all(known.move != self.move_id for known in there.moves)
-            if step in (RELEASE, PURGE) and forgotten and there.managed and _none_of(move.slots, there.owned):
-                return ChangeSlotsResponse(revision=there.revision)
-            ended = there.last_move >= self.move_id and forgotten
-            if ended or (step in (UNFREEZE, DROP) and not there.managed):
-                return ChangeSlotsResponse()
-            raise
+        await self._step(move.source, UNFREEZE)
+        with suppress(ClusterAwayError, StepRefusedError):
+            while (await self._step(move.destination, DROP)).more:
+                pass
+        await self._directory.propose(FinishMove(move.move_id))
 
     async def _step(
         self,
@@ -285,7 +270,3 @@ class _Carrier:
         elif step in (EXPORT, FREEZE):
             request.mover = self._term
         return await self._clusters.change(cluster, request)
-
-
-def _none_of(slots: tuple[int, ...], owned: bytes) -> bool:
-    return difference(owned, bitmap(slots)) == owned

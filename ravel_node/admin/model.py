@@ -84,10 +84,15 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class SlotMap:
-    """Which cluster owns which slot. `owners[slot]` is NOBODY only before the first cluster is there."""
+    """Which cluster owns which slot: what all clusters have agreed on. What one owns in truth is in its own log."""
 
     version: int
-    owners: tuple[ClusterNumber, ...]  # SLOT_COUNT of them
+    owners: tuple[ClusterNumber, ...]  # SLOT_COUNT of them; NOBODY before the first cluster is there, or after a disaster
+    decided: int = 0  # the version that last gave a slot to another owner; a restore or an adoption raises only `version`
+
+    def owned_by(self, owners: tuple[ClusterNumber, ...]) -> SlotMap:
+        """The next version of the map, with these owners."""
+        return SlotMap(self.version + 1, owners, self.version + 1)
 
 
 NO_MAP: Final = SlotMap(0, (NOBODY,) * SLOT_COUNT)

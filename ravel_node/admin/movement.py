@@ -12,11 +12,12 @@ move that is older than one that it has ended.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 from ravel_node.admin.answers import RefusedError
-from ravel_node.admin.commands import PlanMoves, PlannedMove
-from ravel_node.admin.model import ClusterNumber, Directory, Move, MoveId, Phase, SlotMap
+from ravel_node.admin.commands import PlanMoves, PlannedMove, SetSlotMap
+from ravel_node.admin.model import NOBODY, ClusterNumber, Directory, Move, MoveId, Phase, SlotMap
 from ravel_node.raft.types import Index
 from ravelpb.errors import Reason
 
@@ -97,7 +98,7 @@ def decided(directory: Directory, move_id: int, *, commit: bool) -> Directory:
     owners = list(directory.slot_map.owners)
     for slot in move.slots:
         owners[slot] = move.destination
-    return replace(directory, slot_map=SlotMap(directory.slot_map.version + 1, tuple(owners)))
+    return replace(directory, slot_map=directory.slot_map.owned_by(tuple(owners)))
 
 
 def finished(directory: Directory, move_id: int) -> Directory:
@@ -108,6 +109,42 @@ def finished(directory: Directory, move_id: int) -> Directory:
     if move.phase not in (Phase.COMMITTED, Phase.ABORTED):
         raise RefusedError(Reason.MOVE_REFUSED, f"move {move_id} is {move.phase.value}: it is not decided yet")
     return _without(directory, move)
+
+
+def slot_map_set(directory: Directory, command: SetSlotMap) -> tuple[Directory, MoveId]:
+    """The directory with the map that a reconciliation worked out, and a fresh id. Raises RefusedError.
+
+    Nothing may have happened since it was worked out: no other owner, no other phase of a move, no cluster more or less.
+    """
+    if command.seen != seen_by(directory):
+        raise RefusedError(
+            Reason.STALE_VIEW,
+            f"the registry has changed since this was worked out (map version {directory.slot_map.version} now): look again",
+        )
+    owners = tuple(ClusterNumber(owner) for owner in command.owners)
+    known = {NOBODY, *directory.clusters}
+    if unknown := sorted({*owners} - known):
+        raise RefusedError(Reason.INVALID_ARGUMENT, f"a slot map that names cluster {unknown[0]}, which is not in the list")
+    moves = {known_id: move for known_id, move in directory.moves.items() if known_id not in command.struck}
+    for move in moves.values():
+        owner = move.destination if move.phase is Phase.COMMITTED else move.source
+        if any(owners[slot] != owner for slot in move.slots):
+            raise RefusedError(
+                Reason.INVALID_ARGUMENT, f"move {move.move_id} is under way, and a slot map that takes its slots must strike it"
+            )
+    before = directory.slot_map
+    version = max(before.version, command.map_version) + 2  # one for what clusters lose, one for what they gain
+    decided = before.decided if owners == before.owners else version
+    move_id = MoveId(max(directory.last_move, command.last_move) + 1)
+    return replace(directory, slot_map=SlotMap(version, owners, decided), moves=moves, last_move=move_id), move_id
+
+
+def seen_by(directory: Directory) -> str:
+    """What a reconciliation is worked out from, in 32 hex digits: map, moves and clusters."""
+    moves = [(move_id, move.phase.value) for move_id, move in directory.moves.items()]
+    clusters = [(number, entry.cluster_id) for number, entry in sorted(directory.clusters.items())]
+    seen = repr((directory.slot_map.version, moves, clusters))
+    return hashlib.sha256(seen.encode()).hexdigest()[:32]
 
 
 def _move(directory: Directory, move_id: int) -> Move:

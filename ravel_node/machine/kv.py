@@ -54,7 +54,7 @@ from ravel_node.machine.members import (
 from ravel_node.machine.ownership import Ownership, read_ownership, take_step
 from ravel_node.machine.sessions import Admission, Sessions
 from ravel_node.machine.settings import read_settings, write_setting
-from ravel_node.machine.slots import NO_SLOTS, Step, difference, read_step, slots_of
+from ravel_node.machine.slots import NO_SLOTS, difference, read_step, slots_of
 from ravel_node.machine.summary import describe
 from ravel_node.raft.errors import invariant
 from ravel_node.raft.types import ConfState, EntryId, Index, ReplicaId
@@ -462,13 +462,13 @@ class KVMachine:
     def _slots(self, _stamp: int, body: bytes, txn: Txn) -> Outcome:
         """A raise of the revision takes effect at the end of the entry, so that changes within one still count by ones.
 
-        So do slots that it activates: what is written to them has revisions after the raise.
+        So do slots that it activates or owns from now on: what is written to them has revisions after the raise.
         """
         command = read_step(body)
         if self._activated is not None:
             raise CommandError("slots came with this very entry, and are this cluster's only after it: repeat the step")
         taken = take_step(self._ownership, command, max(self._revision, self._raise_to), txn)
-        if command.step is Step.ACTIVATE:
+        if taken.gains:
             self._activated = taken.ownership
         else:
             self._take_ownership(taken.ownership)

@@ -1,6 +1,6 @@
 """Which slots this cluster owns, and the moves that take some to another cluster or bring some here. Replicated state.
 
-A cluster without ownership records is *unmanaged*: it owns all slots, and nothing here costs it anything. CLAIM, or birth on
+A cluster without ownership records is *unmanaged*: it owns all slots, and nothing here costs it anything. OWN, or birth on
 behalf of an admin, makes it managed for good. The protocol of a move, step by step, is told in slots.proto; this is the
 end of it in one cluster. What it takes care of:
 
@@ -16,13 +16,17 @@ end of it in one cluster. What it takes care of:
   come to when it let go: above every revision that was told of a key, be it by a delete that found nothing.
 - *Who watches a key misses nothing.* Each slot that ever moved has its tenure: after which revision it came, up to which one it
   stayed. What the source told up to there and what the destination tells from there on is all that ever happened to the key.
+- *The log of a cluster is the truth about what the cluster owns.* For each slot it holds the version of the map by which the slot
+  came. When clusters and the registry disagree, because something was restored, the newest version wins (admin.reconcile), and
+  OWN writes the result here.
 
 The records, numbers big-endian, versions u8 first:
 
-    "o"                         version, map version u64, last move u64, the step u8 that ended it (0: none), 512 bytes of bitmap
+    "o"                         version, map version u64, last move u64, the step u8 that ended it (0: none), 512 bytes of bitmap,
+                                the map version u64 by which slots without a tenure came
     "m" move u64                version, side u8, number u64 (source: the mover's; else the next chunk's), slots u16 ...
     "n" move u64 user key       u64 revision: a note that the key was written while the move copied its slot
-    "t" slot u16                came u64, left u64: its newest tenure here
+    "t" slot u16                came u64, left u64, map version u64: its newest tenure here
 
 A note is written with every change of a key in an exported slot, and deleted by SETTLE once the key was copied. Notes of a move
 that is over are rubbish; whoever takes the next step sweeps them away, some at a time (replica.slots).
@@ -58,10 +62,12 @@ RECORD_VERSION: Final = 1
 MOVE_ID_END: Final = 1 << 63
 """Ids of moves lie below."""
 
+RECONCILE: Final = "let the admin group find out what each cluster owns (ravelctl admin reconcile)"
+
 _OWNED_KEY: Final = b"o"
 _OWNED: Final = struct.Struct(">BQQB")
 _MOVE: Final = struct.Struct(">BBQ")
-_TENURE: Final = struct.Struct(">QQ")
+_TENURE: Final = struct.Struct(">QQQ")
 _U16: Final = struct.Struct(">H")
 _U64: Final = struct.Struct(">Q")
 
@@ -117,6 +123,7 @@ class Tenure(NamedTuple):
 
     came: int = 0  # the source's when it let go; 0: the slot was here from the beginning
     left: int = 0  # this cluster's when it let go; 0: it has not
+    map_version: int = 0  # of the map by which the slot came or, once it has left, by which it left
 
 
 FROM_THE_BEGINNING: Final = Tenure()
@@ -132,6 +139,7 @@ class Ownership:
     last_end: int = 0  # the step that finished it
     moves: Mapping[int, SlotMove] = field(default_factory=dict)  # by id, ascending
     tenures: Mapping[int, Tenure] = field(default_factory=dict)  # of slots that ever moved, ascending
+    since: int = 0  # the version of the map by which slots without a tenure came; 0: no map has given them
     marks: bytes = b""  # of each slot its Mark; follows from the rest
     exported: Mapping[int, int] = field(default_factory=dict)  # noted slots and their moves; follows from the rest
 
@@ -150,6 +158,11 @@ class Ownership:
     def readable(self, key: bytes) -> bool:
         """Whether this cluster answers for the key."""
         return self.marks[slot_of(key)] != Mark.FOREIGN
+
+    def came_by(self, slot: int) -> int:
+        """Return the version of the map by which this cluster got a slot that it owns."""
+        tenure = self.tenures.get(slot)
+        return self.since if tenure is None else tenure.map_version
 
     def tenure(self, key: bytes) -> Tenure:
         """The newest of the key's slot."""
@@ -186,19 +199,22 @@ def refused_slot(outcome: Outcome) -> int:
 class Taken(NamedTuple):
     """What a step left."""
 
-    ownership: Ownership
-    more: bool = False  # PURGE, DROP: keys are left
+    ownership: Ownership | None  # None: the cluster stays unmanaged
+    more: bool = False  # PURGE, DROP: keys are left; OWN: keys are to be purged
     next_chunk: int = 0  # IMPORT, IMPORT_CHUNK
     revision: int = 0  # the cluster's must not be below it
     left: int = 0  # RELEASE: the revision up to which the slots' keys were written here
+    gains: bool = False  # ACTIVATE, OWN: slots are this cluster's that were not
 
 
 def take_step(ownership: Ownership | None, command: SlotsCommand, revision: int, txn: Txn) -> Taken:
     """Take one step; `revision` is the cluster's. Raises StepError where it does not fit, and then has written nothing."""
-    if command.step is Step.CLAIM:
-        taken = _claim(ownership, command, revision, txn)
+    if command.step is Step.OWN:
+        taken = _own(ownership, command, max(revision, command.revision))
     elif ownership is None:
-        raise StepError("this cluster was never told which slots it owns, so none can move: let it claim its slots first")
+        if command.step in (Step.UNFREEZE, Step.DROP):
+            return Taken(None)  # nothing was begun here, so there is nothing to take back
+        raise StepError(f"this cluster was never told which slots it owns, so none can move: {RECONCILE}")
     else:
         if not 0 < command.move < MOVE_ID_END:
             raise StepError(f"a step {command.step.name} of move {command.move}: ids are 1 to {MOVE_ID_END - 1}")
@@ -207,27 +223,71 @@ def take_step(ownership: Ownership | None, command: SlotsCommand, revision: int,
     return taken
 
 
-def _claim(before: Ownership | None, command: SlotsCommand, revision: int, txn: Txn) -> Taken:
-    """Once it has taken part in a move a cluster claims only slots besides its own: those that nobody owns, says the claim.
+def _own(before: Ownership | None, command: SlotsCommand, revision: int) -> Taken:
+    """Own exactly these slots, by this version of the map, and end the migrations that are named.
 
-    Moves that it ends afterwards have later maps, so a claim that comes after them brings nothing back that it gave away.
+    The command names the version that stood when the cluster was asked what it owns: every change of that raises it, so what
+    was worked out from an older answer is refused. Slots that are lost become a released migration with the id of the command:
+    PURGE deletes their keys. Slots that come have the keys which an ended migration brought here, and no others.
     """
+    own = before or Ownership(ALL_SLOTS)
     owned = bitmap(command.slots)
-    if before is not None:
-        if (before.owned, before.map_version) == (owned, command.map_version):
-            return Taken(before)
-        if before.moves:
-            raise StepError("slots are claimed while none are under way: claim them once the moves of this cluster have ended")
-        _check_map_version(before, command)
-    given_up = difference(ALL_SLOTS if before is None else before.owned, owned)
-    if before is not None and before.last_move:
-        if given_up != NO_SLOTS:
-            raise StepError("after its first move a cluster gives slots up by moves only: this claim leaves out some of its own")
-        back = {slot: Tenure(came=revision) for slot in slots_of(difference(owned, before.owned)) if slot in before.tenures}
-        return Taken(_remade(before, owned=owned, map_version=command.map_version, tenures=_with_tenures(before, back)))
-    if given_up != NO_SLOTS and next(txn.scan(Database.KV, b"", None), None) is not None:
-        raise StepError("this cluster holds keys, and a claim that leaves out a slot which it owns could hide some of them")
-    return Taken(Ownership(owned, command.map_version))
+    if before is not None and (owned, command.map_version) == (own.owned, own.map_version):
+        return Taken(own, more=command.move in own.moves)
+    if command.expected != own.map_version or command.map_version <= own.map_version:
+        raise StepError(
+            f"this cluster's slots stand by map version {own.map_version}, and map version {command.map_version} was worked out "
+            f"from {command.expected}: what it owns has changed since it was asked"
+        )
+    for migration in own.moves.values():
+        here = bitmap(migration.slots)
+        if migration.move not in command.ended and difference(here, owned) != difference(here, own.owned):
+            raise StepError(f"move {migration.move} is under way here, and this step changes what it moves without ending it")
+    lost = slots_of(difference(own.owned, owned))
+    came = slots_of(difference(owned, own.owned))
+    if lost and came:
+        raise StepError(f"a cluster loses slots ({len(lost)}) before it gains any ({len(came)}): those are two steps")
+    left = {move_id: _left_of(move, command.ended, owned) for move_id, move in own.moves.items()}
+    moves = {move_id: move for move_id, move in left.items() if move is not None}
+    if lost:
+        if command.move in moves or not own.last_move < command.move < MOVE_ID_END:
+            raise StepError(f"id {command.move} is not above {own.last_move}, which was the last that ended here")
+        moves[command.move] = SlotMove(command.move, Side.RELEASED, lost)
+    if len(moves) > MOVES_MAX:
+        raise StepError(f"{len(own.moves)} moves are under way here, which is the most: finish one first")
+    version = command.map_version
+    gone = {slot: own.tenures.get(slot, FROM_THE_BEGINNING)._replace(left=revision, map_version=version) for slot in lost}
+    over = [move_id for move_id in own.moves if move_id not in moves]
+    last = max(own.last_move, *over, 0)
+    arrived = (
+        last in over and own.moves[last].side is Side.IMPORTING and difference(bitmap(own.moves[last].slots), owned) == NO_SLOTS
+    )
+    owning = _remade(
+        own,
+        owned=owned,
+        map_version=version,
+        moves=dict(sorted(moves.items())),
+        tenures=_with_tenures(own, gone | dict.fromkeys(came, Tenure(revision, 0, version))),
+        last_move=last,
+        last_end=own.last_end if last not in over else int(Step.ACTIVATE if arrived else Step.OWN),
+    )
+    return Taken(owning, more=bool(lost), revision=revision, gains=bool(came))
+
+
+def _left_of(move: SlotMove, ended: Sequence[int], owned: bytes) -> SlotMove | None:
+    """What a migration is after OWN; None: it is over."""
+    if move.move not in ended:
+        return move
+    if move.side in (Side.EXPORTING, Side.FROZEN):
+        return None
+    return _without_slots(move, owned)
+
+
+def _without_slots(move: SlotMove, slots: bytes) -> SlotMove | None:
+    """A released or called off migration to which these slots no longer belong; None: it has none left, and is over."""
+    left = slots_of(difference(bitmap(move.slots), slots))
+    side = Side.RELEASED if move.side is Side.RELEASED else Side.DROPPING
+    return replace(move, slots=left, side=side) if left else None
 
 
 def _export(own: Ownership, command: SlotsCommand, _revision: int, _txn: Txn) -> Taken:
@@ -249,9 +309,9 @@ def _freeze(own: Ownership, command: SlotsCommand, _revision: int, _txn: Txn) ->
 
 
 def _unfreeze(own: Ownership, command: SlotsCommand, _revision: int, _txn: Txn) -> Taken:
-    if _ended(own, command, Step.UNFREEZE):
+    if _is_over(own, command):
         return Taken(own)
-    if command.move in own.moves or command.move <= own.last_move:
+    if command.move in own.moves:
         _under_way(own, command, (Side.EXPORTING, Side.FROZEN))
     return Taken(_without_move(own, command))
 
@@ -265,7 +325,10 @@ def _release(own: Ownership, command: SlotsCommand, revision: int, _txn: Txn) ->
     _check_map_version(own, command)
     owned = difference(own.owned, bitmap(move.slots))
     moves = {**own.moves, move.move: replace(move, side=Side.RELEASED)}
-    left = {slot: own.tenures.get(slot, FROM_THE_BEGINNING)._replace(left=revision) for slot in move.slots}
+    left = {
+        slot: own.tenures.get(slot, FROM_THE_BEGINNING)._replace(left=revision, map_version=command.map_version)
+        for slot in move.slots
+    }
     released = _remade(own, owned=owned, moves=moves, map_version=command.map_version, tenures=_with_tenures(own, left))
     return Taken(released, left=revision)
 
@@ -287,13 +350,33 @@ def _import(own: Ownership, command: SlotsCommand, revision: int, _txn: Txn) -> 
     move = _begun(own, command, (Side.IMPORTING,))
     if move is not None:
         return Taken(own, next_chunk=move.next_chunk, revision=revision)
-    taken = {slot for other in own.moves.values() for slot in other.slots}
+    kept = _without_strays(own, command)
+    taken = {slot for other in kept.moves.values() for slot in other.slots}
     for slot in command.slots:
         if own.marks[slot] != Mark.FOREIGN or slot in taken:
             what = "is in another move" if slot in taken else "is this cluster's already"
             raise StepError(f"slot {slot} {what}: move {command.move} cannot import it")
     fresh = SlotMove(command.move, Side.IMPORTING, command.slots)
-    return Taken(_with_move(own, fresh), next_chunk=fresh.next_chunk, revision=revision)
+    return Taken(_with_move(kept, fresh), next_chunk=fresh.next_chunk, revision=revision)
+
+
+def _without_strays(own: Ownership, command: SlotsCommand) -> Ownership:
+    """Take the slots of this import from earlier imports that never ended here.
+
+    Their source owns the slots again, since it exports them anew: what the earlier ones brought is what a first pass compares.
+    """
+    slots = bitmap(command.slots)
+    moves: dict[int, SlotMove] = {}
+    for move_id, move in own.moves.items():
+        stray = move.side in (Side.IMPORTING, Side.DROPPING) and move_id < command.move
+        if not stray or difference(bitmap(move.slots), slots) == bitmap(move.slots):
+            moves[move_id] = move
+        elif (rest := _without_slots(move, slots)) is not None:
+            moves[move_id] = rest
+    ended = max([own.last_move, *(move for move in own.moves if move not in moves)])
+    if moves == own.moves:
+        return own
+    return _remade(own, moves=moves, last_move=ended, last_end=own.last_end if ended == own.last_move else int(Step.DROP))
 
 
 def _import_chunk(own: Ownership, command: SlotsCommand, revision: int, txn: Txn) -> Taken:
@@ -323,17 +406,17 @@ def _activate(own: Ownership, command: SlotsCommand, revision: int, _txn: Txn) -
     move = _under_way(own, command, (Side.IMPORTING,))
     _check_map_version(own, command)
     owned = union(own.owned, bitmap(move.slots))
-    came = dict.fromkeys(move.slots, Tenure(came=command.revision))
+    came = dict.fromkeys(move.slots, Tenure(command.revision, 0, command.map_version))
     activated = _remade(
         _without_move(own, command), owned=owned, map_version=command.map_version, tenures=_with_tenures(own, came)
     )
-    return Taken(activated, revision=revision)
+    return Taken(activated, revision=revision, gains=True)
 
 
 def _drop(own: Ownership, command: SlotsCommand, _revision: int, txn: Txn) -> Taken:
-    if _ended(own, command, Step.DROP):
+    if _is_over(own, command):
         return Taken(own)
-    if command.move not in own.moves and command.move > own.last_move:
+    if command.move not in own.moves:
         return Taken(_without_move(own, command))
     move = _under_way(own, command, (Side.IMPORTING, Side.DROPPING))
     if move.side is Side.DROPPING:
@@ -344,7 +427,7 @@ def _drop(own: Ownership, command: SlotsCommand, _revision: int, txn: Txn) -> Ta
 
 
 def _settle(own: Ownership, command: SlotsCommand, _revision: int, txn: Txn) -> Taken:
-    over = command.move not in own.moves and command.move <= own.last_move
+    over = _is_over(own, command)
     if not over:
         _under_way(own, command, SOURCE)
     for key, _, _ in command.keys:
@@ -396,6 +479,11 @@ def _under_way(own: Ownership, command: SlotsCommand, sides: tuple[Side, ...]) -
     return move
 
 
+def _is_over(own: Ownership, command: SlotsCommand) -> bool:
+    """Whether the move has ended here, however it did: there is nothing left to take back."""
+    return command.move not in own.moves and command.move <= own.last_move
+
+
 def _check_not_over(own: Ownership, command: SlotsCommand) -> None:
     if command.move <= own.last_move:
         raise StepError(
@@ -417,8 +505,11 @@ def _ended(own: Ownership, command: SlotsCommand, end: Step) -> bool:
 
 
 def _check_map_version(own: Ownership, command: SlotsCommand) -> None:
-    if command.map_version < own.map_version:
-        raise StepError(f"map version {command.map_version} is older than {own.map_version}, by which this cluster's slots stand")
+    """Each change of what is owned has a later map than the one before: OWN compares versions to see that nothing has changed."""
+    if command.map_version <= own.map_version:
+        raise StepError(
+            f"map version {command.map_version} is not newer than {own.map_version}, by which this cluster's slots stand"
+        )
 
 
 def _check_keys(move: SlotMove, keys: Sequence[MovedKey]) -> None:
@@ -456,14 +547,19 @@ def _note_key(move: int, key: bytes) -> bytes:
     return b"n" + _U64.pack(move) + key
 
 
-def write_ownership(txn: Txn, owned: bytes, map_version: int = 0) -> None:
-    """Make a state that of a managed cluster which owns these slots; the state has no ownership records."""
-    _write_changes(None, Ownership(owned, map_version), txn)
+def write_ownership(txn: Txn, ownership: Ownership) -> None:
+    """Make a state that of a managed cluster; the state has no ownership records."""
+    _write_changes(None, ownership, txn)
 
 
-def _write_changes(before: Ownership | None, after: Ownership, txn: Txn) -> None:
+def founded(owned: bytes, map_version: int) -> Ownership:
+    """The ownership of a cluster that is founded with these slots by a version of the map."""
+    return Ownership(owned, map_version, since=map_version)
+
+
+def _write_changes(before: Ownership | None, after: Ownership | None, txn: Txn) -> None:
     """Write what differs."""
-    if before is after:
+    if before is after or after is None:
         return
     head = _head(after)
     if before is None or head != _head(before):
@@ -483,7 +579,7 @@ def _write_changes(before: Ownership | None, after: Ownership, txn: Txn) -> None
 
 
 def _head(own: Ownership) -> bytes:
-    return _OWNED.pack(RECORD_VERSION, own.map_version, own.last_move, own.last_end) + own.owned
+    return _OWNED.pack(RECORD_VERSION, own.map_version, own.last_move, own.last_end) + own.owned + _U64.pack(own.since)
 
 
 def read_ownership(reader: Reader) -> Ownership | None:
@@ -501,10 +597,10 @@ def _read_head(head: bytes, moves: Mapping[int, SlotMove], tenures: Mapping[int,
     if head[:1] > bytes((RECORD_VERSION,)):
         raise OwnershipVersionError(head[0])
     _, map_version, last_move, last_end = _OWNED.unpack_from(head)
-    owned = head[_OWNED.size :]
+    owned, since = head[_OWNED.size : -_U64.size], head[-_U64.size :]
     if len(owned) != BITMAP_BYTES:
         raise ValueError(f"a set of slots of {len(owned)} bytes")
-    return Ownership(owned, map_version, last_move, last_end, moves, tenures)
+    return Ownership(owned, map_version, last_move, last_end, moves, tenures, int.from_bytes(since, "big"))
 
 
 def _read_tenure(record: bytes) -> Tenure:
@@ -536,7 +632,7 @@ def record_problem(key: bytes, payload: bytes, revision: int) -> str:
                 return f"a note of revision {noted}, and the cluster's is {revision}"
         elif key[:1] == b"t" and len(key) == 1 + _U16.size:
             tenure = _read_tenure(payload)
-            if max(tenure) > revision or _U16.unpack(key[1:])[0] >= SLOT_COUNT:
+            if max(tenure.came, tenure.left) > revision or _U16.unpack(key[1:])[0] >= SLOT_COUNT:
                 return f"a slot that came after revision {tenure.came} and left at {tenure.left}, and the cluster's is {revision}"
         else:
             return f"no record of this database has such a key of {len(key)} bytes"

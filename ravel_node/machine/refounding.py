@@ -5,8 +5,7 @@ high-water marks end, and what was noted of its log is forgotten. Revision, log 
 old cluster may have reported after this state (`start_above`), so a compare-and-swap, a watch, a cache or a migrator that knows
 a later number of the old cluster is refused and not deceived.
 
-A cluster that owned all slots is unmanaged again: it stands alone. One that owned some keeps these and no other: the rest lives
-elsewhere. Moves that were under way are forgotten, and with them the keys that they had brought here or not yet deleted.
+A managed cluster stays managed: it keeps the slots that it owned and no other, for the rest lives elsewhere.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from ravel_node.machine.members import (
     write_membership,
     write_number,
 )
-from ravel_node.machine.ownership import Mark, read_ownership, write_ownership
-from ravel_node.machine.slots import ALL_SLOTS
+from ravel_node.machine.ownership import Ownership, Side, Tenure, read_ownership, write_ownership
+from ravel_node.machine.slots import slots_of
 from ravel_node.raft.types import ConfState, EntryId, Index, ReplicaId, Term
 
 REVISION_JUMP: Final = 1_000_000_000
@@ -105,13 +104,25 @@ def refound(reader: Reader, txn: Txn, founder: Founder, cluster_name: str, start
 
 
 def _keep_slots(reader: Reader, txn: Txn) -> None:
+    """Keep what is owned, and by which map each slot came. Nothing of what was under way can be gone on with.
+
+    A migration that was not decided when the state was saved is over for its source. What came in at a destination may be a
+    part of what was copied in the end, so it can only be dropped, or opened where the rest is lost (OWN). What was let go waits
+    for its PURGE.
+    """
     ownership = read_ownership(reader)
     if ownership is None:
         return
-    for move in ownership.moves.values():
-        for slot in move.slots:
-            if ownership.marks[slot] == Mark.FOREIGN:
-                for key in list(reader.slot_keys(slot)):
-                    txn.delete(Database.KV, key)
-    if ownership.owned != ALL_SLOTS:
-        write_ownership(txn, ownership.owned, ownership.map_version)
+    moves = {
+        move_id: move if move.side is Side.RELEASED else replace(move, side=Side.DROPPING)
+        for move_id, move in ownership.moves.items()
+        if move.side not in (Side.EXPORTING, Side.FROZEN)
+    }
+    came_by = {slot: ownership.came_by(slot) for slot in slots_of(ownership.owned)}
+    tenures = {slot: Tenure(map_version=version) for slot, version in came_by.items() if version != ownership.since}
+    let_go = [move.slots for move in moves.values() if move.side is Side.RELEASED]
+    tenures |= {slot: ownership.tenures[slot] for slots in let_go for slot in slots}
+    last = max([ownership.last_move, *(move for move in ownership.moves if move not in moves)])
+    end = ownership.last_end if last == ownership.last_move else 0
+    kept = Ownership(ownership.owned, ownership.map_version, last, end, moves, tenures, ownership.since)
+    write_ownership(txn, kept)

@@ -3,7 +3,8 @@
     body = step u8, flags u8 (1 last), move u64, map version u64, number u64, revision u64, slot count u16, key count u16,
            slot u16 ..., then for each key: key length u16, value length u32, revision u64, key, value
 
-All numbers are big-endian; what a step does not use is 0. The number is that of a chunk, or of the mover (EXPORT, FREEZE).
+All numbers are big-endian; what a step does not use is 0. The number is that of a chunk, of the mover (EXPORT, FREEZE), or how
+many ids of migrations (u64) follow the slots (OWN).
 
 What the steps do is told in protos/ravelpb/v1/slots.proto and done in machine.ownership. Where a step deletes something by the
 thousand (PURGE, DROP, SETTLE), the leader looks for the keys and the command names them: which keys a slot has is an index that
@@ -19,14 +20,14 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from ravel_node.machine.envelope import CommandError
-from ravel_node.machine.limits import KEY_BYTES_MAX, MOVED_BYTES_MAX, MOVED_KEYS_MAX, VALUE_BYTES_CEILING
+from ravel_node.machine.limits import KEY_BYTES_MAX, MOVED_BYTES_MAX, MOVED_KEYS_MAX, MOVES_MAX, VALUE_BYTES_CEILING
 from ravelpb.slots import SLOT_COUNT
 
 
 class Step(IntEnum):
     """What is done. The numbers are in the log and in slots.proto."""
 
-    CLAIM = 1
+    OWN = 1
     EXPORT = 2
     FREEZE = 3
     UNFREEZE = 4
@@ -59,6 +60,8 @@ class SlotsCommand(NamedTuple):
     revision: int = 0
     last: bool = False  # PURGE, DROP: the slots have no other keys
     mover: int = 0  # EXPORT, FREEZE: who asks; later ones have higher numbers
+    expected: int = 0  # OWN: the cluster's map version before it
+    ended: tuple[int, ...] = ()  # OWN: migrations that end with it, ascending
 
 
 _HEAD: Final = struct.Struct(">BBQQQQHH")
@@ -101,10 +104,12 @@ def difference(one: bytes, other: bytes) -> bytes:
 
 def encode_step(command: SlotsCommand) -> bytes:
     """The body of a SLOTS command. What does not fit its field raises struct.error."""
-    step, move, slots, map_version, chunk, keys, revision, last, mover = command
-    number = mover if step in _OF_A_MOVER else chunk
+    step, move, slots, map_version, chunk, keys, revision, last, mover, expected, ended = command
+    number = len(ended) if step is Step.OWN else mover if step in _OF_A_MOVER else chunk
     parts = [_HEAD.pack(step, _LAST if last else 0, move, map_version, number, revision, len(slots), len(keys))]
     parts.append(struct.pack(f">{len(slots)}H", *slots))
+    if step is Step.OWN:
+        parts.append(struct.pack(f">Q{len(ended)}Q", expected, *ended))
     for key, value, key_revision in keys:
         parts += (_KEY.pack(len(key), len(value), key_revision), key, value)
     return b"".join(parts)
@@ -120,12 +125,22 @@ def read_step(body: bytes) -> SlotsCommand:
 
 def _read_step(body: bytes) -> SlotsCommand:
     code, flags, move, map_version, number, revision, slot_count, key_count = _HEAD.unpack_from(body)
-    if not Step.CLAIM <= code <= Step.SETTLE or flags & ~_LAST:
-        raise CommandError(f"step {code} with flags {flags:#x}: there are steps {Step.CLAIM} to {Step.SETTLE} and flag {_LAST}")
+    if not Step.OWN <= code <= Step.SETTLE or flags & ~_LAST:
+        raise CommandError(f"step {code} with flags {flags:#x}: there are steps {Step.OWN} to {Step.SETTLE} and flag {_LAST}")
+    step = Step(code)
+    ended_count = number if step is Step.OWN else 0
+    if ended_count > MOVES_MAX:
+        raise CommandError(f"a step that ends {ended_count} migrations, at most {MOVES_MAX} are under way at a cluster")
     if slot_count > SLOT_COUNT or key_count > MOVED_KEYS_MAX:
         raise CommandError(f"a step of {slot_count} slots and {key_count} keys, at most {SLOT_COUNT} and {MOVED_KEYS_MAX}")
     at = _HEAD.size + 2 * slot_count
     slots = struct.unpack_from(f">{slot_count}H", body, _HEAD.size)
+    expected, ended = 0, list[int]()
+    if step is Step.OWN:
+        expected, *ended = struct.unpack_from(f">Q{ended_count}Q", body, at)
+        at += 8 * (1 + ended_count)
+    if any(later <= migration for migration, later in pairwise(ended)):
+        raise CommandError("the migrations that a step ends must ascend")
     if any(later <= slot for slot, later in pairwise(slots)) or (slots and slots[-1] >= SLOT_COUNT):
         raise CommandError(f"the slots of a step must ascend and lie below {SLOT_COUNT}")
     keys: list[MovedKey] = []
@@ -142,6 +157,6 @@ def _read_step(body: bytes) -> SlotsCommand:
         raise CommandError(f"a step of {at} bytes is followed by {len(body) - at} more")
     if moved > MOVED_BYTES_MAX and key_count > 1:
         raise CommandError(f"a step with {moved} bytes of keys and values, at most {MOVED_BYTES_MAX} in more than one pair")
-    step = Step(code)
-    chunk, mover = (0, number) if step in _OF_A_MOVER else (number, 0)
-    return SlotsCommand(step, move, slots, map_version, chunk, tuple(keys), revision, bool(flags), mover)
+    mover = number if step in _OF_A_MOVER else 0
+    chunk = 0 if step in _OF_A_MOVER or step is Step.OWN else number
+    return SlotsCommand(step, move, slots, map_version, chunk, tuple(keys), revision, bool(flags), mover, expected, tuple(ended))

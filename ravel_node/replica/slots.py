@@ -21,12 +21,12 @@ from ravel_node.machine.base import Outcome, Reader, Status
 from ravel_node.machine.envelope import Kind
 from ravel_node.machine.kv import KVMachine, read_revision
 from ravel_node.machine.limits import MOVED_BYTES_MAX, MOVED_KEYS_MAX
-from ravel_node.machine.ownership import Ownership, Side, first_dead_note, moved_key, notes
+from ravel_node.machine.ownership import RECONCILE, Ownership, Side, first_dead_note, moved_key, notes
 from ravel_node.machine.slots import MovedKey, SlotsCommand, Step, encode_step
 from ravel_node.replica.errors import MoveRefusedError
 from ravel_node.replica.formats import require_known
 from ravel_node.replica.status import Member
-from ravelpb.slots import slot_of
+from ravelpb.slots import SLOT_COUNT, slot_of
 
 STEP_KEYS_DEFAULT: Final = 1_000
 """Keys of a PURGE or DROP of which nothing else was said."""
@@ -36,6 +36,9 @@ PAGE_KEYS: Final = 256
 
 VERIFIED_KEYS: Final = 4 * PAGE_KEYS
 """Keys whose slots are verified at once: a few pages, so that the first one does not wait for all slots of a move."""
+
+LOOKED_AT_ONCE: Final = 128
+"""Slots of `held_slots` between which others have their turn: under a millisecond."""
 
 REVISION_MAX: Final = (1 << 64) - 1
 """Above every revision."""
@@ -47,6 +50,7 @@ class SlotsResult(NamedTuple):
     revision: int  # the cluster's, after it
     next_chunk: int = 0
     more: bool = False
+    deleted: int = 0  # PURGE, DROP: keys
 
 
 class Seat(Protocol):
@@ -114,13 +118,13 @@ async def _delete(seat: Seat, command: SlotsCommand, limit: int) -> SlotsResult:
     found = list(_slot_keys(seat.reader(), move.slots, limit + 1))
     keys = tuple(MovedKey(key, b"", 0) for key in found[:limit])
     if len(found) > limit:
-        return await _propose(seat, command._replace(keys=keys))
+        return (await _propose(seat, command._replace(keys=keys)))._replace(deleted=len(keys))
     left = list(move.slots)
     while left:
         del left[: await seat.verify_slots(left, VERIFIED_KEYS)]
     if side is Side.RELEASED:
         await _settle(seat, command.move, REVISION_MAX)
-    return await _propose(seat, command._replace(keys=keys, last=True))
+    return (await _propose(seat, command._replace(keys=keys, last=True)))._replace(deleted=len(keys))
 
 
 def _slot_keys(reader: Reader, slots: Iterable[int], limit: int) -> Iterator[bytes]:
@@ -152,16 +156,28 @@ async def _sweep(seat: Seat) -> None:
 def _ownership(seat: Seat) -> Ownership:
     ownership = seat.machine.ownership
     if ownership is None:
-        raise MoveRefusedError("this cluster was never told which slots it owns, so none can move: let it claim its slots first")
+        raise MoveRefusedError(f"this cluster was never told which slots it owns, so none can move: {RECONCILE}")
     return ownership
 
 
 def _side(seat: Seat, move: int) -> Side | None:
-    found = _ownership(seat).moves.get(move)
+    ownership = seat.machine.ownership
+    found = ownership.moves.get(move) if ownership is not None else None
     return found.side if found is not None else None
 
 
 # --- reading
+
+
+async def held_slots(seat: Seat) -> list[int]:
+    """The slots of which this replica's index has keys, owned or not. Raises what Seat.check_leader raises."""
+    held: list[int] = []
+    for first in range(0, SLOT_COUNT, LOOKED_AT_ONCE):
+        seat.check_leader()
+        reader = seat.reader()
+        held += [slot for slot in range(first, first + LOOKED_AT_ONCE) if next(reader.slot_keys(slot), None) is not None]
+        await asyncio.sleep(0)
+    return held
 
 
 class SlotPage(NamedTuple):

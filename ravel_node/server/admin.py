@@ -32,6 +32,7 @@ from ravel_node.server.desk import DirectoryDesk
 from ravel_node.server.host import Host
 from ravel_node.server.limits import InputError
 from ravel_node.server.rebalancing import Rebalancing
+from ravel_node.server.reconciling import Done, Reconciling, to_proto
 from ravel_node.server.status import header_of
 from ravelpb.errors import Reason
 from ravelpb.slots import SLOT_COUNT
@@ -45,11 +46,20 @@ _SEATS: Final = {Seat.ASSIGNED: admin_pb2.ASSIGNED, Seat.LEARNER: admin_pb2.SEAT
 class AdminHandlers:
     """Handlers of `ravel.v1.Admin` for the replica of one admin server. Those that do not lead raise NotLeaderError."""
 
-    def __init__(self, host: Host, desk: DirectoryDesk, liveness: Liveness, rebalancing: Rebalancing, adopting: Adopting) -> None:
+    def __init__(
+        self,
+        host: Host,
+        desk: DirectoryDesk,
+        liveness: Liveness,
+        rebalancing: Rebalancing,
+        adopting: Adopting,
+        reconciling: Reconciling,
+    ) -> None:
         self._host = host
         self._desk = desk
         self._rebalancing = rebalancing
         self._adopting = adopting
+        self._reconciling = reconciling
         self._liveness = liveness
         self._owners = (0, b"")  # version of the map, and the map as it travels
 
@@ -91,6 +101,7 @@ class AdminHandlers:
             cluster=_cluster(directory, cluster),
             found_it=found_it,
             owns_all_slots=found_it and len(directory.slots_of(cluster.number)) == SLOT_COUNT,
+            map_version=directory.slot_map.version,
             addresses=others if cluster.founded else [],
         )
 
@@ -112,6 +123,7 @@ class AdminHandlers:
             header=header_of(self._host, replica),
             leaving=server is not None and server.leaving,
             map_version=directory.slot_map.version,
+            register=server is not None and (server.listen, server.peer) != _addresses(request.server),
         )
 
     # --- what operators ask
@@ -159,9 +171,7 @@ class AdminHandlers:
 
     async def adopt(self, request: admin_pb2.AdoptRequest) -> admin_pb2.AdoptResponse:
         replica, directory = await self._desk.read()
-        found = await self._adopting.look(
-            directory, request.cluster, list(request.addresses), request.cluster_id, claim=request.claim
-        )
+        found = await self._adopting.look(directory, request.cluster, list(request.addresses), request.cluster_id)
         response = admin_pb2.AdoptResponse(
             cluster=_cluster(directory, found.cluster),
             cluster_id=found.cluster_id,
@@ -170,17 +180,23 @@ class AdminHandlers:
             revision=found.revision,
             struck=[] if found.done else [self._server(replica, one) for one in directory.servers_of(found.cluster.number)],
             moves_called_off=found.moves_called_off,
-            slots_missing=found.missing,
-            slots_extra=found.extra,
-            keys_extra=found.keys_extra,
             done=found.done,
-            slots_claimed=found.claimable if request.claim else [],
         )
         if not request.dry_run:
             replica = await self._adopting.adopt(found)
-            if request.claim:
-                await self._adopting.claim(found)
         response.header.CopyFrom(header_of(self._host, replica))
+        return response
+
+    async def reconcile(self, request: admin_pb2.ReconcileRequest) -> admin_pb2.ReconcileResponse:
+        accepted = list(request.accept_loss)
+        if accepted != sorted(set(accepted)) or (accepted and accepted[-1] >= SLOT_COUNT):
+            raise InputError(f"slots must ascend and lie below {SLOT_COUNT}", field="accept_loss", value=len(accepted))
+        if request.dry_run:
+            look, done = await self._reconciling.look(accepted), Done()
+        else:
+            look, done = await self._reconciling.carry_out(accepted, request.plan)
+        response = to_proto(look, done)
+        response.header.CopyFrom(header_of(self._host, look.replica))
         return response
 
     async def directory(self, request: admin_pb2.DirectoryRequest) -> admin_pb2.DirectoryResponse:
@@ -306,6 +322,11 @@ def _check_reporter(directory: Directory, request: admin_pb2.ReportRequest) -> N
             f"server {server_id[:8]} reports as replica {request.replica_id} of cluster {cluster.name}, "
             f"and the list has it as replica {server.replica_id}",
         )
+
+
+def _addresses(server: common_pb2.ServerRef) -> tuple[str, str]:
+    """For clients, and for replicas."""
+    return server.addresses.listen, server.addresses.peer
 
 
 def _named(directory: Directory, name: str) -> ServerEntry:

@@ -15,7 +15,6 @@ from ravel_node.admin.answers import RefusedError
 from ravel_node.admin.commands import AdoptCluster, RegisterServer, VacateAddress
 from ravel_node.admin.decisions import decide, holder_of
 from ravel_node.admin.model import ClusterEntry, Directory, Phase
-from ravel_node.machine.slots import bitmap, difference, slots_of, union
 from ravel_node.raft.types import Index
 from ravel_node.replica.replica import Replica
 from ravel_node.server.desk import DirectoryDesk
@@ -25,7 +24,6 @@ from ravelctl.client.services.slots import SlotsClient
 from ravelpb.errors import Reason
 from ravelpb.v1.cluster_pb2 import StatusResponse
 from ravelpb.v1.common_pb2 import ServerRef
-from ravelpb.v1.slots_pb2 import CLAIM, ChangeSlotsRequest
 
 ASK_S: Final = 3.0
 """How long one daemon may take to say who it is, and a leader to tell one page."""
@@ -45,12 +43,6 @@ class Found:
     members: Sequence[ServerRef]
     revision: int
     moves_called_off: int
-    missing: Sequence[int]  # slots that the map gives it and it does not own
-    extra: Sequence[int]  # slots that it owns and the map gives to others
-    keys_extra: int  # in those
-    claimable: Sequence[int]  # of `missing`, those that nobody else owns; looked for where it was asked to
-    owned: bytes  # the set of slots that it owns
-    map_version: int  # before anybody was asked
 
 
 class Adopting:
@@ -60,8 +52,8 @@ class Adopting:
         self._desk = desk
         self._tls = client_tls
 
-    async def look(self, directory: Directory, name: str, addresses: Sequence[str], cluster_id: str, *, claim: bool) -> Found:
-        """Who answers at these addresses; with `claim` also what others own of the slots that it lacks.
+    async def look(self, directory: Directory, name: str, addresses: Sequence[str], cluster_id: str) -> Found:
+        """Who answers at these addresses.
 
         Raises RefusedError where it cannot take the place of the cluster of this name.
         """
@@ -90,35 +82,19 @@ class Adopting:
         own = [member.server.addresses.listen for member in status.members if member.server.addresses.listen]
         async with SlotsClient(own or list(addresses), timeout_s=ASK_S, tls=self._tls, cluster_id=found_id) as client:
             try:
-                told = await client.ownership()
-                given = bitmap(directory.slots_of(cluster.number))
-                missing, extra = slots_of(difference(given, told.owned)), slots_of(difference(told.owned, given))
-                keys = await count_keys(client, extra)
+                revision = (await client.ownership()).revision
             except RavelError as error:
                 raise RefusedError(
-                    Reason.UNREACHABLE_MEMBER, f"cluster {found_id[:8]} does not tell which slots it owns: {error.message}"
+                    Reason.UNREACHABLE_MEMBER, f"cluster {found_id[:8]} does not answer: {error.message}"
                 ) from None
-        if claim and missing and told.moves:
-            # One of them may end with a slot less before the claim comes, and the claim would bring it back.
-            raise RefusedError(
-                Reason.MOVE_REFUSED,
-                f"cluster {cluster.name} has slots under way, and claims none before that has ended: see `ravelctl admin slots`",
-            )
-        held = await self._held_elsewhere(directory, cluster) if claim and missing else frozenset()
         return Found(
             cluster=cluster,
             done=done,
             cluster_id=found_id,
             cluster_name=status.cluster_name,
             members=[member.server for member in status.members],
-            revision=told.revision,
+            revision=revision,
             moves_called_off=0 if done else _called_off(directory, cluster),
-            missing=missing,
-            extra=extra,
-            keys_extra=keys,
-            claimable=[slot for slot in missing if slot not in held],
-            owned=told.owned,
-            map_version=directory.slot_map.version,
         )
 
     async def adopt(self, found: Found) -> Replica:
@@ -127,45 +103,6 @@ class Adopting:
             return (await self._desk.read())[0]
         replica, _ = await self._desk.ask(AdoptCluster(found.cluster.name, found.cluster.cluster_id, found.cluster_id))
         return replica
-
-    async def claim(self, found: Found) -> None:
-        """Let it own, besides what it owns, the slots of `claimable`, which hold no keys then. Repeated, the same.
-
-        The map gives them to it, and each other cluster was asked: so nobody else serves them, nor will. The claim names the map
-        of before, since the cluster refuses one that is older than what it has given away meanwhile. Raises RefusedError where it
-        does not take the step: while it has slots under way.
-        """
-        if not found.claimable:
-            return
-        slots = slots_of(union(found.owned, bitmap(found.claimable)))
-        own = [server.addresses.listen for server in found.members if server.addresses.listen]
-        async with SlotsClient(own, timeout_s=ASK_S, tls=self._tls, cluster_id=found.cluster_id) as client:
-            try:
-                await client.change(ChangeSlotsRequest(step=CLAIM, slots=slots, map_version=found.map_version))
-            except RavelError as error:
-                raise RefusedError(
-                    Reason.MOVE_REFUSED, f"cluster {found.cluster.name} does not claim its slots: {error.message}"
-                ) from None
-
-    async def _held_elsewhere(self, directory: Directory, cluster: ClusterEntry) -> frozenset[int]:
-        """The slots that any other cluster owns, or has under way. Raises RefusedError where one does not answer."""
-        held: set[int] = {slot for move in directory.moves.values() for slot in move.slots}
-        for other in directory.clusters.values():
-            if other.number == cluster.number or not other.founded:
-                continue
-            addresses = directory.addresses_of(other.number)
-            try:
-                async with SlotsClient(addresses, timeout_s=ASK_S, tls=self._tls, cluster_id=other.cluster_id) as client:
-                    told = await client.ownership()
-            except RavelError as error:
-                raise RefusedError(
-                    Reason.UNREACHABLE_MEMBER,
-                    f"cluster {other.name} does not tell which slots it owns, and some of those that are to be claimed may be "
-                    f"among them: {error.message}",
-                ) from None
-            held.update(slots_of(told.owned))
-            held.update(slot for move in told.moves for slot in move.slots)
-        return frozenset(held)
 
     async def vacated(self, command: RegisterServer) -> bool:
         """Whether an address that another server of the list has is this server's now, and the list has been told.
@@ -232,10 +169,3 @@ class Adopting:
 
 def _called_off(directory: Directory, cluster: ClusterEntry) -> int:
     return sum(move.phase in (Phase.PLANNED, Phase.COPYING) for move in directory.moves_of(cluster.number))
-
-
-async def count_keys(client: SlotsClient, slots: Sequence[int]) -> int:
-    """The keys of these slots."""
-    if not slots:
-        return 0
-    return sum([len(page.keys) async for page in client.read(slots, keys_only=True)])

@@ -21,6 +21,7 @@ from ravel_node.server.adopting import Adopting
 from ravel_node.server.binding import BoundServer, ClusterIdentity, OnFatal, Service
 from ravel_node.server.cluster import ClusterHandlers
 from ravel_node.server.cluster_check import ClusterCheck
+from ravel_node.server.clusters import Clusters
 from ravel_node.server.desk import DirectoryDesk
 from ravel_node.server.errors import AdminGroupError
 from ravel_node.server.health import HealthHandlers, is_ready
@@ -31,6 +32,7 @@ from ravel_node.server.limits import Limits
 from ravel_node.server.peer_certificates import PeerCertificates
 from ravel_node.server.raft import OnPeer, RaftTransportHandlers
 from ravel_node.server.rebalancing import MoverView, Rebalancing
+from ravel_node.server.reconciling import Reconciling
 from ravel_node.server.slots import SlotsHandlers
 from ravelctl.client import TlsOptions
 from ravelpb.v1 import admin_pb2, cluster_pb2, inspect_pb2, kv_pb2, raft_pb2, slots_pb2
@@ -137,10 +139,17 @@ def build_client_server(host: Host, options: ServerOptions, on_fatal: OnFatal, *
 
 
 def admin_service(
-    host: Host, desk: DirectoryDesk, liveness: Liveness, mover: MoverView, client_tls: TlsOptions | None = None
+    host: Host,
+    desk: DirectoryDesk,
+    liveness: Liveness,
+    mover: MoverView,
+    clusters: Clusters,
+    client_tls: TlsOptions | None = None,
 ) -> Service:
     """What the client port of an admin server serves besides; `client_tls` is how it dials the clusters."""
-    handlers = AdminHandlers(host, desk, liveness, Rebalancing(desk, mover), Adopting(desk, client_tls))
+    handlers = AdminHandlers(
+        host, desk, liveness, Rebalancing(desk, mover), Adopting(desk, client_tls), Reconciling(desk, clusters)
+    )
     return Service(admin_pb2.DESCRIPTOR.services_by_name["Admin"], handlers)
 
 

@@ -34,9 +34,9 @@ class Clusters:
         self._tls = client_tls
         self._clients: dict[ClusterNumber, tuple[str, frozenset[str], SlotsClient]] = {}  # with cluster id and addresses
 
-    async def ownership(self, cluster: ClusterNumber) -> OwnershipResponse:
+    async def ownership(self, cluster: ClusterNumber, *, detail: bool = False) -> OwnershipResponse:
         try:
-            return await (await self._client(cluster)).ownership()
+            return await (await self._client(cluster)).ownership(detail=detail)
         except RavelError as error:
             raise ClusterAwayError(self._sentence(cluster, error)) from None
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from ravel_node.machine.limits import MOVED_BYTES_MAX, MOVED_KEYS_MAX
+from ravel_node.machine.limits import MOVED_BYTES_MAX, MOVED_KEYS_MAX, MOVES_MAX
 from ravel_node.machine.ownership import MOVE_ID_END, Mark, Ownership, Side
-from ravel_node.machine.slots import ALL_SLOTS, MovedKey, SlotsCommand, Step
+from ravel_node.machine.slots import ALL_SLOTS, MovedKey, SlotsCommand, Step, bitmap, slots_of
 from ravel_node.replica.errors import MoveRefusedError
 from ravel_node.replica.reads import ReadMode
-from ravel_node.replica.slots import SlotPages, change_slots
+from ravel_node.replica.slots import SlotPages, change_slots, held_slots
 from ravel_node.server.host import Host
 from ravel_node.server.limits import InputError
 from ravel_node.server.status import header_of
@@ -19,6 +19,8 @@ from ravelpb.v1 import slots_pb2
 
 _STEPS: Final = {int(step): step for step in Step}
 
+NO_VERSION: Final = 0
+
 
 class SlotsHandlers:
     """Handlers of `ravel.v1.Slots`."""
@@ -26,7 +28,7 @@ class SlotsHandlers:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    async def ownership(self, _request: slots_pb2.OwnershipRequest) -> slots_pb2.OwnershipResponse:
+    async def ownership(self, request: slots_pb2.OwnershipRequest) -> slots_pb2.OwnershipResponse:
         """As of a read barrier: every step that was answered shows."""
         replica = self._host.replica
         await replica.read_barrier(ReadMode.LINEARIZABLE)
@@ -43,9 +45,14 @@ class SlotsHandlers:
                     slots=move.slots,
                     next_chunk=move.next_chunk if move.side is Side.IMPORTING else 0,
                     mover=move.mover,
+                    map_version=own.tenures[move.slots[0]].map_version if move.side is Side.RELEASED else 0,
                 )
                 for move in own.moves.values()
             )
+        if request.detail:
+            owned = slots_of(response.owned)
+            response.versions.extend([NO_VERSION] * SLOT_COUNT if own is None else map(own.came_by, owned))
+            response.held = bitmap(await held_slots(replica))
         return response
 
     async def change_slots(self, request: slots_pb2.ChangeSlotsRequest) -> slots_pb2.ChangeSlotsResponse:
@@ -53,7 +60,11 @@ class SlotsHandlers:
         replica = self._host.replica
         result = await change_slots(replica, _command(request), request.limit)
         return slots_pb2.ChangeSlotsResponse(
-            header=header_of(self._host, replica), revision=result.revision, next_chunk=result.next_chunk, more=result.more
+            header=header_of(self._host, replica),
+            revision=result.revision,
+            next_chunk=result.next_chunk,
+            more=result.more,
+            deleted=result.deleted,
         )
 
     async def read_slots(self, request: slots_pb2.ReadSlotsRequest) -> AsyncIterator[slots_pb2.ReadSlotsResponse]:
@@ -86,10 +97,13 @@ def _command(request: slots_pb2.ChangeSlotsRequest) -> SlotsCommand:
     step = _STEPS.get(request.step)
     if step is None:
         raise InputError(f"step {request.step} is none that this server knows", field="step", value=request.step)
-    for field in ("move", "map_version", "chunk", "mover"):
+    for field in ("move", "map_version", "chunk", "mover", "expected_map_version"):
         if (value := getattr(request, field)) >= MOVE_ID_END:
             raise InputError(f"{field} is {value}: it must be below {MOVE_ID_END}", field=field, value=value, limit=MOVE_ID_END)
     _check_slots(request.slots)
+    ended = list(request.ended)
+    if len(ended) > MOVES_MAX or ended != sorted(set(ended)) or (ended and ended[-1] >= MOVE_ID_END):
+        raise InputError(f"ended must ascend, at most {MOVES_MAX} ids below {MOVE_ID_END}", field="ended", value=len(ended))
     keys = tuple(MovedKey(moved.key, moved.value, moved.revision) for moved in request.keys)
     if keys and step is not Step.IMPORT_CHUNK:
         raise InputError(f"a step {step.name} names no keys: this server looks for them", field="keys", value=len(keys))
@@ -114,6 +128,8 @@ def _command(request: slots_pb2.ChangeSlotsRequest) -> SlotsCommand:
         keys,
         request.revision,
         mover=request.mover,
+        expected=request.expected_map_version,
+        ended=tuple(request.ended),
     )
 
 

@@ -203,20 +203,35 @@ async def remove_cluster(app: App, name: str) -> View:
 @command.command("adopt", effect=Effect.PLANS)
 @click.argument("cluster")
 @click.argument("addresses", nargs=-1, required=True, metavar="ADDRESS...")
-@click.option("--claim", is_flag=True, help="It also owns, empty, what the map gives it and nobody owns.")
 @click.option("--confirm", metavar="CLUSTER_ID", help="The old cluster's id, in place of typing it.")
 @pass_app
-async def adopt(app: App, cluster: str, addresses: tuple[str, ...], claim: bool, confirm: str | None) -> View:
+async def adopt(app: App, cluster: str, addresses: tuple[str, ...], confirm: str | None) -> View:
     """Give a restored or recovered cluster its old place.
 
     `snapshot restore` and `recover apply` make a new cluster, which the list does not know. Start it with --admin, and name the
     CLUSTER of the list whose place it takes, and where it answers. The old one, which must be down, is refused from then on for
-    good. Where the slots that it owns and those that the map gives it do not agree, that is told; slots that came to the old one
-    after the backup are refused until they are claimed with --claim, now or by saying it again later. Their keys are lost.
+    good. Slots that it owned when it was backed up and those that the list gives it may differ by now: `ravelctl admin reconcile`
+    shows that, and makes them agree.
     """
     from ravelctl import adopting
 
-    return await adopting.adopt(app, cluster, addresses, confirm, claim=claim)
+    return await adopting.adopt(app, cluster, addresses, confirm)
+
+
+@command.command("reconcile", effect=Effect.PLANS)
+@click.option("--accept-loss", metavar="SLOTS", help="Slots that open although keys are lost: 0-99,200, or all.")
+@pass_app
+async def reconcile(app: App, accept_loss: str | None) -> View:
+    """Make registry and clusters agree on slots.
+
+    After a cluster or the admin group was restored, or lost, the list and the clusters may say different things about who owns
+    which slot. Each cluster is asked what it owns; for each slot the newest version of the map wins; what a cluster does not own
+    any more is deleted there. Slots whose keys would be lost stay as they are until --accept-loss names them. --dry-run shows
+    what would be done.
+    """
+    from ravelctl import reconciling
+
+    return await reconciling.reconcile(app, accept_loss)
 
 
 def _cluster_view(

@@ -36,6 +36,7 @@ class ModelCluster:
         self.owned = owned
         self.moves: dict[int, ModelMove] = {}
         self.last_move = 0
+        self.last_step = 0  # that ended it
         self.map_version = 0
         self.managed = True
 
@@ -65,7 +66,11 @@ class ModelCluster:
 
     def change(self, request: pb.ChangeSlotsRequest) -> pb.ChangeSlotsResponse:
         if not self.managed:
+            if request.step in (pb.UNFREEZE, pb.DROP):
+                return pb.ChangeSlotsResponse()
             raise StepRefusedError("this cluster was never told which slots it owns")
+        if request.move == self.last_move and self.last_step in (request.step, pb.PURGE if request.step == pb.RELEASE else 0):
+            return pb.ChangeSlotsResponse(revision=self.revision)
         if request.move <= self.last_move:
             raise StepRefusedError(f"move {request.move} has ended")
         move = self.moves.get(request.move)
@@ -85,7 +90,7 @@ class ModelCluster:
         if move is None:
             if request.step not in (pb.UNFREEZE, pb.DROP):
                 raise StepRefusedError(f"there is no move {request.move}")
-            self.last_move = request.move
+            self.last_move, self.last_step = request.move, request.step
             return False
         match request.step:
             case pb.FREEZE if move.side == pb.EXPORTING:
@@ -95,11 +100,11 @@ class ModelCluster:
                 self._own(request, self.owned - set(move.slots))
             case pb.ACTIVATE:
                 self._own(request, self.owned | set(move.slots))
-                self._end(request.move)
+                self._end(request.move, request.step)
             case pb.UNFREEZE:
-                self._end(request.move)
+                self._end(request.move, request.step)
             case pb.PURGE | pb.DROP:
-                return self._delete_some(request.move, move)
+                return self._delete_some(request, move)
             case pb.IMPORT_CHUNK:
                 self._take(request, move)
             case pb.SETTLE:
@@ -109,16 +114,16 @@ class ModelCluster:
     def _own(self, request: pb.ChangeSlotsRequest, owned: set[int]) -> None:
         self.owned, self.map_version = owned, request.map_version
 
-    def _end(self, number: int) -> None:
+    def _end(self, number: int, step: int) -> None:
         del self.moves[number]
-        self.last_move = number
+        self.last_move, self.last_step = number, step
 
-    def _delete_some(self, number: int, move: ModelMove) -> bool:
+    def _delete_some(self, request: pb.ChangeSlotsRequest, move: ModelMove) -> bool:
         left = [key for key in self.keys if slot_of(key) in move.slots]
         for key in left[:PAGE_KEYS]:
             del self.keys[key]
         if len(left) <= PAGE_KEYS:
-            self._end(number)
+            self._end(request.move, request.step)
         return len(left) > PAGE_KEYS
 
     def _take(self, request: pb.ChangeSlotsRequest, move: ModelMove) -> None:

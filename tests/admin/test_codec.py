@@ -33,12 +33,14 @@ from ravel_node.admin.commands import (
     ReportMembership,
     Seated,
     SetCluster,
+    SetSlotMap,
     VacateAddress,
 )
 from ravel_node.machine import envelope
 from ravel_node.machine.envelope import UnknownCommandError
 from ravel_node.machine.summary import described
 from ravelpb.errors import Reason
+from ravelpb.slots import SLOT_COUNT
 from tests.admin.helpers import Admin, hex_id, registering
 
 MEMBERS = tuple(Seated(hex_id(number), number) for number in range(1, REPORT_MEMBERS_MAX + 1))
@@ -59,6 +61,7 @@ EACH: list[Command] = [
     BeginMove(1 << 40),
     DecideMove(1 << 40, False),
     FinishMove(1 << 40),
+    SetSlotMap(hex_id(3), (1,) * SLOT_COUNT, (5, 1 << 40), 7, 1 << 41),
 ]
 
 

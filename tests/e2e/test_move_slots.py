@@ -70,7 +70,7 @@ async def test_slots_move_under_writes_and_nothing_is_lost(tmp_path: Path) -> No
         assert not (await source_slots.ownership()).managed
         await asyncio.gather(*(source.put(key, b"0") for key in KEYS))
         for cluster, slots in ((source_slots, range(SLOT_COUNT)), (destination_slots, ())):
-            await cluster.change(ChangeSlotsRequest(step=slots_pb2.CLAIM, slots=slots, map_version=1))
+            await cluster.change(ChangeSlotsRequest(step=slots_pb2.OWN, move=1, slots=slots, map_version=1))
         with pytest.raises(WrongClusterError):
             await destination.put(KEYS[0], b"x")
 

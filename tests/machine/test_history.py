@@ -124,18 +124,19 @@ def test_a_write_of_which_a_part_did_nothing() -> None:
 def test_a_slot_that_was_activated_has_the_revision_after_its_entry() -> None:
     cluster = Cluster()
     for command in (
-        SlotsCommand(SlotsStep.CLAIM, 0, slots=(1,), map_version=1),
+        SlotsCommand(SlotsStep.OWN, 1, slots=(1,), map_version=1),
+        SlotsCommand(SlotsStep.PURGE, 1, last=True),
         SlotsCommand(SlotsStep.IMPORT, 5, slots=(7, 8), revision=3),
         SlotsCommand(SlotsStep.ACTIVATE, 5, map_version=2, revision=3),
     ):
         cluster.run(envelope.slots(encode_step(command)), *[envelope.put(key_in(1), b"v")] * 10)
-    assert cluster.machine.revision == 30
+    assert cluster.machine.revision == 40
     get = cluster.state.get
-    assert [history.read_arrival(get, slot) for slot in (1, 7, 8)] == [0, 30, 30]
+    assert [history.read_arrival(get, slot) for slot in (1, 7, 8)] == [0, 40, 40]
     rows = cluster.rows(Database.HISTORY)
-    assert {history.record_problem(key, payload, 30) for key, payload in rows.items()} == {""}
-    assert history.record_problem(b"c\0\7", (31).to_bytes(8, "big"), 30)
-    assert history.record_problem(b"c\x10\0", (30).to_bytes(8, "big"), 30)
+    assert {history.record_problem(key, payload, 40) for key, payload in rows.items()} == {""}
+    assert history.record_problem(b"c\0\7", (41).to_bytes(8, "big"), 40)
+    assert history.record_problem(b"c\x10\0", (40).to_bytes(8, "big"), 40)
 
 
 def key_in(slot: int) -> bytes:

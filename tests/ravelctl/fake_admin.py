@@ -40,6 +40,8 @@ class FakeDirectory:
     break_at: int = -1  # the message before which the stream breaks, once
     hang: threading.Event | None = None  # after the last one it goes on until this is set
     refusal: tuple[Reason, str, dict[str, str]] | None = None  # of every change
+    in_doubt: pb.ReconcileResponse = field(default_factory=lambda: pb.ReconcileResponse(done=True))
+    reconciled: list[pb.ReconcileResponse] = field(default_factory=list)
     asked: list[Any] = field(default_factory=list)  # every change that was not a dry run
     adopted: dict[str, Any] = field(default_factory=dict)  # what came back, as Adopt tells of it
     keeps_records: bool = False  # a leaving server's record stays
@@ -166,6 +168,14 @@ class FakeAdmin(AdminServicer):
             if answer.members:
                 d.server(found, "x1", server=answer.members[0])
         return answer
+
+    def Reconcile(self, request: pb.ReconcileRequest, context: grpc.ServicerContext) -> pb.ReconcileResponse:
+        """Dry runs say what is found, every other call the next of `reconciled`, the last one for ever."""
+        self._take(request, context)
+        d = self.directory
+        if request.dry_run or not d.reconciled:
+            return d.in_doubt
+        return d.reconciled.pop(0) if len(d.reconciled) > 1 else d.reconciled[0]
 
     def Directory(self, request: pb.DirectoryRequest, context: grpc.ServicerContext) -> pb.DirectoryResponse:
         d = self.directory

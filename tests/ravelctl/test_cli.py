@@ -39,7 +39,7 @@ def test_the_tree_is_what_the_issue_asks_for() -> None:
         "context", "context add", "context use", "context remove", "context list", "context show",
         "config", "config show", "config check",
         "admin", "admin clusters", "admin servers", "admin slots", "admin rebalance", "admin leave", "admin forget",
-        "admin add-cluster", "admin remove-cluster", "admin adopt",
+        "admin add-cluster", "admin remove-cluster", "admin adopt", "admin reconcile",
         "playground", "playground up", "playground kill", "playground start", "playground down",
         "playground pause", "playground partition", "playground heal", "playground status",
     }  # fmt: skip

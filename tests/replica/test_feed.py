@@ -215,7 +215,7 @@ async def test_after_a_snapshot_was_installed_the_past_begins_behind_it(tmp_path
 def test_an_import_raises_the_revision_without_an_event_and_counting_goes_on() -> None:
     log = Log()
     slot = slot_of(b"moved")
-    log.append(slots_step(SlotsStep.CLAIM, 0, slots=tuple(range(SLOT_COUNT - 1)), map_version=1), envelope.put(b"a", b"1"))
+    log.append(slots_step(SlotsStep.OWN, 1, slots=tuple(range(SLOT_COUNT - 1)), map_version=1), envelope.put(b"a", b"1"))
     log.append(
         slots_step(SlotsStep.EXPORT, 3, slots=(slot,)),
         slots_step(SlotsStep.FREEZE, 3),

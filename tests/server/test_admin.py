@@ -19,6 +19,7 @@ from ravel_node.machine import envelope
 from ravel_node.raft.types import ReplicaId, Term
 from ravel_node.replica.errors import NotLeaderError
 from ravel_node.server.app import admin_service
+from ravel_node.server.clusters import Clusters
 from ravel_node.server.desk import DirectoryDesk
 from ravelpb.errors import Field, Reason
 from ravelpb.slots import SLOT_COUNT
@@ -77,7 +78,7 @@ async def admin(host: FakeHost, clock: Clock, mover: StandingMover) -> AsyncIter
     machine = host.machine
     assert isinstance(machine, DirectoryMachine)
     desk = DirectoryDesk(as_host(host), machine)
-    async with serving(host, more=[admin_service(as_host(host), desk, Liveness(clock), mover)]) as channel:
+    async with serving(host, more=[admin_service(as_host(host), desk, Liveness(clock), mover, Clusters(desk, None))]) as channel:
         yield AdminStub(channel)
 
 
@@ -259,6 +260,19 @@ async def test_a_report_that_cannot_be_changes_nothing(admin: Any, host: FakeHos
     assert (await refused(report(admin, 1, cluster_id, term=3)))[1] == Reason.INVALID_ARGUMENT  # of nobody
     assert host.fake.proposals == []
     assert await admin.Directory(admin_pb2.DirectoryRequest()) == before
+
+
+async def test_a_server_that_reports_other_addresses_than_the_list_has_is_told_to_register(admin: Any, host: FakeHost) -> None:
+    cluster_id = await founded(admin, host)
+
+    def said(ref: common_pb2.ServerRef) -> Any:
+        return admin.Report(admin_pb2.ReportRequest(server=ref, cluster_id=cluster_id, replica_id=2))
+
+    assert not (await said(server(2))).register
+    moved = server(2, port=7999)
+    assert (await said(moved)).register
+    await admin.Register(admin_pb2.RegisterRequest(server=moved, cluster_id=cluster_id, replica_id=2))
+    assert not (await said(moved)).register
 
 
 async def test_a_silent_server_is_down_until_it_is_heard_again(admin: Any, host: FakeHost, clock: Clock) -> None:

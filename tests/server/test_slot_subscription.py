@@ -29,7 +29,7 @@ async def test_a_watch_of_a_key_ends_where_its_slot_goes_and_is_told_all_before(
     async with cluster_of(tmp_path, 1) as cluster:
         node = await cluster.leader()
         every = tuple(range(SLOT_COUNT))
-        await node.write(step(Step.CLAIM, 0, slots=every, map_version=1), envelope.put(key, b"1"))
+        await node.write(step(Step.OWN, 1, slots=every, map_version=1), envelope.put(key, b"1"))
         await node.write(step(Step.EXPORT, slots=(slot,)))
         kv = handlers(node)
         async with watching(kv, key=key) as asleep, watching(kv, from_revision=1) as of_all:
@@ -78,7 +78,7 @@ async def test_who_slept_while_a_slot_left_and_came_back_is_told_that_something_
     async with cluster_of(tmp_path, 1) as cluster:
         node = await cluster.leader()
         every = tuple(range(SLOT_COUNT))
-        await node.write(step(Step.CLAIM, 0, slots=every, map_version=1), envelope.put(key, b"1"))
+        await node.write(step(Step.OWN, 1, slots=every, map_version=1), envelope.put(key, b"1"))
         async with watching(handlers(node), key=key) as asleep:
             await node.write(
                 step(Step.EXPORT, slots=(slot,)),
@@ -101,7 +101,7 @@ SLOT_A, SLOT_B, SLOT_C = map(slot_of, (A, B, C))
 
 async def claimed(node: Node) -> None:
     """The cluster owns all slots; a, b and c are written at revisions 1 to 3."""
-    await node.write(step(Step.CLAIM, 0, slots=EVERY, map_version=1), *(envelope.put(key, b"1") for key in (A, B, C)))
+    await node.write(step(Step.OWN, 1, slots=EVERY, map_version=1), *(envelope.put(key, b"1") for key in (A, B, C)))
 
 
 async def give_up(node: Node, move: int, *slots: int) -> None:
@@ -256,7 +256,8 @@ async def test_a_slot_whose_old_cluster_was_far_behind_is_found_where_it_arrived
     options = ReplicaOptions(tick_s=0.01, heartbeat_ticks=2, election_ticks=10, log_retain_entries=20)
     async with cluster_of(tmp_path, 1, options=options) as cluster:
         node = await cluster.leader()
-        await node.write(step(Step.CLAIM, 0, slots=tuple(sorted((SLOT_B, SLOT_C))), map_version=1))
+        await node.write(step(Step.OWN, 1, slots=tuple(sorted((SLOT_B, SLOT_C))), map_version=1))
+        await node.write(step(Step.PURGE, 1, last=True))
         for number in range(200):
             await node.put(B, b"%d" % number)
         await until("the log is compacted", lambda: node.replica.feed.oldest().revision > 100)

@@ -11,7 +11,7 @@ import pytest
 from ravel_node.machine import envelope
 from ravel_node.machine import kv as machine_kv
 from ravel_node.machine.base import Database
-from ravel_node.machine.ownership import notes, write_ownership
+from ravel_node.machine.ownership import founded, notes, write_ownership
 from ravel_node.machine.slots import ALL_SLOTS, NO_SLOTS, bitmap, difference
 from ravel_node.raft.types import ReplicaId
 from ravel_node.replica import slots as replica_slots
@@ -34,7 +34,7 @@ IN_7, IN_8 = (sorted(key for key in KEYS if slot_of(key) == slot) for slot in (7
 
 def managed(owned: bytes = ALL_SLOTS) -> FakeHost:
     host = FakeHost()
-    write_ownership(host.fake.state, owned, 1)
+    write_ownership(host.fake.state, founded(owned, 1))
     host.machine.open(host.fake.state)
     return host
 
@@ -81,10 +81,10 @@ async def test_a_cluster_that_was_never_told_owns_all() -> None:
         slots = SlotsStub(channel)
         told = await slots.Ownership(OwnershipRequest())
         assert (told.managed, told.owned, list(told.moves)) == (False, ALL_SLOTS, [])
-        for step in (slots_pb2.EXPORT, slots_pb2.PURGE, slots_pb2.DROP, slots_pb2.SETTLE):
+        for step in (slots_pb2.EXPORT, slots_pb2.PURGE, slots_pb2.SETTLE):
             reason, message = await refused(slots.ChangeSlots(change(step, slots=[7])))
-            assert (reason, "claim" in message) == (Reason.MOVE_REFUSED, True)
-        await slots.ChangeSlots(change(slots_pb2.CLAIM, 0, slots=range(SLOT_COUNT), map_version=1))
+            assert (reason, "reconcile" in message) == (Reason.MOVE_REFUSED, True)
+        await slots.ChangeSlots(change(slots_pb2.OWN, 1, slots=range(SLOT_COUNT), map_version=1))
         assert (await slots.Ownership(OwnershipRequest())).managed
 
 

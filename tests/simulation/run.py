@@ -1,6 +1,7 @@
 """The simulator from the command line: `make sim SEEDS=1000`, `make sim SEEDS=1 FIRST=7`, `make sim-bugs`.
 
-With --moves the worlds are those of tests/simulation/moves: slots that move between clusters.
+With --moves the worlds are those of tests/simulation/moves: slots that move between clusters. With --disasters clusters and the
+admin group are restored or lost in between, and reconciled.
 
 It prints how each failure came about, and exits 1 if there was one. The digest of a run is over every step of it: the same seed
 has the same digest every time, on every machine that runs the same code.
@@ -23,13 +24,15 @@ from typing import TypeVar
 from tests.simulation.bugs import BUGS, Bug, planted
 from tests.simulation.moves import world as moves
 from tests.simulation.moves.bugs import MOVE_BUGS
+from tests.simulation.moves.disaster_bugs import DISASTER_BUGS
+from tests.simulation.moves.disasters import DisasterWorld
 from tests.simulation.world import Result, SimulationError, World
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 JOBS = 2
-ALL_BUGS = (*BUGS, *MOVE_BUGS)
+ALL_BUGS = (*BUGS, *MOVE_BUGS, *DISASTER_BUGS)
 STUCK_S = 60
 """Seconds of processor time after which a world, which takes about one, is given up."""
 
@@ -65,6 +68,12 @@ def run_moves_seed(seed: int) -> moves.Result:
         return moves.World(seed).run()
 
 
+def run_disasters_seed(seed: int) -> moves.Result:
+    """One world of moving slots with disasters in it. Raises SimulationError of its own."""
+    with _bounded():
+        return DisasterWorld(seed).run()
+
+
 def try_seed(seed: int) -> Result | str:
     """One world, with a failure told as text, which can leave its process."""
     try:
@@ -77,6 +86,14 @@ def try_moves_seed(seed: int) -> moves.Result | str:
     """The same for moving slots."""
     try:
         return run_moves_seed(seed)
+    except moves.SimulationError as error:
+        return str(error)
+
+
+def try_disasters_seed(seed: int) -> moves.Result | str:
+    """The same with disasters."""
+    try:
+        return run_disasters_seed(seed)
     except moves.SimulationError as error:
         return str(error)
 
@@ -94,7 +111,7 @@ class Finding:
 def find(bug: Bug) -> Finding:
     """Plant a bug and run seeds until one fails, up to the bug's bound."""
     began = time.monotonic()
-    run = run_moves_seed if bug in MOVE_BUGS else run_seed
+    run = run_moves_seed if bug in MOVE_BUGS else run_disasters_seed if bug in DISASTER_BUGS else run_seed
     with planted(bug):
         for seed in range(1, bug.seeds_max + 1):
             try:
@@ -115,13 +132,15 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="the first one (default 1)")
     parser.add_argument("--jobs", type=int, default=JOBS, help=f"processes (default {JOBS})")
     parser.add_argument("--moves", action="store_true", help="worlds of slots that move between clusters")
+    parser.add_argument("--disasters", action="store_true", help="the same, with clusters restored and lost in between")
     parser.add_argument("--bugs", nargs="?", const="", metavar="NAME", help="plant bugs, all or one, and look for each")
     arguments = parser.parse_args()
     if arguments.bugs is not None:
-        bugs = MOVE_BUGS if arguments.moves else ALL_BUGS
+        bugs = MOVE_BUGS if arguments.moves else DISASTER_BUGS if arguments.disasters else ALL_BUGS
         return _find_bugs([bug.name for bug in bugs if arguments.bugs in ("", bug.name)], arguments.jobs)
     seeds = range(arguments.first, arguments.first + arguments.seeds)
-    return _run_seeds(try_moves_seed if arguments.moves else try_seed, seeds, arguments.jobs)
+    work = try_moves_seed if arguments.moves else try_disasters_seed if arguments.disasters else try_seed
+    return _run_seeds(work, seeds, arguments.jobs)
 
 
 def _run_seeds(work: Callable[[int], Result | moves.Result | str], seeds: range, jobs: int) -> int:

@@ -14,7 +14,8 @@ import pytest
 
 from tests.simulation.bugs import Bug
 from tests.simulation.moves.bugs import MOVE_BUGS
-from tests.simulation.run import find, run_moves_seed
+from tests.simulation.moves.disaster_bugs import DISASTER_BUGS
+from tests.simulation.run import find, run_disasters_seed, run_moves_seed
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 6
@@ -26,6 +27,7 @@ QUICK = (
     "nothing-noted",
     "revisions-begin-anew",
 )
+QUICK_DISASTERS = ("registry-knows-best", "third-parties-keep-slots")
 
 
 @pytest.mark.parametrize("seed", range(1, SEEDS + 1))
@@ -37,6 +39,17 @@ def test_holds(seed: int) -> None:
 
 @pytest.mark.parametrize("bug", [bug for bug in MOVE_BUGS if bug.name in QUICK], ids=lambda bug: bug.name)
 def test_is_seen(bug: Bug) -> None:
+    finding = find(bug)
+    assert finding.seeds, f"{bug.rule}: left out, and {finding.shown}"
+
+
+@pytest.mark.parametrize("seed", range(1, SEEDS + 1))
+def test_holds_with_disasters(seed: int) -> None:
+    assert run_disasters_seed(seed).operations > 0
+
+
+@pytest.mark.parametrize("bug", [bug for bug in DISASTER_BUGS if bug.name in QUICK_DISASTERS], ids=lambda bug: bug.name)
+def test_is_seen_in_disasters(bug: Bug) -> None:
     finding = find(bug)
     assert finding.seeds, f"{bug.rule}: left out, and {finding.shown}"
 

@@ -257,11 +257,14 @@ class RegisterResponse(_message.Message):
     CLUSTER_FIELD_NUMBER: _builtins.int
     FOUND_IT_FIELD_NUMBER: _builtins.int
     OWNS_ALL_SLOTS_FIELD_NUMBER: _builtins.int
+    MAP_VERSION_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
     found_it: _builtins.bool
     """this server founds the cluster: bootstrap with its cluster id and name"""
     owns_all_slots: _builtins.bool
     """the founder: the cluster begins with all slots; else with none"""
+    map_version: _builtins.int
+    """the founder: the version of the map that says so"""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     @_builtins.property
@@ -277,11 +280,12 @@ class RegisterResponse(_message.Message):
         cluster: Global___DirectoryCluster | None = ...,
         found_it: _builtins.bool = ...,
         owns_all_slots: _builtins.bool = ...,
+        map_version: _builtins.int = ...,
         addresses: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "cluster", b"cluster", "found_it", b"found_it", "header", b"header", "owns_all_slots", b"owns_all_slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "cluster", b"cluster", "found_it", b"found_it", "header", b"header", "map_version", b"map_version", "owns_all_slots", b"owns_all_slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -377,9 +381,12 @@ class ReportResponse(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
     MAP_VERSION_FIELD_NUMBER: _builtins.int
+    REGISTER_FIELD_NUMBER: _builtins.int
     leaving: _builtins.bool
     """this server is marked as leaving"""
     map_version: _builtins.int
+    register: _builtins.bool
+    """the list has other addresses for this server, or none: it has to register again"""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     def __init__(
@@ -388,10 +395,11 @@ class ReportResponse(_message.Message):
         header: _common_pb2.ResponseHeader | None = ...,
         leaving: _builtins.bool = ...,
         map_version: _builtins.int = ...,
+        register: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "leaving", b"leaving", "map_version", b"map_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "leaving", b"leaving", "map_version", b"map_version", "register", b"register"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -597,15 +605,12 @@ class AdoptRequest(_message.Message):
     ADDRESSES_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
-    CLAIM_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """the name in the list"""
     dry_run: _builtins.bool
     """tell what would be, and change nothing"""
     cluster_id: _builtins.str
     """of the cluster that was looked at: another one is refused (STALE_VIEW); empty: any"""
-    claim: _builtins.bool
-    """then it is to own slots_missing too, empty, but for those that another cluster owns or is to get"""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """where some members of what came back are reached; the admin asks them who they are"""
@@ -617,11 +622,10 @@ class AdoptRequest(_message.Message):
         addresses: _abc.Iterable[_builtins.str] | None = ...,
         dry_run: _builtins.bool = ...,
         cluster_id: _builtins.str = ...,
-        claim: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "claim", b"claim", "cluster", b"cluster", "cluster_id", b"cluster_id", "dry_run", b"dry_run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "cluster", b"cluster", "cluster_id", b"cluster_id", "dry_run", b"dry_run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -643,11 +647,7 @@ class AdoptResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     STRUCK_FIELD_NUMBER: _builtins.int
     MOVES_CALLED_OFF_FIELD_NUMBER: _builtins.int
-    SLOTS_MISSING_FIELD_NUMBER: _builtins.int
-    SLOTS_EXTRA_FIELD_NUMBER: _builtins.int
-    KEYS_EXTRA_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
-    SLOTS_CLAIMED_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """what came back"""
     cluster_name: _builtins.str
@@ -655,8 +655,6 @@ class AdoptResponse(_message.Message):
     revision: _builtins.int
     """of what came back"""
     moves_called_off: _builtins.int
-    keys_extra: _builtins.int
-    """in slots_extra"""
     done: _builtins.bool
     """it had this place already"""
     @_builtins.property
@@ -673,18 +671,6 @@ class AdoptResponse(_message.Message):
     def struck(self) -> _containers.RepeatedCompositeFieldContainer[Global___DirectoryServer]:
         """servers of the old one, which go from the list"""
 
-    @_builtins.property
-    def slots_missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """the map gives it these, and it does not own them"""
-
-    @_builtins.property
-    def slots_extra(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """it owns these, and the map gives them to others"""
-
-    @_builtins.property
-    def slots_claimed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """of slots_missing, with claim: nobody owned them"""
-
     def __init__(
         self,
         *,
@@ -696,19 +682,218 @@ class AdoptResponse(_message.Message):
         revision: _builtins.int = ...,
         struck: _abc.Iterable[Global___DirectoryServer] | None = ...,
         moves_called_off: _builtins.int = ...,
-        slots_missing: _abc.Iterable[_builtins.int] | None = ...,
-        slots_extra: _abc.Iterable[_builtins.int] | None = ...,
-        keys_extra: _builtins.int = ...,
         done: _builtins.bool = ...,
-        slots_claimed: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "cluster_id", b"cluster_id", "cluster_name", b"cluster_name", "done", b"done", "header", b"header", "keys_extra", b"keys_extra", "members", b"members", "moves_called_off", b"moves_called_off", "revision", b"revision", "slots_claimed", b"slots_claimed", "slots_extra", b"slots_extra", "slots_missing", b"slots_missing", "struck", b"struck"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "cluster_id", b"cluster_id", "cluster_name", b"cluster_name", "done", b"done", "header", b"header", "members", b"members", "moves_called_off", b"moves_called_off", "revision", b"revision", "struck", b"struck"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AdoptResponse: _TypeAlias = AdoptResponse  # noqa: Y015
+
+@_typing.final
+class ReconcileRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    ACCEPT_LOSS_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """tell what would be done, and change nothing"""
+    plan: _builtins.str
+    """of the answer that was looked at; another plan is refused (STALE_VIEW); empty: any"""
+    @_builtins.property
+    def accept_loss(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """slots that may open although keys are lost, ascending"""
+
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+        accept_loss: _abc.Iterable[_builtins.int] | None = ...,
+        plan: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_loss", b"accept_loss", "dry_run", b"dry_run", "plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcileRequest: _TypeAlias = ReconcileRequest  # noqa: Y015
+
+@_typing.final
+class ReconcileResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    MAP_VERSION_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    MOVES_STRUCK_FIELD_NUMBER: _builtins.int
+    AWAY_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    KEYS_DELETED_FIELD_NUMBER: _builtins.int
+    SLOTS_DECIDED_FIELD_NUMBER: _builtins.int
+    OBSTACLE_FIELD_NUMBER: _builtins.int
+    plan: _builtins.str
+    """names what is told here"""
+    map_version: _builtins.int
+    """of the registry"""
+    done: _builtins.bool
+    """nothing is left to do, but for losses and clusters that are away"""
+    keys_deleted: _builtins.int
+    """by this call, of slots that a cluster does not own any more"""
+    slots_decided: _builtins.int
+    """how many change their owner by the registry's map"""
+    obstacle: _builtins.str
+    """what kept it from being done; empty: nothing. Ask again"""
+    @_builtins.property
+    def header(self) -> _common_pb2.ResponseHeader: ...
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___OwnershipChange]: ...
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotsLoss]:
+        """slots that stay as they are until their loss is accepted"""
+
+    @_builtins.property
+    def moves_struck(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def away(self) -> _containers.RepeatedCompositeFieldContainer[Global___AwayCluster]:
+        """clusters that do not tell what they own"""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.ResponseHeader | None = ...,
+        plan: _builtins.str = ...,
+        map_version: _builtins.int = ...,
+        changes: _abc.Iterable[Global___OwnershipChange] | None = ...,
+        losses: _abc.Iterable[Global___SlotsLoss] | None = ...,
+        moves_struck: _abc.Iterable[_builtins.int] | None = ...,
+        away: _abc.Iterable[Global___AwayCluster] | None = ...,
+        done: _builtins.bool = ...,
+        keys_deleted: _builtins.int = ...,
+        slots_decided: _builtins.int = ...,
+        obstacle: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["away", b"away", "changes", b"changes", "done", b"done", "header", b"header", "keys_deleted", b"keys_deleted", "losses", b"losses", "map_version", b"map_version", "moves_struck", b"moves_struck", "obstacle", b"obstacle", "plan", b"plan", "slots_decided", b"slots_decided"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcileResponse: _TypeAlias = ReconcileResponse  # noqa: Y015
+
+@_typing.final
+class OwnershipChange(_message.Message):
+    """What one cluster is told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    GAINED_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    LOST_WITH_KEYS_FIELD_NUMBER: _builtins.int
+    MOVES_ENDED_FIELD_NUMBER: _builtins.int
+    MOVES_TO_PURGE_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def gained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def lost(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """and their keys are deleted"""
+
+    @_builtins.property
+    def lost_with_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """of those, the ones that have any"""
+
+    @_builtins.property
+    def moves_ended(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def moves_to_purge(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """over, and keys of them are to be deleted"""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        name: _builtins.str = ...,
+        gained: _abc.Iterable[_builtins.int] | None = ...,
+        lost: _abc.Iterable[_builtins.int] | None = ...,
+        lost_with_keys: _abc.Iterable[_builtins.int] | None = ...,
+        moves_ended: _abc.Iterable[_builtins.int] | None = ...,
+        moves_to_purge: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gained", b"gained", "lost", b"lost", "lost_with_keys", b"lost_with_keys", "moves_ended", b"moves_ended", "moves_to_purge", b"moves_to_purge", "name", b"name", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OwnershipChange: _TypeAlias = OwnershipChange  # noqa: Y015
+
+@_typing.final
+class SlotsLoss(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOTS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """a sentence"""
+    number: _builtins.int
+    """of the cluster that is to own them then"""
+    name: _builtins.str
+    accepted: _builtins.bool
+    @_builtins.property
+    def slots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        slots: _abc.Iterable[_builtins.int] | None = ...,
+        reason: _builtins.str = ...,
+        number: _builtins.int = ...,
+        name: _builtins.str = ...,
+        accepted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "name", b"name", "number", b"number", "reason", b"reason", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SlotsLoss: _TypeAlias = SlotsLoss  # noqa: Y015
+
+@_typing.final
+class AwayCluster(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    name: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "number", b"number", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AwayCluster: _TypeAlias = AwayCluster  # noqa: Y015
 
 @_typing.final
 class DirectoryRequest(_message.Message):

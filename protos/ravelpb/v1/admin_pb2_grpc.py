@@ -71,6 +71,11 @@ class AdminStub(object):
                 request_serializer=ravelpb_dot_v1_dot_admin__pb2.AdoptRequest.SerializeToString,
                 response_deserializer=ravelpb_dot_v1_dot_admin__pb2.AdoptResponse.FromString,
                 _registered_method=True)
+        self.Reconcile = channel.unary_unary(
+                '/ravel.v1.Admin/Reconcile',
+                request_serializer=ravelpb_dot_v1_dot_admin__pb2.ReconcileRequest.SerializeToString,
+                response_deserializer=ravelpb_dot_v1_dot_admin__pb2.ReconcileResponse.FromString,
+                _registered_method=True)
         self.Directory = channel.unary_unary(
                 '/ravel.v1.Admin/Directory',
                 request_serializer=ravelpb_dot_v1_dot_admin__pb2.DirectoryRequest.SerializeToString,
@@ -152,6 +157,13 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reconcile(self, request, context):
+        """Make the registry and the clusters agree about who owns which slot.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Directory(self, request, context):
         """Everything: clusters, servers, moves.
         """
@@ -224,6 +236,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Adopt,
                     request_deserializer=ravelpb_dot_v1_dot_admin__pb2.AdoptRequest.FromString,
                     response_serializer=ravelpb_dot_v1_dot_admin__pb2.AdoptResponse.SerializeToString,
+            ),
+            'Reconcile': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reconcile,
+                    request_deserializer=ravelpb_dot_v1_dot_admin__pb2.ReconcileRequest.FromString,
+                    response_serializer=ravelpb_dot_v1_dot_admin__pb2.ReconcileResponse.SerializeToString,
             ),
             'Directory': grpc.unary_unary_rpc_method_handler(
                     servicer.Directory,
@@ -442,6 +459,33 @@ class Admin(object):
             '/ravel.v1.Admin/Adopt',
             ravelpb_dot_v1_dot_admin__pb2.AdoptRequest.SerializeToString,
             ravelpb_dot_v1_dot_admin__pb2.AdoptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reconcile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ravel.v1.Admin/Reconcile',
+            ravelpb_dot_v1_dot_admin__pb2.ReconcileRequest.SerializeToString,
+            ravelpb_dot_v1_dot_admin__pb2.ReconcileResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,8 @@ class AdminStub:
     RemoveCluster: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveClusterRequest, _admin_pb2.RemoveClusterResponse]
     Adopt: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AdoptRequest, _admin_pb2.AdoptResponse]
     """A cluster that came back under another id, out of a backup or of what a disaster left, takes its old place in the list."""
+    Reconcile: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReconcileRequest, _admin_pb2.ReconcileResponse]
+    """Make the registry and the clusters agree about who owns which slot."""
     Directory: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DirectoryRequest, _admin_pb2.DirectoryResponse]
     """Everything: clusters, servers, moves."""
     SlotMap: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SlotMapRequest, _admin_pb2.SlotMapResponse]
@@ -83,6 +85,8 @@ class AdminAsyncStub(AdminStub):
     RemoveCluster: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveClusterRequest, _admin_pb2.RemoveClusterResponse]  # type: ignore[assignment]
     Adopt: _aio.UnaryUnaryMultiCallable[_admin_pb2.AdoptRequest, _admin_pb2.AdoptResponse]  # type: ignore[assignment]
     """A cluster that came back under another id, out of a backup or of what a disaster left, takes its old place in the list."""
+    Reconcile: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReconcileRequest, _admin_pb2.ReconcileResponse]  # type: ignore[assignment]
+    """Make the registry and the clusters agree about who owns which slot."""
     Directory: _aio.UnaryUnaryMultiCallable[_admin_pb2.DirectoryRequest, _admin_pb2.DirectoryResponse]  # type: ignore[assignment]
     """Everything: clusters, servers, moves."""
     SlotMap: _aio.UnaryUnaryMultiCallable[_admin_pb2.SlotMapRequest, _admin_pb2.SlotMapResponse]  # type: ignore[assignment]
@@ -155,6 +159,14 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.AdoptResponse, _abc.Awaitable[_admin_pb2.AdoptResponse]]:
         """A cluster that came back under another id, out of a backup or of what a disaster left, takes its old place in the list."""
+
+    @_abc_1.abstractmethod
+    def Reconcile(
+        self,
+        request: _admin_pb2.ReconcileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ReconcileResponse, _abc.Awaitable[_admin_pb2.ReconcileResponse]]:
+        """Make the registry and the clusters agree about who owns which slot."""
 
     @_abc_1.abstractmethod
     def Directory(

@@ -60,8 +60,8 @@ class _SlotsStep:
 class _SlotsStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SlotsStep.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SLOTS_STEP_UNSPECIFIED: _SlotsStep.ValueType  # 0
-    CLAIM: _SlotsStep.ValueType  # 1
-    """without a move: from now on this cluster owns exactly these slots; after its first move only more"""
+    OWN: _SlotsStep.ValueType  # 1
+    """from now on this cluster owns exactly these slots; those that it loses are a released move, until PURGE"""
     EXPORT: _SlotsStep.ValueType  # 2
     FREEZE: _SlotsStep.ValueType  # 3
     UNFREEZE: _SlotsStep.ValueType  # 4
@@ -82,8 +82,8 @@ class _SlotsStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SlotsStep.V
 class SlotsStep(_SlotsStep, metaclass=_SlotsStepEnumTypeWrapper): ...
 
 SLOTS_STEP_UNSPECIFIED: SlotsStep.ValueType  # 0
-CLAIM: SlotsStep.ValueType  # 1
-"""without a move: from now on this cluster owns exactly these slots; after its first move only more"""
+OWN: SlotsStep.ValueType  # 1
+"""from now on this cluster owns exactly these slots; those that it loses are a released move, until PURGE"""
 EXPORT: SlotsStep.ValueType  # 2
 FREEZE: SlotsStep.ValueType  # 3
 UNFREEZE: SlotsStep.ValueType  # 4
@@ -106,12 +106,17 @@ Global___SlotsStep: _TypeAlias = SlotsStep  # noqa: Y015
 class OwnershipRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    DETAIL_FIELD_NUMBER: _builtins.int
+    detail: _builtins.bool
+    """with versions and held"""
     def __init__(
         self,
+        *,
+        detail: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -128,6 +133,8 @@ class OwnershipResponse(_message.Message):
     MOVES_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     LAST_MOVE_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     managed: _builtins.bool
     """false: this cluster never heard of slots, and owns all"""
     owned: _builtins.bytes
@@ -137,11 +144,17 @@ class OwnershipResponse(_message.Message):
     revision: _builtins.int
     last_move: _builtins.int
     """the newest move that is finished here: no id up to it is taken again"""
+    held: _builtins.bytes
+    """detail: of which slots there are keys here, as `owned` is written; visible ones or not"""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     @_builtins.property
     def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotMove]:
         """under way at this cluster"""
+
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """detail: of each owned slot, ascending, the version of the map by which it came; 0: by none"""
 
     def __init__(
         self,
@@ -153,10 +166,12 @@ class OwnershipResponse(_message.Message):
         moves: _abc.Iterable[Global___SlotMove] | None = ...,
         revision: _builtins.int = ...,
         last_move: _builtins.int = ...,
+        versions: _abc.Iterable[_builtins.int] | None = ...,
+        held: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "last_move", b"last_move", "managed", b"managed", "map_version", b"map_version", "moves", b"moves", "owned", b"owned", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "held", b"held", "last_move", b"last_move", "managed", b"managed", "map_version", b"map_version", "moves", b"moves", "owned", b"owned", "revision", b"revision", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -171,6 +186,7 @@ class SlotMove(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     NEXT_CHUNK_FIELD_NUMBER: _builtins.int
     MOVER_FIELD_NUMBER: _builtins.int
+    MAP_VERSION_FIELD_NUMBER: _builtins.int
     move: _builtins.int
     """its id in the directory; ids ascend"""
     side: Global___MoveSide.ValueType
@@ -178,6 +194,8 @@ class SlotMove(_message.Message):
     """destination: the chunk that it takes next"""
     mover: _builtins.int
     """source: the newest mover that has exported"""
+    map_version: _builtins.int
+    """RELEASED: of the map by which the slots left"""
     @_builtins.property
     def slots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """ascending"""
@@ -190,10 +208,11 @@ class SlotMove(_message.Message):
         slots: _abc.Iterable[_builtins.int] | None = ...,
         next_chunk: _builtins.int = ...,
         mover: _builtins.int = ...,
+        map_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["move", b"move", "mover", b"mover", "next_chunk", b"next_chunk", "side", b"side", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["map_version", b"map_version", "move", b"move", "mover", b"mover", "next_chunk", b"next_chunk", "side", b"side", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -212,27 +231,35 @@ class ChangeSlotsRequest(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     MOVER_FIELD_NUMBER: _builtins.int
+    EXPECTED_MAP_VERSION_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
     step: Global___SlotsStep.ValueType
     move: _builtins.int
     map_version: _builtins.int
-    """CLAIM, RELEASE, ACTIVATE"""
+    """OWN, RELEASE, ACTIVATE: newer than the one by which this cluster's slots stand"""
     chunk: _builtins.int
     """IMPORT_CHUNK: its number, from 1; refused unless it is `next_chunk`"""
     revision: _builtins.int
-    """IMPORT, IMPORT_CHUNK: the source's revision, which the destination's will not be below; ACTIVATE:"""
+    """OWN, IMPORT, IMPORT_CHUNK: the source's revision, which the destination's will not be below; ACTIVATE:"""
     limit: _builtins.int
     """so too, the one that RELEASE told; SETTLE
     PURGE, DROP: keys; 0: 1,000
     """
     mover: _builtins.int
     """EXPORT, FREEZE: the term in which the asking admin leads; refused below one that has exported"""
+    expected_map_version: _builtins.int
+    """OWN: `map_version` of the ownership that was read; another one is refused, for that has changed"""
     @_builtins.property
     def slots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """CLAIM, EXPORT, IMPORT"""
+        """OWN, EXPORT, IMPORT"""
 
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___MovedKey]:
         """IMPORT_CHUNK: at most 1,024, and 1 MiB of keys and values, or one key alone"""
+
+    @_builtins.property
+    def ended(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """OWN, ascending: moves that are over. A source keeps its slots; what a destination does not own then"""
 
     def __init__(
         self,
@@ -246,10 +273,12 @@ class ChangeSlotsRequest(_message.Message):
         revision: _builtins.int = ...,
         limit: _builtins.int = ...,
         mover: _builtins.int = ...,
+        expected_map_version: _builtins.int = ...,
+        ended: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "keys", b"keys", "limit", b"limit", "map_version", b"map_version", "move", b"move", "mover", b"mover", "revision", b"revision", "slots", b"slots", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "ended", b"ended", "expected_map_version", b"expected_map_version", "keys", b"keys", "limit", b"limit", "map_version", b"map_version", "move", b"move", "mover", b"mover", "revision", b"revision", "slots", b"slots", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -291,12 +320,15 @@ class ChangeSlotsResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     NEXT_CHUNK_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """the cluster's, after the step; RELEASE: the one at which the slots left, however often it is repeated"""
     next_chunk: _builtins.int
     """IMPORT, IMPORT_CHUNK"""
     more: _builtins.bool
-    """PURGE, DROP: keys are left, ask again"""
+    """PURGE, DROP: keys are left, ask again; OWN: keys are to be purged"""
+    deleted: _builtins.int
+    """PURGE, DROP: keys, by this very step"""
     @_builtins.property
     def header(self) -> _common_pb2.ResponseHeader: ...
     def __init__(
@@ -306,10 +338,11 @@ class ChangeSlotsResponse(_message.Message):
         revision: _builtins.int = ...,
         next_chunk: _builtins.int = ...,
         more: _builtins.bool = ...,
+        deleted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "more", b"more", "next_chunk", b"next_chunk", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "header", b"header", "more", b"more", "next_chunk", b"next_chunk", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

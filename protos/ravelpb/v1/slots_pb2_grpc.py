@@ -40,7 +40,11 @@ class SlotsStub(object):
     destination ACTIVATE   the slots are its own, with all keys at the revisions that they had; it counts on from what RELEASE told
     source  PURGE      deletes the keys of the slots, some at a time
 
-    and after an abort: source UNFREEZE, at once, since the destination may be away; then destination DROP (some keys at a time).
+    and after an abort: source UNFREEZE, at once, since the destination may be away; then destination DROP (some keys at a time). Where
+    the destination is away the move is struck all the same: a later IMPORT of a slot takes it from earlier imports.
+
+    A cluster's own log is the truth about what it owns. Where clusters and the registry disagree, because something was restored or is
+    lost, the registry works out who is to own what (Admin.Reconcile) and tells each cluster by OWN.
 
     Requests may come late, again, or from two movers at once. A step that was done already is OK and changes nothing: EXPORT of a
     frozen or released move does not go back, nor does FREEZE of a released one, and IMPORT goes on where it is. A step of a move that
@@ -93,7 +97,11 @@ class SlotsServicer(object):
     destination ACTIVATE   the slots are its own, with all keys at the revisions that they had; it counts on from what RELEASE told
     source  PURGE      deletes the keys of the slots, some at a time
 
-    and after an abort: source UNFREEZE, at once, since the destination may be away; then destination DROP (some keys at a time).
+    and after an abort: source UNFREEZE, at once, since the destination may be away; then destination DROP (some keys at a time). Where
+    the destination is away the move is struck all the same: a later IMPORT of a slot takes it from earlier imports.
+
+    A cluster's own log is the truth about what it owns. Where clusters and the registry disagree, because something was restored or is
+    lost, the registry works out who is to own what (Admin.Reconcile) and tells each cluster by OWN.
 
     Requests may come late, again, or from two movers at once. A step that was done already is OK and changes nothing: EXPORT of a
     frozen or released move does not go back, nor does FREEZE of a released one, and IMPORT goes on where it is. A step of a move that
@@ -168,7 +176,11 @@ class Slots(object):
     destination ACTIVATE   the slots are its own, with all keys at the revisions that they had; it counts on from what RELEASE told
     source  PURGE      deletes the keys of the slots, some at a time
 
-    and after an abort: source UNFREEZE, at once, since the destination may be away; then destination DROP (some keys at a time).
+    and after an abort: source UNFREEZE, at once, since the destination may be away; then destination DROP (some keys at a time). Where
+    the destination is away the move is struck all the same: a later IMPORT of a slot takes it from earlier imports.
+
+    A cluster's own log is the truth about what it owns. Where clusters and the registry disagree, because something was restored or is
+    lost, the registry works out who is to own what (Admin.Reconcile) and tells each cluster by OWN.
 
     Requests may come late, again, or from two movers at once. A step that was done already is OK and changes nothing: EXPORT of a
     frozen or released move does not go back, nor does FREEZE of a released one, and IMPORT goes on where it is. A step of a move that

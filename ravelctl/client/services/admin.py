@@ -26,6 +26,8 @@ from ravelpb.v1.admin_pb2 import (
     PlanRebalanceResponse,
     RebalanceRequest,
     RebalanceResponse,
+    ReconcileRequest,
+    ReconcileResponse,
     RegisterRequest,
     RegisterResponse,
     RemoveClusterRequest,
@@ -130,19 +132,28 @@ class AdminClient(ServiceClient):
         addresses: Iterable[str],
         *,
         cluster_id: str = "",
-        claim: bool = False,
         dry_run: bool = False,
         timeout_s: float = 30.0,
     ) -> AdoptResponse:
         """Put the cluster that answers at these addresses in the place of the cluster of this name; the answer says what was
-        found before. With `cluster_id` only that cluster is adopted. With `claim` it then owns, empty, the slots that the map
-        gives it and no cluster owns.
+        found before. With `cluster_id` only that cluster is adopted. Which slots it owns then is for `reconcile`.
 
         Raises RefusedError with UNSAFE_CHANGE while members of the old cluster answer, UNREACHABLE_MEMBER if no daemon answers at
         the addresses, STALE_VIEW, INVALID_ARGUMENT; NotFoundError for a name that is not in the registry.
         """
-        request = AdoptRequest(cluster=cluster, addresses=addresses, cluster_id=cluster_id, dry_run=dry_run, claim=claim)
+        request = AdoptRequest(cluster=cluster, addresses=addresses, cluster_id=cluster_id, dry_run=dry_run)
         return await self._ask(lambda stub: stub.Adopt(request), timeout_s)
+
+    async def reconcile(
+        self, accept_loss: Iterable[int] = (), *, plan: str = "", dry_run: bool = False, timeout_s: float = 60.0
+    ) -> ReconcileResponse:
+        """Make the registry and the clusters agree about who owns which slot. The answer says what is left: call until `done`.
+
+        Slots whose keys would be lost stay as they are, unless they are in `accept_loss`, ascending. With `plan`, the name in an
+        earlier answer, nothing else is done. Raises RefusedError with STALE_VIEW if the plan is another one now.
+        """
+        request = ReconcileRequest(accept_loss=accept_loss, plan=plan, dry_run=dry_run)
+        return await self._ask(lambda stub: stub.Reconcile(request), timeout_s)
 
     async def directory(self, *, timeout_s: float | None = None) -> DirectoryResponse:
         """Return all clusters, servers and moves of the registry."""

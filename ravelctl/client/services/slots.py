@@ -27,12 +27,12 @@ class SlotsClient(ServiceClient):
     a step that does not fit, UnsupportedVersionError while a member does not support slots, QuotaExceededError, ...
     """
 
-    async def ownership(self, *, timeout_s: float | None = None) -> OwnershipResponse:
-        """Return the slots of the cluster and its open moves, as of a read barrier."""
+    async def ownership(self, *, detail: bool = False, timeout_s: float | None = None) -> OwnershipResponse:
+        """Return the slots of the cluster and its open moves, as of a read barrier; with `detail` versions and held slots too."""
         return await ask_leader(
             self._connections,
             self._retry,
-            lambda channel: SlotsStub(channel).Ownership(OwnershipRequest()),
+            lambda channel: SlotsStub(channel).Ownership(OwnershipRequest(detail=detail)),
             timeout_s=self._limit_s(timeout_s),
             repeatable=True,
         )

@@ -28,7 +28,7 @@ def _unfreeze_after_the_switch(put: Put) -> None:
     real = _Carrier._hand_over
 
     async def hand_over(self: _Carrier, move: Move) -> None:
-        await self._final_step(move.source, pb.UNFREEZE, move)
+        await self._step(move.source, pb.UNFREEZE)
         await real(self, move)
 
     put(_Carrier, "_hand_over", hand_over)
@@ -38,7 +38,7 @@ def _activate_before_release(put: Put) -> None:
     real = _Carrier._hand_over
 
     async def hand_over(self: _Carrier, move: Move) -> None:
-        await self._final_step(move.destination, pb.ACTIVATE, move, map_version=self._directory.view().slot_map.version)
+        await self._step(move.destination, pb.ACTIVATE, map_version=self._directory.view().slot_map.version)
         await real(self, move)
 
     put(_Carrier, "_hand_over", hand_over)

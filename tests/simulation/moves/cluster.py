@@ -13,8 +13,8 @@ from ravel_node.machine import envelope, kv
 from ravel_node.machine.base import Database, Outcome, Reader
 from ravel_node.machine.kv import KVMachine
 from ravel_node.machine.members import bootstrap_state
-from ravel_node.machine.ownership import Mark, write_ownership
-from ravel_node.machine.slots import ALL_SLOTS, NO_SLOTS, MovedKey, SlotsCommand, Step
+from ravel_node.machine.ownership import Mark, Side, founded, write_ownership
+from ravel_node.machine.slots import ALL_SLOTS, NO_SLOTS, MovedKey, SlotsCommand, Step, bitmap, slots_of
 from ravel_node.raft.types import EntryId, Index, Term
 from ravel_node.replica.errors import MoveRefusedError
 from ravel_node.replica.slots import SlotPages, change_slots
@@ -35,15 +35,18 @@ class WrongClusterError(Exception):
 class SimCluster:
     """A `Seat` of replica.slots, and what clients ask of it."""
 
-    def __init__(self, number: int, others: dict[int, SimCluster], rng: Random) -> None:
+    def __init__(self, number: int, others: dict[int, SimCluster], rng: Random, state: MemoryState | None = None) -> None:
+        """With a state that it was restored with, or as the first cluster, or another one, of a new system."""
         self.number = number
         self.away = False
+        self.disputed = state is not None  # what it owns has not been reconciled with the others yet
         self._others = others
         self._rng = rng
-        self.state = MemoryState()
-        bootstrap_state(self.state, cluster_name=f"c{number}", member=member(1), conf_state=voters(1), config_index=Index(1))
-        write_ownership(self.state, ALL_SLOTS if number == 1 else NO_SLOTS, 1)
-        self._index = 1
+        self.state = state or MemoryState()
+        if state is None:
+            bootstrap_state(self.state, cluster_name=f"c{number}", member=member(1), conf_state=voters(1), config_index=Index(1))
+            write_ownership(self.state, founded(ALL_SLOTS if number == 1 else NO_SLOTS, 1))
+        self._index = 1 + self.state.applied.index
         self._exported_by: dict[int, int] = {}  # of each move, the newest mover whose EXPORT was answered
         self.machine = KVMachine()
         self.restart()
@@ -95,7 +98,8 @@ class SimCluster:
                 here = f"cluster {self.number} counts from {self.machine.revision}"
                 raise ViolationError(f"slot {slot} came from where revision {tenure.came} was told, and {here}")
         for slot in {slot_of(key) for cluster in self._others.values() for key in cluster.state.databases[Database.KV]}:
-            owners = [cluster for cluster in self._others.values() if cluster.mark(slot) != Mark.FOREIGN]
+            lawful = [cluster for cluster in self._others.values() if not cluster.disputed]
+            owners = [cluster for cluster in lawful if cluster.mark(slot) != Mark.FOREIGN]
             if len(owners) > 1:
                 names = " and ".join(f"cluster {owner.number} ({owner.mark(slot).name.lower()})" for owner in owners)
                 raise ViolationError(f"slot {slot} is owned by {names}")
@@ -132,6 +136,7 @@ class SimCluster:
                 slots=move.slots,
                 next_chunk=move.next_chunk,
                 mover=move.mover,
+                map_version=ownership.tenures[move.slots[0]].map_version if move.side is Side.RELEASED else 0,
             )
             for move in ownership.moves.values()
         ]
@@ -142,6 +147,8 @@ class SimCluster:
             moves=moves,
             last_move=ownership.last_move,
             revision=self.machine.revision,
+            versions=map(ownership.came_by, slots_of(ownership.owned)),
+            held=bitmap({slot_of(key) for key in self.state.databases[Database.KV]}),
         )
 
     async def change(self, request: pb.ChangeSlotsRequest) -> pb.ChangeSlotsResponse:
@@ -157,10 +164,14 @@ class SimCluster:
             keys,
             request.revision,
             mover=request.mover,
+            expected=request.expected_map_version,
+            ended=tuple(request.ended),
         )
         result = await change_slots(self, command, request.limit)
         self._check_mover(command)
-        return pb.ChangeSlotsResponse(revision=result.revision, next_chunk=result.next_chunk, more=result.more)
+        return pb.ChangeSlotsResponse(
+            revision=result.revision, next_chunk=result.next_chunk, more=result.more, deleted=result.deleted
+        )
 
     def _check_mover(self, taken: SlotsCommand) -> None:
         """Who has exported, and then sees no freeze, counts on it that nobody before it freezes: only so it bounds the freeze."""
@@ -186,11 +197,12 @@ class SimClusterPort:
         self._network = network
         self._rng = rng
 
-    async def ownership(self, cluster: ClusterNumber) -> pb.OwnershipResponse:
+    async def ownership(self, cluster: ClusterNumber, *, detail: bool = False) -> pb.OwnershipResponse:
         return await self._ask(cluster, self._clusters[cluster].ownership)
 
     async def change(self, cluster: ClusterNumber, request: pb.ChangeSlotsRequest) -> pb.ChangeSlotsResponse:
-        return await self._ask(cluster, lambda: self._clusters[cluster].change(request))
+        there = self._clusters[cluster]  # what arrives late reaches the cluster that was meant, and not one restored in its place
+        return await self._ask(cluster, lambda: there.change(request))
 
     async def read(self, cluster: ClusterNumber, request: pb.ReadSlotsRequest) -> AsyncGenerator[pb.ReadSlotsResponse, None]:
         """Page by page, with time between them, in which others write."""

@@ -14,6 +14,7 @@ from ravel_node.admin.directory import DirectoryMachine
 from ravel_node.admin.model import Directory, SlotMap
 from ravel_node.admin.ports import DirectoryAwayError
 from ravel_node.machine import envelope
+from ravel_node.machine.base import Start
 from ravel_node.machine.members import DIRECTORY, bootstrap_state
 from ravel_node.raft.types import EntryId, Index, Term
 from tests.machine.helpers import member, voters
@@ -28,16 +29,25 @@ class SimDirectory:
     """The real machine over a state in memory. Every version that was ever there is kept, with its time."""
 
     def __init__(self, clusters: int) -> None:
-        self._state = MemoryState()
+        self.state = MemoryState()
         bootstrap_state(
-            self._state, cluster_name="admin", member=member(1), conf_state=voters(1), config_index=Index(1), machine=DIRECTORY
+            self.state, cluster_name="admin", member=member(1), conf_state=voters(1), config_index=Index(1), machine=DIRECTORY
         )
         self._machine = DirectoryMachine()
-        self._machine.open(self._state)
+        self._machine.open(self.state)
         self._index = 1
+        self.away = False
         self.versions: list[tuple[float, Directory]] = []
         for number in range(1, clusters + 1):
             self._found(number)
+
+    def restore(self, state: MemoryState, start: Start, now: float) -> None:
+        """Become a new group, with what an older state says."""
+        self.state = state
+        self.reopen()
+        self._machine.refounded(state, start)
+        self._index = start.at.index
+        self.versions = [(now, self._machine.directory)]
 
     def _found(self, number: int) -> None:
         """A cluster with one server, which says that it leads."""
@@ -51,7 +61,7 @@ class SimDirectory:
         """The answer. Raises RefusedError."""
         self._index += 1
         payload = envelope.payload([envelope.group([envelope.directory(encode(command))])])
-        (outcome,) = self._machine.apply(EntryId(Term(1), Index(self._index)), payload, self._state)
+        (outcome,) = self._machine.apply(EntryId(Term(1), Index(self._index)), payload, self.state)
         self.versions.append((now, self._machine.directory))
         return read_answer(outcome)
 
@@ -64,7 +74,7 @@ class SimDirectory:
     def reopen(self) -> None:
         """As after a restart."""
         self._machine = DirectoryMachine()
-        self._machine.open(self._state)
+        self._machine.open(self.state)
 
 
 class SimDirectoryPort:
@@ -84,13 +94,17 @@ class SimDirectoryPort:
         return versions[self._seen][1]
 
     async def propose(self, command: Command) -> Mapping[str, Any]:
+        directory = self._directory
+
         async def at_the_leader() -> tuple[int, Mapping[str, Any] | RefusedError]:
+            if directory.away:
+                raise LostError("the admin group is gone")
             now = asyncio.get_running_loop().time()
             try:
-                answer: Mapping[str, Any] | RefusedError = self._directory.apply(command, now)
+                answer: Mapping[str, Any] | RefusedError = directory.apply(command, now)
             except RefusedError as refusal:
                 answer = refusal
-            return len(self._directory.versions) - 1, answer
+            return len(directory.versions) - 1, answer
 
         try:
             seen, answer = await self._network.call(at_the_leader, self._rng.uniform(0.05, 0.5))

@@ -1,0 +1,262 @@
+"""Moving slots, and in between clusters and the admin group are restored from older days, or lost, and made to agree again.
+
+Each world has a few rounds. In a round clients, movers and an operator do what they do in a world of moves, and backups are
+taken. Then something is restored or lost, in the middle of whatever was going on, with late requests still on their way. An
+operator reconciles, under the same bad network, while movers are at work. In the end every slot is where the map says, and
+nowhere else, and:
+
+- consent is asked for only where something may be lost: for slots that what was restored or lost owned, or was about to get;
+- of all other slots nothing that anybody was told is lost, doubled or hidden.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Any, Final, cast
+
+from ravel_node.admin.answers import RefusedError
+from ravel_node.admin.commands import AdoptCluster, Command
+from ravel_node.admin.model import ClusterNumber, Directory, Phase
+from ravel_node.admin.ports import ClusterAwayError, DirectoryAwayError
+from ravel_node.machine.base import Database, Start
+from ravel_node.machine.kv import KVMachine
+from ravel_node.machine.ownership import Mark
+from ravel_node.machine.refounding import FORGOTTEN, Founder, refound, start_above
+from ravel_node.raft.types import EntryId, Index, Term
+from ravel_node.server.reconciling import Reconciling
+from ravelpb.slots import slot_of
+from tests.machine.memory_txn import MemoryState
+from tests.simulation.moves.clients import KINDS, Client
+from tests.simulation.moves.cluster import SimCluster, SimClusterPort
+from tests.simulation.moves.directory import SimDirectory, SimDirectoryPort
+from tests.simulation.moves.network import ViolationError
+from tests.simulation.moves.world import World, _all, _raise_of
+
+ROUNDS_MAX: Final = 3
+RECONCILED_S: Final = 120.0
+ADMINS: Final = 0
+"""Among the numbers of clusters: the admin group."""
+
+
+class DisasterWorld(World):
+    """A world of moves with disasters in it."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.clients = []
+        self.spoiled: set[int] = set()  # slots of which something was lost with consent
+        self.disasters = 0
+        self.in_doubt: set[int] = set()  # slots of which something may be lost by all disasters up to now
+        self._saved: list[tuple[int, MemoryState]] = []
+        self._lost: dict[int, SimCluster] = {}
+        self._ids = 5_000
+
+    async def _live(self) -> None:
+        rng = self.rng
+        for _ in range(rng.randint(1, ROUNDS_MAX)):
+            await self._traffic(rng.uniform(1.0, 4.0))
+            self.in_doubt |= self._disaster()
+            self.faulty = True
+            movers = asyncio.create_task(self._movers()) if rng.random() < 0.7 else None
+            await self._reconcile()
+            self.faulty = False
+            if movers is not None:
+                await movers
+            self._stop_movers()
+        await self._traffic(2.0)
+        faults = self.network.faults
+        faults.lost = faults.again = faults.late = 0.0
+        await asyncio.sleep(faults.late_s)  # what is late arrives
+        self._start_mover()
+        await self._return()
+        await self._reconcile()
+        await self._rest()
+        await self._reconcile()  # what migrations have left behind that were called off while a cluster was away
+        reader = self._client(99)
+        for key in self.keys:
+            await reader.get(key)
+        self._stop_movers()
+
+    async def _traffic(self, seconds: float) -> None:
+        """All is as it should be, but for the network."""
+        rng = self.rng
+        self.faulty = True
+        clients = [self._client(number) for number in range(1, rng.randint(3, 5))]
+        running = [asyncio.create_task(client.run()) for client in clients]
+        plots = (self._movers(), self._operator(), self._outages(), self._restarts(), self._backups())
+        chaos = [asyncio.create_task(plot) for plot in plots]
+        await asyncio.sleep(seconds)
+        self.faulty = False
+        for client in clients:
+            client.stopping = True
+        await _all(chaos)
+        await _all(running)
+        self._stop_movers()
+
+    def _client(self, number: int) -> Client:
+        name = 100 * len(self.clients) + number  # every value is written once in a run
+        rng = Random(self.rng.random())
+        client = Client(name, self.network, self.clusters, self.directory, self.keys, rng, 0.4, KINDS)
+        self.clients.append(client)
+        return client
+
+    def _stop_movers(self) -> None:
+        for mover in self.movers:
+            mover.cancel()
+        _raise_of(self.movers)
+        self.movers.clear()
+
+    async def _backups(self) -> None:
+        while self.faulty:
+            await asyncio.sleep(self.rng.expovariate(2.0))
+            number = self.rng.choice([ADMINS, *self.clusters])
+            saved = self.directory.state if number == ADMINS else self.clusters[number].state
+            self._saved.append((number, _copied(saved)))
+
+    # --- what is lost and comes back
+
+    def _disaster(self) -> set[int]:
+        """Restore or lose something; return the slots for which consent may be asked."""
+        rng = self.rng
+        numbers = [number for number, _ in self._saved if number not in self._lost]
+        victims = sorted(set(rng.sample(numbers, min(len(numbers), rng.choice([1, 1, 1, 2])))))
+        lost = None
+        if rng.random() < 0.3 and len(self.clusters) - len(self._lost) > 2:
+            lost = rng.choice([number for number in self.clusters if number not in (*victims, *self._lost)] or [None])
+        self.disasters += len(victims) + (lost is not None)
+        view = self.directory.view()
+        hit = {*victims, *([lost] if lost is not None else [])} - {ADMINS}
+        allowed = self._doubtful(view, hit)
+        for number in victims:
+            if number != ADMINS:
+                self._restore(number)
+        if lost is not None:
+            self._lost[lost] = self.clusters[lost]
+            self.clusters[lost].away = self.clusters[lost].disputed = True
+        if ADMINS in victims:
+            self._restore_admins()
+        for number in victims:
+            if number != ADMINS:
+                self._adopt(number)
+        return allowed
+
+    def _doubtful(self, view: Directory, hit: set[int]) -> set[int]:
+        """The slots of which something may be lost with these clusters, or of which nobody can know whether it is."""
+        owned = {slot for slot in self.slots for number in hit if self.clusters[number].mark(slot) != Mark.FOREIGN}
+        committed = [move for move in view.moves.values() if move.phase is Phase.COMMITTED]
+        waiting = {slot for move in committed if move.destination in hit for slot in move.slots}
+        both = {slot for move in committed if {move.source, move.destination} <= hit for slot in move.slots}
+        self.spoiled |= owned | both
+        # A lost cluster keeps what was owned by nobody but itself, and what it gave up in an earlier round is nobody's loss.
+        return owned | waiting | {slot for number in hit for slot in self.slots if view.slot_map.owners[slot] == number}
+
+    def _restore(self, number: int) -> None:
+        """A cluster is another one from now on, with what an older state says."""
+        old = self.clusters[number]
+        old.away = True
+        saved = self.rng.choice([state for of, state in self._saved if of == number])
+        state = _copied(saved)
+        for database in FORGOTTEN:
+            state.databases[database].clear()
+        machine = KVMachine()
+        machine.open(saved)
+        start = self._start_above(saved, machine.revision)
+        refound(saved, state, Founder(f"{number:032x}", f"n{number}", "0.1.0", 3), "", start)
+        state.applied = start.at
+        self.clusters[number] = SimCluster(number, self.clusters, Random(self.rng.random()), state)
+        self.clusters[number].restart()
+
+    def _start_above(self, state: MemoryState, revision: int) -> Start:
+        return start_above(EntryId(Term(1), Index(1)), revision, int((1_000 + self.timeline.now) * 1_000_000))
+
+    def _restore_admins(self) -> None:
+        saved = self.rng.choice([state for of, state in self._saved if of == ADMINS])
+        self.directory.away = True
+        directory = SimDirectory(0)
+        directory.restore(_copied(saved), self._start_above(saved, 0), self.timeline.now)
+        self.directory = directory
+
+    def _adopt(self, number: int) -> None:
+        self._ids += 1
+        entry = self.directory.view().clusters[ClusterNumber(number)]
+        self.directory.apply(AdoptCluster(entry.name, entry.cluster_id, f"{self._ids:032x}"), self.timeline.now)
+
+    async def _return(self) -> None:
+        """What was lost is found again, as it was."""
+        for cluster in self._lost.values():
+            cluster.away = False
+        self._lost.clear()
+
+    # --- the operator
+
+    async def _reconcile(self) -> None:
+        """Until nothing is left to do, as `ravelctl admin reconcile` does, with consent where it is asked for."""
+        accepted: set[int] = set()
+        gone = set(self._lost)
+        deadline = self.timeline.now + RECONCILED_S
+        while True:
+            if self.timeline.now > deadline:
+                raise ViolationError("registry and clusters do not come to agree")
+            port = SimClusterPort(self.clusters, self.network, Random(self.rng.random()))
+            desk = cast(Any, _Desk(self.directory, SimDirectoryPort(self.directory, self.network, Random(self.rng.random()))))
+            reconciling = Reconciling(desk, cast(Any, port))
+            look = await reconciling.look(sorted(accepted))
+            if {*look.away} - gone:
+                await asyncio.sleep(0.05)
+                continue
+            asked = {slot for loss in look.plan.losses if not loss.accepted for slot in loss.slots if slot in self.slots}
+            if asked - self.in_doubt:
+                raise ViolationError(f"consent is asked for slots {sorted(asked - self.in_doubt)}, of which nothing can be lost")
+            owners = self.directory.view().slot_map.owners
+            more = {slot for loss in look.plan.losses for slot in loss.slots}
+            more |= {slot for slot, owner in enumerate(owners) if owner in gone}
+            if more - accepted:
+                accepted |= more
+                continue
+            if look.plan.empty:
+                break
+            try:
+                await reconciling.carry_out(sorted(accepted), look.plan.name)
+            except (RefusedError, DirectoryAwayError, ClusterAwayError):
+                await asyncio.sleep(0.05)
+        for number, cluster in self.clusters.items():
+            cluster.disputed = number in gone
+
+    # --- what must hold in the end
+
+    def _judge(self) -> None:
+        self.keys = [key for key in self.keys if slot_of(key) not in self.spoiled]
+        super()._judge()
+
+    def _count_moves(self) -> None:
+        """A restored admin group has forgotten what it decided: phases go back."""
+        self.moved = self.called_off = 0
+
+    def _check_history(self) -> None:
+        kept = set(self.keys)
+        for client in self.clients:
+            client.history = [operation for operation in client.history if operation.key in kept]
+        super()._check_history()
+
+
+class _Desk:
+    """What Reconciling needs of a DirectoryDesk."""
+
+    def __init__(self, directory: SimDirectory, port: SimDirectoryPort) -> None:
+        self._directory = directory
+        self._port = port
+
+    async def read(self) -> tuple[None, Directory]:
+        return None, self._directory.view()
+
+    async def ask(self, command: Command) -> tuple[None, Any]:
+        return None, await self._port.propose(command)
+
+
+def _copied(state: MemoryState) -> MemoryState:
+    copy = MemoryState()
+    copy.applied = state.applied
+    for database in Database:
+        copy.databases[database] = dict(state.databases[database])
+    return copy
