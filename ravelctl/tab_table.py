@@ -295,7 +295,7 @@ ROOT: Final[Command] = ('', ((('--version',), 'flag', False, 'Show the version a
         }),
         'watch': ('Print every change of KEY, of the keys...', (
             (('--prefix',), 'text', False, 'All keys that begin so.'),
-            (('--from',), 'text', False, 'First revision to tell. [default: from now on]'),
+            (('--from',), 'text', False, 'First revision to print, or the position that an earlier watch printed when it ended. [default: from now on]'),
             (('--limit',), 'text', False, 'End after so many changes; 0: never.'),
             (('--hex',), 'flag', False, 'Keys and values are hex, in and out. Files and stdin hold plain bytes.'),
             (('--base64',), 'flag', False, 'Keys and values are base64, in and out. Files and stdin hold plain bytes.'),

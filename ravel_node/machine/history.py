@@ -9,27 +9,30 @@ in Database.HISTORY the little that the log lacks:
 - *anchors*: the cluster's revision before each 64th entry. Every change moves the revision by one, so the revisions of the
   entries between follow by counting.
 - *raises*: by how much an entry moved the revision on at its end, without a change: keys with higher revisions were imported.
+- *arrivals*: for each slot that was activated here, the cluster's revision after that entry. Changes of its keys here are above.
 - *since*: the first entry of which all this is known.
 
-Both are a function of the log like everything else in the state: replicas agree on them byte for byte, and they travel with
-snapshots. What is older than HISTORY_ENTRIES_MAX entries is dropped, a block with each anchor.
+All of it is a function of the log like everything else in the state: replicas agree on them byte for byte, and they travel with
+snapshots. What is older than HISTORY_ENTRIES_MAX entries is dropped, a block with each anchor; arrivals stay.
 
     "s"                 u64 index            since
     "a" u64 index       u64 revision         before this entry
     "i" u64 index       (u16 place, u16 count, count x u16 operation), ...; count 0: the whole command
     "r" u64 index       u64                  by how much the revision was raised
+    "c" u16 slot        u64 revision         after the entry by which the slot came here last
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from ravel_node.machine.base import Database, Reader, Txn
 from ravel_node.machine.envelope import Kind, decode, read_compare_and_swap, read_key, read_put, read_write
 from ravel_node.machine.limits import ENTRY_COMMANDS_MAX, HISTORY_ENTRIES_MAX
 from ravel_node.raft.types import Index
+from ravelpb.slots import SLOT_COUNT
 
 ANCHOR_ENTRIES: Final = 64
 """Entries between two anchors: so many are read, at most, to find a revision."""
@@ -45,6 +48,7 @@ Getter = Callable[[Database, bytes], bytes | None]
 NOTHING_IDLE: Final[Idle] = {}
 
 _SINCE: Final = b"s"
+_U16: Final = struct.Struct(">H")
 _U64: Final = struct.Struct(">Q")
 _PLACE: Final = struct.Struct(">HH")
 
@@ -61,28 +65,37 @@ def _raise_key(index: int) -> bytes:
     return b"r" + _U64.pack(index)
 
 
+def _arrival_key(slot: int) -> bytes:
+    return b"c" + _U16.pack(slot)
+
+
 # --- noting
 
 
 class History:
-    """Notes what the applied entries did. Called by the machine only; it filled `idle` and `raised` while it ran the entry."""
+    """Notes what the applied entries did. Called by the machine only, which fills `idle`, `raised` and `arrived` while it runs an
+    entry."""
 
     def __init__(self) -> None:
         self.idle: list[tuple[int, Sequence[int]]] = []  # place of a command, and which of its operations; none: the whole
         self.raised = 0
+        self.arrived: Iterable[int] = ()  # slots that this entry has activated
         self._since = Index(0)  # 0: nothing was applied yet
 
     def open(self, reader: Reader) -> None:
         self._since = read_since(reader.get)
 
-    def applied(self, index: Index, revision_before: int, txn: Txn) -> None:
-        """The entry was applied; to be called for each one, whatever its type."""
+    def applied(self, index: Index, revision_before: int, revision: int, txn: Txn) -> None:
+        """Take in that an entry was applied, and the revisions before and after it. Called for each one, whatever its type."""
         if self.idle:
             txn.put(Database.HISTORY, _idle_key(index), _encode_idle(self.idle))
             self.idle.clear()
         if self.raised:
             txn.put(Database.HISTORY, _raise_key(index), _U64.pack(self.raised))
             self.raised = 0
+        for slot in self.arrived:
+            txn.put(Database.HISTORY, _arrival_key(slot), _U64.pack(revision))
+        self.arrived = ()
         if not index % ANCHOR_ENTRIES:
             txn.put(Database.HISTORY, _anchor_key(index), _U64.pack(revision_before))
             self._forget(index - HISTORY_ENTRIES_MAX, txn)
@@ -147,14 +160,21 @@ def read_raise(get: Getter, index: int) -> int:
     return _U64.unpack(found)[0] if found is not None else 0
 
 
+def read_arrival(get: Getter, slot: int) -> int:
+    """Return the revision after the entry by which this slot came here last; 0: none has brought it."""
+    found = get(Database.HISTORY, _arrival_key(slot))
+    return _U64.unpack(found)[0] if found is not None else 0
+
+
 def record_problem(key: bytes, payload: bytes, revision: int) -> str:
     """Why this record of Database.HISTORY cannot be what a machine at this revision wrote; empty if it can."""
-    if key == _SINCE or (key[:1] in (b"a", b"r") and len(key) == 1 + _U64.size):
+    arrival = key[:1] == b"c" and len(key) == 1 + _U16.size and _U16.unpack(key[1:])[0] < SLOT_COUNT
+    if key == _SINCE or arrival or (key[:1] in (b"a", b"r") and len(key) == 1 + _U64.size):
         if len(payload) != _U64.size:
             return f"it has {len(payload)} bytes, and a number has {_U64.size}"
         number = _U64.unpack(payload)[0]
         if key != _SINCE and number > revision:
-            return f"an anchor at, or a raise by, revision {number}, and the cluster's is {revision}"
+            return f"an anchor or an arrival at, or a raise by, revision {number}, and the cluster's is {revision}"
         return ""
     if key[:1] != b"i" or len(key) != 1 + _U64.size:
         return f"no record of this database has such a key of {len(key)} bytes"

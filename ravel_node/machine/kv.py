@@ -54,7 +54,7 @@ from ravel_node.machine.members import (
 from ravel_node.machine.ownership import Ownership, read_ownership, take_step
 from ravel_node.machine.sessions import Admission, Sessions
 from ravel_node.machine.settings import read_settings, write_setting
-from ravel_node.machine.slots import read_step
+from ravel_node.machine.slots import NO_SLOTS, difference, read_step, slots_of
 from ravel_node.machine.summary import describe
 from ravel_node.raft.errors import invariant
 from ravel_node.raft.types import ConfState, EntryId, Index, ReplicaId
@@ -314,11 +314,13 @@ class KVMachine:
             self._revision += self._history.raised
             self._raise_to = 0
         if self._activated is not None:
+            before_it = NO_SLOTS if self._ownership is None else self._ownership.owned
+            self._history.arrived = slots_of(difference(self._activated.owned, before_it))
             self._take_ownership(self._activated)
             self._activated = None
         if self._revision != before:
             write_number(txn, REVISION, self._revision)
-        self._history.applied(at.index, before, txn)
+        self._history.applied(at.index, before, self._revision, txn)
         return outcomes
 
     def keys_read(self, payload: bytes) -> Sequence[bytes]:
@@ -548,7 +550,7 @@ class KVMachine:
         self._take_members(dict(sorted(members.items())))
         self._conf_state, self._config_index = conf_state, at.index
         write_membership(txn, conf_state, at.index)
-        self._history.applied(at.index, self._revision, txn)
+        self._history.applied(at.index, self._revision, self._revision, txn)
 
     def refounded(self, txn: Txn, start: Start) -> None:
         """See StateMachine. Revisions rise already (see refounding), and nothing else is known outside."""

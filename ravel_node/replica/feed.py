@@ -22,7 +22,7 @@ which takes the place of the state can not mix two points in time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -119,6 +119,14 @@ class Feed:
             step = Step(entry.index, before, _changes(reader, entry), history.read_raise(reader.get, entry.index))
             before = step.next.revision
             yield step
+
+    def arrivals(self) -> Callable[[int], int]:
+        """Return a function of a slot, which returns the revision after the entry by which the slot came here last; 0: none has.
+
+        It is valid until the next await.
+        """
+        get = self._store.reader().get
+        return lambda slot: history.read_arrival(get, slot)
 
     def _first_index(self, reader: Reader) -> Index:
         """The first entry that is in the log, and whose changes can be told; one more than the last where there is none."""

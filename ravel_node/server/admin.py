@@ -24,7 +24,7 @@ from ravel_node.admin.commands import (
 )
 from ravel_node.admin.decisions import decide
 from ravel_node.admin.liveness import Liveness
-from ravel_node.admin.model import ClusterEntry, Directory, Seat, ServerEntry
+from ravel_node.admin.model import ClusterEntry, Directory, Phase, Seat, ServerEntry
 from ravel_node.raft.types import Index
 from ravel_node.replica.replica import Replica
 from ravel_node.server.adopting import Adopting
@@ -224,6 +224,11 @@ class AdminHandlers:
                     addresses=directory.addresses_of(number),
                 )
                 for number, cluster in sorted(directory.clusters.items())
+            ],
+            migrations=[
+                admin_pb2.RoutedMigration(slots=move.slots, source=move.source, destination=move.destination)
+                for move in directory.moves.values()
+                if move.phase is not Phase.PLANNED
             ],
         )
 

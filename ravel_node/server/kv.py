@@ -18,6 +18,7 @@ from ravel_node.server.host import Host
 from ravel_node.server.interrupts import Interrupts
 from ravel_node.server.limits import Limits
 from ravel_node.server.session import SessionStream
+from ravel_node.server.slot_subscription import Wanted
 from ravel_node.server.watch import EncodedResponse, Range, Watches
 from ravelpb.v1 import common_pb2, kv_pb2
 
@@ -145,12 +146,13 @@ class KVHandlers:
 
     async def watch(self, request: kv_pb2.WatchRequest) -> AsyncIterator[EncodedResponse]:
         """The changes of a range, from a revision on, for ever."""
-        wanted = Range(*self._limits.watch(request.key, request.start, request.end, request.slots))
+        wanted = Range(*self._limits.watch(request))
+        slots = [Wanted(part.slots, part.from_revision, part.came if part.HasField("came") else None) for part in request.slots]
         progress_s = self._limits.progress_s(request.progress_ms)
         replica = self._host.replica
         if self._watches is None or self._watches.replica is not replica:
             self._watches = Watches(replica, self._streams, self._limits.watches_max, lambda: self._header(replica))
-        async with aclosing(self._watches.watch(wanted, request.from_revision, progress_s)) as responses:
+        async with aclosing(self._watches.watch(wanted, request.from_revision, progress_s, slots)) as responses:
             async for response in responses:
                 yield response
 

@@ -11,7 +11,8 @@ from typing import Final
 
 from ravel_node.machine.kv import PAGE_KEYS_MAX
 from ravel_node.machine.limits import GROUP_COMMANDS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX
-from ravel_node.machine.slots import BITMAP_BYTES, NO_SLOTS
+from ravelpb.slots import SLOT_COUNT
+from ravelpb.v1.kv_pb2 import WatchRequest
 
 BATCH_COMMANDS_MAX: Final = GROUP_COMMANDS_MAX
 """Commands of one Session request; conditions, and operations, of one Write."""
@@ -147,23 +148,29 @@ class Limits:
             )
         return page_keys or PAGE_KEYS_DEFAULT
 
-    def watch(self, key: bytes, start: bytes, end: bytes, slots: bytes = b"") -> tuple[bytes, bytes, bytes]:
-        """The range that a watch is for, its end exclusive and empty for none, and its slots. Raises InputError where it holds no
-        key."""
-        if slots and (len(slots) != BITMAP_BYTES or slots == NO_SLOTS):
-            what = "names no slot" if slots == NO_SLOTS else f"has {len(slots)} bytes"
-            raise InputError(f"slots {what}: it is a set of {BITMAP_BYTES} bytes, or is left out for all", field="slots")
+    def watch(self, request: WatchRequest) -> tuple[bytes, bytes]:
+        """Return the range of a watch, its end exclusive and empty for none.
+
+        Raises InputError where it holds no key, and for slots that do not exist or are named twice.
+        """
+        key, start, end = request.key, request.start, request.end
+        if request.slots:
+            slots = [slot for wanted in request.slots for slot in wanted.slots]
+            if not slots or max(slots) >= SLOT_COUNT or len(set(slots)) != len(slots):
+                raise InputError(f"slots are numbers below {SLOT_COUNT}, each of them once", field="slots")
+            if request.from_revision:
+                raise InputError("a watch that names slots names the first revision of each, and no other", field="from_revision")
         if not key:
             for field, bound in (("start", start), ("end", end)):
                 if len(bound) > KEY_BYTES_MAX:
                     raise KeyTooLargeError(field, len(bound))
             if end and start >= end:
                 raise InputError("no key lies between start and end: end must be above start", field="end", value=end[:64].hex())
-            return start, end, slots
+            return start, end
         self.key(key)
-        if start or end or slots:
+        if start or end or request.slots:
             raise InputError("a watch is for a key or for a range: leave key out, or start, end and slots", field="key")
-        return key, key + b"\0", slots
+        return key, key + b"\0"
 
     def progress_s(self, progress_ms: int) -> float:
         """How often a watch says how far it is, in seconds. Raises InputError."""

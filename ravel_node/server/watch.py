@@ -4,9 +4,10 @@ A watcher that is behind reads the log by itself, a bounded part at a time, and 
 takes messages slowly stops only itself, and nothing is queued for it but the one message under way. If the log is compacted
 before it has come so far, its stream ends with COMPACTED.
 
-A watch of one key, or one that names slots, is told all that happened to their keys here, and at which revisions slots left
-(`tenancy`). Once none remains it ends with WRONG_CLUSTER. A watch of a range that names no slots is told what happens to keys
-here; that keys come or go with their slots is no event, but the version of the map in its messages says so.
+A watch of one key, or one that names slots, gets everything that happened to their keys here, and the revisions at which slots
+left (`slot_subscription`). Each slot has its own first revision. When no slot remains the stream ends. A watch of a range that
+names no slots gets what happens to keys here; keys that come or leave with their slots are no events, but then the version of the
+map in its messages changes.
 
 A watcher that has caught up sleeps. When entries are applied, `_look` reads them once for all sleepers, finds by bisection in
 the sorted keys whose ranges they touch, and wakes those. Watchers of the same range that wake together share their message.
@@ -24,7 +25,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -35,7 +36,7 @@ from ravel_node.replica.feed import Position, Step
 from ravel_node.replica.reads import ReadMode
 from ravel_node.replica.replica import Replica
 from ravel_node.server.interrupts import Interrupts
-from ravel_node.server.tenancy import Left, Tenancy, View, Views
+from ravel_node.server.slot_subscription import Began, Left, SlotSubscription, View, Views, Wanted
 from ravelpb.slots import slot_of
 from ravelpb.v1 import common_pb2, kv_pb2
 
@@ -59,7 +60,7 @@ LEADERLESS_ELECTIONS: Final = 4.0
 
 
 class Range(NamedTuple):
-    """Keys with start <= key < end, an empty end: to the last key; of these slots (a bitmap) only, if some are named."""
+    """Keys with start <= key < end, an empty end: to the last key; of these slots (a bitmap) only; empty: of all."""
 
     start: bytes
     end: bytes
@@ -67,7 +68,7 @@ class Range(NamedTuple):
 
     @property
     def key(self) -> bytes:
-        """The only key in it; empty: it may hold more, or names slots."""
+        """The only key in it; empty: it may hold more, or is restricted to slots."""
         return self.start if not self.slots and self.end == self.start + b"\0" else b""
 
     def holds(self, key: bytes) -> bool:
@@ -103,6 +104,10 @@ class _Events(NamedTuple):
     size: int
 
 
+def _to_proto(part: Began) -> kv_pb2.SlotsFrom:
+    return kv_pb2.SlotsFrom(slots=part.slots, from_revision=part.from_revision, came=part.came)
+
+
 def _encode(step: Step) -> _Events:
     revisions: list[list[tuple[bytes, bytes]]] = []
     size = EVENT_OVERHEAD_BYTES
@@ -129,9 +134,18 @@ class _Cursor:
     range: Range
     position: Position
     seen: int  # every revision up to this one was sent, or touched nothing in the range
-    tenancy: Tenancy | None  # None: whatever happens in the range is told
-    map_version: int  # as last told
+    subscription: SlotSubscription | None  # None: the watch names no slots
+    map_version: int  # as last sent
+    names_slots: bool
+    begins_later: Mapping[int, int]  # slots whose first revision lies above those of the others, until it is reached
     woken: bool = False  # with others of its range, at the same position: they may share what they read
+
+
+class _News(NamedTuple):
+    """Slots to report in a message."""
+
+    left: Sequence[Left] = ()
+    missed: Sequence[Began] = ()
 
 
 class _Collected(NamedTuple):
@@ -163,8 +177,10 @@ class Watches:
         self._shared: dict[tuple[Range, Position, int], _Collected] = {}
         self._shared_bytes = 0
 
-    async def watch(self, wanted: Range, from_revision: int, progress_s: float) -> AsyncGenerator[EncodedResponse, None]:
-        """The messages of one watcher, without end; see WatchRequest.
+    async def watch(
+        self, wanted: Range, from_revision: int, progress_s: float, slots: Sequence[Wanted] = ()
+    ) -> AsyncGenerator[EncodedResponse, None]:
+        """Yield the messages of one watcher, until its slots have left; see WatchRequest.
 
         Raises RevisionCompactedError, WrongSlotError, OutOfTouchError, ReplicaBusyError (too many watchers), ReplicaStoppedError,
         RemovedError.
@@ -177,34 +193,50 @@ class Watches:
         self._count += 1
         try:
             await self.replica.read_barrier(ReadMode.STALE)
-            cursor = self._begin(wanted, from_revision)
+            cursor = self._begin(wanted, from_revision, slots)
             async for response in self._messages(cursor, progress_s):
                 yield response
         finally:
             self._count -= 1
 
-    def _begin(self, wanted: Range, from_revision: int) -> _Cursor:
-        view = self._view()
-        tenancy = None
-        if wanted.key or wanted.slots:
-            named = 1 << slot_of(wanted.key) if wanted.key else int.from_bytes(wanted.slots, "little")
-            tenancy = Tenancy(named, from_revision, self._views, view)
-        if wanted.slots == ALL_SLOTS:
-            wanted = wanted._replace(slots=b"")
-        if not from_revision:
-            head = self._feed.head()
-            return _Cursor(wanted, head, head.revision, tenancy, view.map_version)
-        return _Cursor(wanted, self._feed.seek(from_revision), from_revision - 1, tenancy, view.map_version)
+    def _begin(self, wanted: Range, from_revision: int, slots: Sequence[Wanted]) -> _Cursor:
+        view, head = self._view(), self._feed.head()
+        if not slots and not wanted.key:
+            first = from_revision or head.revision + 1
+            return _Cursor(wanted, self._position(first, head), first - 1, None, view.map_version, False, {})
+        names_slots = bool(slots)
+        subscription = SlotSubscription(
+            slots or [Wanted((slot_of(wanted.key),), from_revision, None)], view, head.revision, self._feed.arrivals()
+        )
+        if not names_slots and subscription.missed:
+            raise RevisionCompactedError(from_revision, subscription.missed[0].from_revision)
+        if not names_slots and subscription.absent:
+            raise subscription.refusal(subscription.absent[0])
+        if names_slots:
+            wanted = wanted._replace(slots=b"" if subscription.bitmap == ALL_SLOTS else subscription.bitmap)
+        position = self._position(subscription.first, head)
+        return _Cursor(
+            wanted,
+            position,
+            subscription.first - 1,
+            subscription,
+            view.map_version,
+            names_slots=names_slots,
+            begins_later=subscription.begins_later,
+        )
+
+    def _position(self, revision: int, head: Position) -> Position:
+        return head if revision > head.revision else self._feed.seek(revision)
 
     def _view(self) -> View:
         return self._views.of(self.replica.machine.ownership)
 
     async def _messages(self, cursor: _Cursor, progress_s: float) -> AsyncGenerator[EncodedResponse, None]:
         loop = asyncio.get_running_loop()
-        left = self._leave(cursor)
-        yield self._response(b"", cursor, left)
+        news = self._look_at_slots(cursor)
+        yield self._first_response(cursor, news)
         told_at = loop.time()
-        while not left or self._remains(cursor, left[-1]):
+        while self._remains(cursor, news):
             await self.replica.read_barrier(ReadMode.STALE)
             if cursor.position.index < self._feed.head().index:
                 events = self._collect(cursor)
@@ -215,38 +247,59 @@ class Watches:
                 events = b""
                 await self._sleep(cursor, told_at + progress_s)
             told_version = cursor.map_version
-            left = self._leave(cursor)
-            if events or left or cursor.map_version != told_version or loop.time() >= told_at + progress_s:
-                yield self._response(events, cursor, left)
+            news = self._look_at_slots(cursor)
+            changed = news != _News() or cursor.map_version != told_version
+            if events or changed or loop.time() >= told_at + progress_s:
+                yield self._response(events, cursor, news)
                 told_at = loop.time()
 
-    def _leave(self, cursor: _Cursor) -> Sequence[Left]:
-        """Look for slots that came or left meanwhile; those of which everything was told. Raises RevisionCompactedError."""
+    def _look_at_slots(self, cursor: _Cursor) -> _News:
+        """Look for slots that came or left meanwhile. Raises RevisionCompactedError if the slot of a key left and came back."""
         view = self._view()
-        tenancy = cursor.tenancy
-        if tenancy is None:
+        subscription = cursor.subscription
+        if subscription is None:
             if view.map_version != cursor.map_version and cursor.position.index >= self._feed.head().index:
                 cursor.map_version = view.map_version
-            return ()
-        tenancy.look(view, cursor.seen)
-        left = tenancy.leave(cursor.seen)
-        if left:
+            return _News()
+        missed = subscription.look(view, self._views, cursor.seen)
+        left = subscription.leave(cursor.seen)
+        if missed and not cursor.names_slots:
+            raise RevisionCompactedError(cursor.seen + 1, missed[0].from_revision)
+        if left or missed:
             cursor.map_version = view.map_version
-            cursor.range = cursor.range._replace(slots=tenancy.bitmap)
-            if not tenancy.slots:
+            if cursor.names_slots:
+                cursor.range = cursor.range._replace(slots=subscription.bitmap)
+            if left and not subscription.slots:
                 cursor.seen = min(cursor.seen, left[-1].revision)
-        return left
+        if cursor.begins_later and cursor.seen + 1 >= max(cursor.begins_later.values()):
+            cursor.begins_later = {}
+        return _News(left, missed)
 
-    def _remains(self, cursor: _Cursor, left: Left) -> bool:
-        """Whether there is something to watch. Raises WrongSlotError where there was: what left last is elsewhere."""
-        if cursor.tenancy is not None and not cursor.tenancy.slots:
-            raise cursor.tenancy.refusal(left)
-        return True
+    def _remains(self, cursor: _Cursor, news: _News) -> bool:
+        """Return whether something is left to watch. Raises WrongSlotError where the slot of a key has left."""
+        if cursor.subscription is None or cursor.subscription.slots:
+            return True
+        if not cursor.names_slots:
+            raise cursor.subscription.refusal(news.left[-1].slots[0])
+        return False
 
-    def _response(self, events: bytes, cursor: _Cursor, left: Sequence[Left]) -> EncodedResponse:
+    def _first_response(self, cursor: _Cursor, news: _News) -> EncodedResponse:
+        response = self._response(b"", cursor, news)
+        if (subscription := cursor.subscription) is None or not cursor.names_slots:
+            return response
+        beginning = kv_pb2.WatchResponse(
+            began=map(_to_proto, subscription.began),
+            absent=subscription.absent,
+            missed=map(_to_proto, subscription.missed),
+        )
+        subscription.forget_beginning()
+        return EncodedResponse(beginning.SerializeToString() + response.data)
+
+    def _response(self, events: bytes, cursor: _Cursor, news: _News) -> EncodedResponse:
         rest = kv_pb2.WatchResponse(revision=cursor.seen, header=self._header(), map_version=cursor.map_version)
-        for slots, revision in left:
+        for slots, revision in news.left:
             rest.left.add(slots=slots, revision=revision)
+        rest.missed.extend(map(_to_proto, news.missed))
         return EncodedResponse(events + rest.SerializeToString())
 
     def _check_in_touch(self) -> None:
@@ -259,7 +312,7 @@ class Watches:
     def _collect(self, cursor: _Cursor) -> bytes:
         """Move the cursor on by one turn's reading; the events of whole revisions that its watcher wants of it."""
         key = (cursor.range, cursor.position, cursor.seen)
-        found = self._shared.get(key)
+        found = self._shared.get(key) if not cursor.begins_later else None
         if found is None:
             try:
                 found = self._read(cursor)
@@ -267,7 +320,7 @@ class Watches:
                 # A snapshot may have skipped entries that changed nothing: then the watch goes on behind them.
                 cursor.position = self._feed.seek(cursor.seen + 1)
                 return b""
-            if cursor.woken and self._shared_bytes + len(found.events) <= SHARED_BYTES_MAX:
+            if cursor.woken and not cursor.begins_later and self._shared_bytes + len(found.events) <= SHARED_BYTES_MAX:
                 self._shared[key] = found
                 self._shared_bytes += len(found.events)
         cursor.position, cursor.seen, cursor.woken = found.position, found.seen, False
@@ -275,6 +328,7 @@ class Watches:
 
     def _read(self, cursor: _Cursor) -> _Collected:
         holds = cursor.range.names if cursor.range.slots else cursor.range.holds
+        later = cursor.begins_later
         position, seen = cursor.position, cursor.seen
         parts: list[bytes] = []
         size = 0
@@ -282,7 +336,7 @@ class Watches:
             for revision, events in enumerate(entry.revisions, entry.before + 1):
                 if revision <= seen:
                     continue
-                matching = [data for key, data in events if holds(key)]
+                matching = [data for key, data in events if holds(key) and not (later and revision < later.get(slot_of(key), 0))]
                 parts += matching
                 size += sum(map(len, matching))
                 seen = revision

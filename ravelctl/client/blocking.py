@@ -289,6 +289,7 @@ class BlockingClient:
         start: bytes = b"",
         end: bytes | None = None,
         from_revision: int | None = None,
+        after: str | None = None,
         timeout_s: float | None = None,
         outage_max_s: float | None = None,
     ) -> BlockingWatch:
@@ -301,6 +302,7 @@ class BlockingClient:
                 start=start,
                 end=end,
                 from_revision=from_revision,
+                after=after,
                 timeout_s=timeout_s,
                 outage_max_s=outage_max_s,
             )
@@ -352,6 +354,11 @@ class BlockingWatch:
     def revision(self) -> int:
         """All changes up to this revision were handed out, and the next one was asked for: another watch continues at it + 1."""
         return self._watch.revision
+
+    @property
+    def position(self) -> str:
+        """The place of the watch, as `watch(after=...)` takes it."""
+        return self._watch.position
 
     def __iter__(self) -> Self:
         return self

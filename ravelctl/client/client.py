@@ -226,6 +226,7 @@ class RavelClient:
         start: bytes = b"",
         end: bytes | None = None,
         from_revision: int | None = None,
+        after: str | None = None,
         timeout_s: float | None = None,
         outage_max_s: float | None = None,
     ) -> Watch:
@@ -235,17 +236,23 @@ class RavelClient:
                 async for event in watch:
                     ...
 
-        Changes come in order and without end. The watch begins with `from_revision`, or after the state that the first
-        answering replica has applied. Any replica serves it; when one is lost, the watch continues at another one, without a
-        gap and without an event twice. `timeout_s` is the time for the first answer; later the watch waits as long as
-        necessary, or raises after `outage_max_s` without a replica. Raises InvalidArgumentError at once, other errors when it
-        is iterated: CompactedError if the log of no replica reaches back so far.
+        Changes come in order and without end. The watch begins with `from_revision`, or resumes at the `position` of an earlier
+        watch (`after`), or begins after the state that the first answering replica has applied. Any replica serves it; when one
+        is lost, the watch continues at another one, without a gap and without an event twice. `timeout_s` is the time for the
+        first answer; later the watch waits as long as necessary, or raises after `outage_max_s` without a replica. Raises
+        InvalidArgumentError at once, other errors when it is iterated: CompactedError if the log of no replica reaches back so
+        far.
 
-        In an admin group a watch of one key follows it when its slot moves. A prefix, a range or all keys can be watched only
-        while one cluster owns all slots: revisions of several clusters have no common order.
+        With `admin`, the watch follows slots from cluster to cluster, and to clusters that are added. Every change comes once,
+        and those of one key in order; clusters count their revisions apart, so changes of keys in different clusters come in
+        any order, and `from_revision` counts in the cluster that owns a slot now. If a slot was in other hands meanwhile and
+        nobody can say what happened there (a cluster was restored from a backup or was lost), the watch raises CompactedError:
+        read the keys again. Without `admin` the watch raises WrongClusterError when slots leave or come.
         """
         request = watch_request(key=key, prefix=prefix, start=start, end=end, from_revision=from_revision)
-        return self._store.watch(request, self._limit_s(timeout_s), outage_max_s)
+        if after is not None and from_revision is not None:
+            raise InvalidArgumentError("from_revision and after exclude each other", next_step="give one of them")
+        return self._store.watch(request, self._limit_s(timeout_s), outage_max_s, after)
 
     async def close(self) -> None:
         """End every call and close the connections. Open calls raise ClosedError, or OutcomeUnknownError."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ravelctl.client import KeyValue, WatchEvent
 
 _CELL_MAX: Final = 64  # characters of a value that a table shows; -o wide and json show all
+POSITION_PREFIX: Final = "w1."  # of every position of a watch
 _VALUE_FILE_BYTES_MAX: Final = (
     64 << 20
 )  # far above any server's limit, which tells its own error; it keeps a wrong file out of memory
@@ -34,6 +35,21 @@ class KeyType(click.ParamType[bytes]):
 
 
 KEY: Final = KeyType()
+
+
+class PlaceType(Whole):
+    """A revision, or a position that an earlier watch printed."""
+
+    name = "place"
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if str(value).startswith(POSITION_PREFIX) else super().convert(value, param, ctx)
+
+
+PLACE: Final = PlaceType()
 
 _value_argument = click.argument("value", type=KEY, required=False)
 _file_option = click.option("--file", "file", type=click.Path(dir_okay=False), help="Take the value from this file.")
@@ -289,43 +305,60 @@ async def _list(app: App, bounds: dict[str, bytes | None], limit: int, keys_only
 @command.command("watch")
 @click.argument("key", type=KEY, required=False)
 @click.option("--prefix", type=KEY, help="All keys that begin so.")
-@click.option("--from", "from_revision", type=Whole(1), help="First revision to tell. [default: from now on]")
+@click.option(
+    "--from",
+    "place",
+    type=PLACE,
+    help="First revision to print, or the position that an earlier watch printed when it ended. [default: from now on]",
+)
 @click.option("--limit", type=Whole(0), default=0, help="End after so many changes; 0: never.", show_default=True)
 @byte_form_options
 @pass_app
-def watch(app: App, key: bytes | None, prefix: bytes | None, from_revision: int | None, limit: int) -> Work:
+def watch(app: App, key: bytes | None, prefix: bytes | None, place: int | str | None, limit: int) -> Work:
     """Print every change of KEY, of the keys with a prefix, or of all keys, as it happens; with -o json a line each.
 
-    Any replica serves it; when one is lost the watch goes on at another. Ctrl-C ends it (exit 130) and tells where to go on:
+    Any replica serves it; when one is lost the watch goes on at another. Ctrl-C ends it (exit 130) and prints where to go on:
     nothing is missed in between, as long as the log reaches back so far.
+
+    At an admin group it watches all clusters, and follows keys to other clusters. Changes of one key come in order. At a cluster
+    whose keys leave for another one, or which gets some, it ends with an error.
     """
     if key is not None and prefix is not None:
         raise usage_error("a key and --prefix exclude each other", "give one of them")
     form = chosen_form()
     wanted = {name: form.read(word, name) for name, word in (("key", key), ("prefix", prefix)) if word is not None}
-    return _watch(app, wanted, from_revision, limit, form)
+    return _watch(app, wanted, place, limit, form)
 
 
-async def _watch(app: App, wanted: dict[str, bytes], from_revision: int | None, limit: int, form: ByteForm) -> View:
+async def _watch(app: App, wanted: dict[str, bytes], place: int | str | None, limit: int, form: ByteForm) -> View:
     import asyncio
 
     from ravelctl import dial
+    from ravelctl.client import CompactedError, RavelError, WrongClusterError
     from ravelctl.output import emit
 
     told = 0
     async with (
         dial.keys(app) as client,
-        client.watch(key=wanted.get("key"), prefix=wanted.get("prefix"), from_revision=from_revision) as changes,
+        client.watch(
+            key=wanted.get("key"),
+            prefix=wanted.get("prefix"),
+            from_revision=place if isinstance(place, int) else None,
+            after=place if isinstance(place, str) else None,
+        ) as changes,
     ):
-        app.say(f"watching from revision {changes.revision + 1}")
+        in_one = changes.counts_alone or changes.revision
+        app.say(f"watching from revision {changes.revision + 1}" if in_one else "watching all clusters of the admin group")
         try:
             async for event in changes:
                 emit(_event_view(event, form, wide=app.settings.output is Output.WIDE), app.settings, sys.stdout, one_line=True)
                 told += 1
                 if told == limit:
                     break
-        except asyncio.CancelledError:
-            app.say(f"to go on without a gap: --from {changes.revision + 1}")
+        except (asyncio.CancelledError, RavelError) as ended:
+            if not isinstance(ended, (CompactedError, WrongClusterError)):
+                further = changes.revision + 1 if changes.counts_alone else changes.position
+                app.say(f"to go on without a gap: --from {further}")
             raise
     return View(kind="", data={}, silent=True)
 

@@ -16,6 +16,7 @@ import grpc
 import pytest
 
 from ravelctl.client import CompactedError, OutcomeUnknownError, RavelClient, Watch, WatchEvent
+from ravelctl.client.session.watch import ClusterWatch
 from ravelpb.v1 import kv_pb2, kv_pb2_grpc
 from tests.e2e.cluster import CALL_S, START_S, Cluster, Server, running_cluster, until
 
@@ -80,7 +81,8 @@ class Reader:
         """Whose stream it reads; while it is on its way to another one, whose it will be."""
 
         async def find() -> Server | None:
-            return next((server for server in cluster.servers.values() if server.address == self.watch._endpoint), None)
+            endpoint = cast(ClusterWatch, self.watch)._stream._endpoint
+            return next((server for server in cluster.servers.values() if server.address == endpoint), None)
 
         return await until("it reads from a server", find, START_S)
 

@@ -10,6 +10,9 @@ from ravel_node.machine import envelope, history
 from ravel_node.machine.base import Database
 from ravel_node.machine.envelope import Once
 from ravel_node.machine.history import ANCHOR_ENTRIES
+from ravel_node.machine.slots import SlotsCommand, encode_step
+from ravel_node.machine.slots import Step as SlotsStep
+from ravelpb.slots import slot_of
 from tests.machine.helpers import Cluster, commands, voters
 from tests.machine.model import Model, Step, encode, steps
 
@@ -116,6 +119,28 @@ def test_a_write_of_which_a_part_did_nothing() -> None:
     assert changes_of(cluster, envelope.group([envelope.write([], operations)])) == [[(b"a", b"1"), (b"b", b"2")]]
     deletes = [(b"a", None), (b"x", None)]
     assert changes_of(cluster, envelope.group([envelope.write([], deletes)] * 2)) == [[(b"a", None)]]
+
+
+def test_a_slot_that_was_activated_has_the_revision_after_its_entry() -> None:
+    cluster = Cluster()
+    for command in (
+        SlotsCommand(SlotsStep.OWN, 1, slots=(1,), map_version=1),
+        SlotsCommand(SlotsStep.PURGE, 1, last=True),
+        SlotsCommand(SlotsStep.IMPORT, 5, slots=(7, 8), revision=3),
+        SlotsCommand(SlotsStep.ACTIVATE, 5, map_version=2, revision=3),
+    ):
+        cluster.run(envelope.slots(encode_step(command)), *[envelope.put(key_in(1), b"v")] * 10)
+    assert cluster.machine.revision == 40
+    get = cluster.state.get
+    assert [history.read_arrival(get, slot) for slot in (1, 7, 8)] == [0, 40, 40]
+    rows = cluster.rows(Database.HISTORY)
+    assert {history.record_problem(key, payload, 40) for key, payload in rows.items()} == {""}
+    assert history.record_problem(b"c\0\7", (41).to_bytes(8, "big"), 40)
+    assert history.record_problem(b"c\x10\0", (40).to_bytes(8, "big"), 40)
+
+
+def key_in(slot: int) -> bytes:
+    return next(key for number in range(1 << 20) if slot_of(key := b"%d" % number) == slot)
 
 
 def test_a_record_that_no_machine_wrote_is_told_from_one_that_it_did() -> None:

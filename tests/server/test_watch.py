@@ -396,9 +396,11 @@ async def test_a_replica_that_ends_tells_its_watchers(tmp_path: Path) -> None:
         {"start": b"b", "end": b"b"},
         {"progress_ms": 99},
         {"progress_ms": 600_001},
-        {"key": b"k", "slots": b"\xff" * 512},
-        {"slots": b"\xff" * 511},
-        {"slots": bytes(512)},
+        {"key": b"k", "slots": [{"slots": [1]}]},
+        {"slots": [{"slots": [4096]}]},
+        {"slots": [{"slots": []}]},
+        {"slots": [{"slots": [1, 2]}, {"slots": [2, 3]}]},
+        {"slots": [{"slots": [1]}], "from_revision": 1},
     ],
 )
 async def test_a_request_that_makes_no_sense_is_refused(request_: dict[str, object]) -> None:

@@ -41,6 +41,8 @@ class Stream:
         self.events: list[KeyEvent] = []
         self.revision = 0
         self.messages = 0
+        self.missed: list[int] = []
+        self.last = WatchResponse()
 
     async def next(self) -> WatchResponse:
         response = WatchResponse.FromString((await anext(self._responses)).SerializeToString())
@@ -53,6 +55,8 @@ class Stream:
         self.revision = response.revision
         self.events += response.events
         self.messages += 1
+        self.missed += [slot for part in response.missed for slot in part.slots]
+        self.last = response
         return response
 
     async def through(self, revision: int) -> None:

@@ -1033,6 +1033,7 @@ class SlotMapResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     OWNERS_FIELD_NUMBER: _builtins.int
     CLUSTERS_FIELD_NUMBER: _builtins.int
+    MIGRATIONS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     owners: _builtins.bytes
     """4,096 numbers of clusters, 2 bytes each, big-endian; 0: nobody. Empty: as known_version"""
@@ -1042,6 +1043,10 @@ class SlotMapResponse(_message.Message):
     def clusters(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedCluster]:
         """all, always: leaders change without the map"""
 
+    @_builtins.property
+    def migrations(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedMigration]:
+        """all that have begun, always: also the source of a committed one may still answer"""
+
     def __init__(
         self,
         *,
@@ -1049,14 +1054,44 @@ class SlotMapResponse(_message.Message):
         version: _builtins.int = ...,
         owners: _builtins.bytes = ...,
         clusters: _abc.Iterable[Global___RoutedCluster] | None = ...,
+        migrations: _abc.Iterable[Global___RoutedMigration] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters", "header", b"header", "owners", b"owners", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters", "header", b"header", "migrations", b"migrations", "owners", b"owners", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SlotMapResponse: _TypeAlias = SlotMapResponse  # noqa: Y015
+
+@_typing.final
+class RoutedMigration(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOTS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    source: _builtins.int
+    """numbers of clusters"""
+    destination: _builtins.int
+    @_builtins.property
+    def slots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """ascending"""
+
+    def __init__(
+        self,
+        *,
+        slots: _abc.Iterable[_builtins.int] | None = ...,
+        source: _builtins.int = ...,
+        destination: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "slots", b"slots", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoutedMigration: _TypeAlias = RoutedMigration  # noqa: Y015
 
 @_typing.final
 class RoutedCluster(_message.Message):

@@ -595,7 +595,7 @@ class WatchRequest(_message.Message):
     PROGRESS_MS_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
-    """this key alone; then start and end are empty"""
+    """this key alone; then the range and `slots` are empty"""
     start: _builtins.bytes
     """first key, inclusive; empty: from the beginning"""
     end: _builtins.bytes
@@ -604,8 +604,12 @@ class WatchRequest(_message.Message):
     """the first revision wanted, also one to come; 0: what comes after what this replica has applied now"""
     progress_ms: _builtins.int
     """a message comes at least so often, without events if need be: 100 to 600,000; 0: 10,000"""
-    slots: _builtins.bytes
-    """of a range: only keys of these slots, as Slots.Ownership has them; empty: whatever happens here"""
+    @_builtins.property
+    def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotsFrom]:
+        """Of a range: only keys of these slots, each slot in one element at most. Then `from_revision` is 0. Empty: all keys of the range
+        that are written here.
+        """
+
     def __init__(
         self,
         *,
@@ -614,7 +618,7 @@ class WatchRequest(_message.Message):
         end: _builtins.bytes = ...,
         from_revision: _builtins.int = ...,
         progress_ms: _builtins.int = ...,
-        slots: _builtins.bytes = ...,
+        slots: _abc.Iterable[Global___SlotsFrom] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -625,21 +629,60 @@ class WatchRequest(_message.Message):
 Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
 
 @_typing.final
+class SlotsFrom(_message.Message):
+    """Slots, and what a watch wants of them or has of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOTS_FIELD_NUMBER: _builtins.int
+    FROM_REVISION_FIELD_NUMBER: _builtins.int
+    CAME_FIELD_NUMBER: _builtins.int
+    from_revision: _builtins.int
+    """the first revision wanted; 0: what comes after what this replica has applied now"""
+    came: _builtins.int
+    """The revision after which the slots came to this cluster, which identifies the time that they are here; 0: they were here from
+    the beginning. In a request it says for which time `from_revision` counts: that of the response which named it, or, for slots
+    that left another cluster at a revision R, R itself, with R + 1 as `from_revision`. Left out: for the present time.
+    """
+    @_builtins.property
+    def slots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """ascending"""
+
+    def __init__(
+        self,
+        *,
+        slots: _abc.Iterable[_builtins.int] | None = ...,
+        from_revision: _builtins.int = ...,
+        came: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_came", b"_came", "came", b"came"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_came", b"_came", "came", b"came", "from_revision", b"from_revision", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__came: _TypeAlias = _typing.Literal["came"]  # noqa: Y015
+    _WhichOneofArgType__came: _TypeAlias = _typing.Literal["_came", b"_came"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__came) -> _WhichOneofReturnType__came | None: ...
+
+Global___SlotsFrom: _TypeAlias = SlotsFrom  # noqa: Y015
+
+@_typing.final
 class SlotsLeft(_message.Message):
-    """Slots that a watch is not told of any more: all that happened to their keys here, up to this revision, was told."""
+    """Slots that have left: everything that happened to their keys here, up to this revision, was sent. Their next owner continues."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SLOTS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
-    slots: _builtins.bytes
-    """as Slots.Ownership has them"""
     revision: _builtins.int
-    """at which they left; their new owner tells what comes after it"""
+    """at which they left"""
+    @_builtins.property
+    def slots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """ascending"""
+
     def __init__(
         self,
         *,
-        slots: _builtins.bytes = ...,
+        slots: _abc.Iterable[_builtins.int] | None = ...,
         revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -706,11 +749,14 @@ class WatchResponse(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     LEFT_FIELD_NUMBER: _builtins.int
     MAP_VERSION_FIELD_NUMBER: _builtins.int
+    BEGAN_FIELD_NUMBER: _builtins.int
+    ABSENT_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """everything up to and with this revision was sent: a later watch goes on from `revision` + 1"""
     map_version: _builtins.int
-    """By which this cluster's slots stand; 0: it was never told. Where a watch that names no slots says another one than in its first
-    message, slots have gone or come, and keys with them, without an event.
+    """The version of the map by which this cluster's slots stand; 0: it owns all slots and knows no map. When a watch that names no
+    slots sends another version than in its first message, slots have left or come, and keys with them, without an event.
     """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyEvent]: ...
@@ -718,7 +764,25 @@ class WatchResponse(_message.Message):
     def header(self) -> _common_pb2.ResponseHeader: ...
     @_builtins.property
     def left(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotsLeft]:
-        """Of a watch of a key, or of one that names slots. When no slot remains the stream ends with WRONG_CLUSTER."""
+        """Of a watch of a key, or of one that names slots. When no slot remains the stream ends: in order, or with WRONG_CLUSTER for a key."""
+
+    @_builtins.property
+    def began(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotsFrom]:
+        """Of a watch that names slots, in its first message: from where on the slots that are here are watched. To resume, send these,
+        each with the higher of its own `from_revision` and the last `revision` + 1, and without the slots that have left.
+        """
+
+    @_builtins.property
+    def absent(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of a watch that names slots: these are not watched. In the first message: they are not here, or this replica does not know yet
+        that they are.
+        """
+
+    @_builtins.property
+    def missed(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotsFrom]:
+        """Of a watch that names slots: these are not watched, or not any more. They came here later than the request says, or left and
+        came back; only another cluster knows what happened meanwhile. `from_revision` is the first that can be asked for here.
+        """
 
     def __init__(
         self,
@@ -728,14 +792,82 @@ class WatchResponse(_message.Message):
         header: _common_pb2.ResponseHeader | None = ...,
         left: _abc.Iterable[Global___SlotsLeft] | None = ...,
         map_version: _builtins.int = ...,
+        began: _abc.Iterable[Global___SlotsFrom] | None = ...,
+        absent: _abc.Iterable[_builtins.int] | None = ...,
+        missed: _abc.Iterable[Global___SlotsFrom] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "header", b"header", "left", b"left", "map_version", b"map_version", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "began", b"began", "events", b"events", "header", b"header", "left", b"left", "map_version", b"map_version", "missed", b"missed", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015
+
+@_typing.final
+class WatchPosition(_message.Message):
+    """A place in a watch, as clients write it down to resume there: with zlib and URL-safe Base64, after "w1.". There a list of slots has
+    its first one and then the differences. Daemons never see it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def clusters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClusterPosition]:
+        """one, which names no slots, or those of a watch that names slots"""
+
+    def __init__(
+        self,
+        *,
+        clusters: _abc.Iterable[Global___ClusterPosition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPosition: _TypeAlias = WatchPosition  # noqa: Y015
+
+@_typing.final
+class ClusterPosition(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    MAP_VERSION_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    revision: _builtins.int
+    """of a watch that names no slots: everything up to it was sent"""
+    map_version: _builtins.int
+    """of a watch that names no slots: the version by which the cluster's slots stood"""
+    @_builtins.property
+    def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotsFrom]:
+        """of a watch that names slots: where to resume in this cluster"""
+
+    @_builtins.property
+    def left(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotsLeft]:
+        """slots that left this cluster, and are not watched elsewhere yet"""
+
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.str = ...,
+        slots: _abc.Iterable[Global___SlotsFrom] | None = ...,
+        left: _abc.Iterable[Global___SlotsLeft] | None = ...,
+        revision: _builtins.int = ...,
+        map_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "left", b"left", "map_version", b"map_version", "revision", b"revision", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClusterPosition: _TypeAlias = ClusterPosition  # noqa: Y015
 
 @_typing.final
 class Command(_message.Message):

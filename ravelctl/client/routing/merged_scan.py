@@ -4,8 +4,12 @@ Theory of operation. A page shows all keys of some slots in a range, as its clus
 of each cluster, a window is the range from the present position up to the end of the page that ends first. It is complete once
 its pages together show every slot. Then the keys of each slot are taken from one page, so that a key that exists all the time
 is yielded exactly once: a slot that both its source and its destination show (the one before it moved, the other after) is
-taken from its owner by the newer map. A slot that no page shows is moving: the map is renewed, its owner is asked again from
-the position on, and the window waits, for the time of a page at most.
+taken from its owner by the newer map.
+
+A cluster shows a slot only while it owns it by its own log, and counts only if it is, by the map, the owner or one end of a
+migration of the slot: a cluster that was restored from a backup believes to own what it owned then, and its keys are old. A
+slot that no such page shows is moving: the map is renewed, its owner is asked again from the position on, and the window waits,
+for the time of a page at most.
 """
 
 from __future__ import annotations
@@ -18,9 +22,10 @@ from typing import Final, Protocol
 
 from ravelctl.client.connection.attempts import Backoff
 from ravelctl.client.connection.retry import RetryPolicy
-from ravelctl.client.errors import SlotMovingError, UnreachableError
+from ravelctl.client.errors import RavelError, SlotMovingError, UnreachableError
 from ravelctl.client.routing.slot_map import ALL_SLOTS, SlotRoutes, slots_in
 from ravelctl.client.session.scan import next_key
+from ravelpb.errors import Field
 from ravelpb.slots import slot_of
 from ravelpb.v1.kv_pb2 import KeyValue, ScanRequest, ScanResponse
 
@@ -45,18 +50,22 @@ class Page:
         return self.start <= position and (self.end == TO_THE_LAST or position < self.end)
 
 
-def shares_of(pages: Mapping[int, Page], share: Callable[[int], int]) -> tuple[dict[int, int], int]:
-    """Return the slots to take from the page of each cluster, and the slots that no page shows. Pure.
+def shares_of(
+    pages: Mapping[int, Page], share: Callable[[int], int], may_show: Callable[[int], int]
+) -> tuple[dict[int, int], int]:
+    """Return the slots to take from the page of each cluster, and the slots that no page may show. Pure.
 
-    `share` returns the slots of a cluster by the newest map: its page is preferred to others that show them too.
+    `share` returns the slots of a cluster by the newest map: its page is preferred to those of other ends of migrations.
+    `may_show` returns the slots that it may show.
     """
     chosen = {number: page.slots & share(number) for number, page in pages.items()}
     taken = 0
     for slots in chosen.values():
         taken |= slots
     for number, page in pages.items():
-        chosen[number] |= page.slots & ~taken
-        taken |= page.slots
+        further = page.slots & may_show(number) & ~taken
+        chosen[number] |= further
+        taken |= further
     return chosen, ALL_SLOTS & ~taken
 
 
@@ -117,21 +126,25 @@ class MergedScan:
     async def _window(self, position: bytes, left: int) -> tuple[list[KeyValue], bytes]:
         backoff = Backoff(self._retry, self._timeout_s)
         attempted = False
+        missing = 0
         while True:
             routes = await self._keeper.first(self._timeout_s)
-            await self._fill(routes, position, left)
-            chosen, missing = shares_of(self._pages, routes.share)
+            await self._fill(routes, position, left, missing)
+            chosen, missing = shares_of(self._pages, routes.share, routes.may_show)
             if not missing:
                 return merge(self._pages, chosen, position)
-            await self._wait(missing, backoff, at_once=not attempted)
+            await self._wait(missing, backoff, routes, at_once=not attempted)
             attempted = True
             routes = self._keeper.routes or routes
-            for number in routes.owning:
-                if routes.share(number) & missing:
+            for number in list(self._pages):
+                if routes.may_show(number) & missing:
                     await self._leave(number)
 
-    async def _fill(self, routes: SlotRoutes, position: bytes, left: int) -> None:
-        """Fetch a page at this position of every cluster that owns slots, and drop pages that end before it."""
+    async def _fill(self, routes: SlotRoutes, position: bytes, left: int, missing: int) -> None:
+        """Fetch a page at this position of every cluster that owns slots, and drop pages that end before it.
+
+        For `missing` slots fetch those of the sources of their migrations too, where these answer.
+        """
         for number in [number for number, page in self._pages.items() if not page.reaches(position)]:
             del self._pages[number]
         wanted = [number for number in routes.owning if number not in self._pages]
@@ -139,11 +152,19 @@ class MergedScan:
             raise UnreachableError(
                 f"no cluster owns slots by version {routes.version} of the map", next_step="see `ravelctl admin clusters`"
             )
-        found = await asyncio.gather(*(self._next(number, position, left) for number in wanted), return_exceptions=True)
-        for number, page in zip(wanted, found, strict=True):
-            if isinstance(page, BaseException):
+        known = {*wanted, *self._pages}
+        sources = {
+            migration.source for migration in routes.migrations if migration.slots & missing
+        } & routes.clusters.keys() - known
+        asked = [*wanted, *sources]
+        found = await asyncio.gather(*(self._next(number, position, left) for number in asked), return_exceptions=True)
+        for number, page in zip(asked, found, strict=True):
+            if isinstance(page, RavelError) and number in sources:
+                await self._leave(number)
+            elif isinstance(page, BaseException):
                 raise page
-            self._pages[number] = page
+            else:
+                self._pages[number] = page
 
     async def _next(self, number: int, position: bytes, left: int) -> Page:
         """Return the page of this cluster at a position: the next one of its stream, if the stream continues there."""
@@ -162,17 +183,34 @@ class MergedScan:
             self._pages.pop(number, None)
         return page
 
-    async def _wait(self, missing: int, backoff: Backoff, *, at_once: bool) -> None:
+    async def _wait(self, missing: int, backoff: Backoff, routes: SlotRoutes, *, at_once: bool) -> None:
         """Wait a moment for slots that are moving, and ask for a newer map. `at_once`: the map alone may help."""
         if not at_once:
             await backoff.wait()
         if backoff.is_over:
-            slot = (missing & -missing).bit_length() - 1
-            raise SlotMovingError(
-                f"{missing.bit_count()} slots (the first is {slot}) were shown by no cluster within {self._timeout_s:.3g} s",
-                next_step="see `ravelctl admin slots`: a move may be waiting for a cluster that is away",
-            )
+            raise self._not_shown(missing, routes)
         await self._keeper.renew(backoff.left_s or 0.0)
+
+    def _not_shown(self, missing: int, routes: SlotRoutes) -> SlotMovingError:
+        slot = (missing & -missing).bit_length() - 1
+        owner = routes.clusters.get(routes.owners[slot])
+        named = owner.name if owner is not None else "no cluster"
+        others = [
+            number for number, page in self._pages.items() if page.slots >> slot & 1 and not routes.share(number) >> slot & 1
+        ]
+        sources = [migration.source for migration in routes.migrations if migration.slots >> slot & 1]
+        told = ""
+        if others:
+            told = f"; {routes.clusters[others[0]].name} believes to own it, and its keys may be old"
+        elif sources and sources[0] in routes.clusters:
+            told = f"; it is on its way there from {routes.clusters[sources[0]].name}"
+        return SlotMovingError(
+            f"{missing.bit_count()} slots were not shown within {self._timeout_s:.3g} s: the first is {slot}, which belongs to "
+            f"{named} by version {routes.version} of the map and is not there{told}",
+            metadata={Field.SLOT: str(slot)},
+            next_step="see `ravelctl admin slots`: a migration may be waiting for a cluster that is away; if none is, run "
+            "`ravelctl admin reconcile`",
+        )
 
     async def _leave(self, number: int) -> None:
         self._pages.pop(number, None)

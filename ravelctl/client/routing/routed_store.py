@@ -31,6 +31,7 @@ from ravelctl.client.errors import (
     WrongServerError,
 )
 from ravelctl.client.routing.merged_scan import MergedScan
+from ravelctl.client.routing.merged_watch import MergedWatch
 from ravelctl.client.routing.outages import AWAY, ClusterKey, Outages
 from ravelctl.client.routing.slot_map import NOBODY, ClusterRoute, SlotRoutes
 from ravelctl.client.routing.slot_map_cache import SlotMapCache
@@ -74,7 +75,7 @@ class RoutedStore:
         self._stores: dict[ClusterKey, ClusterStore] = {}
         self._retiring: dict[ClusterKey, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._watches: WeakSet[Watch] = WeakSet()
+        self._watches: WeakSet[MergedWatch] = WeakSet()
         self._map = SlotMapCache(admin, dialling, timeout_s=timeout_s, cluster_id=admin_cluster_id, changed=self._map_came)
 
     async def write(self, keys: Sequence[bytes], command: Command, size_bytes: int, timeout_s: float) -> Any:
@@ -107,10 +108,14 @@ class RoutedStore:
     def scan(self, request: ScanRequest, timeout_s: float) -> AsyncGenerator[Iterable[kv_pb2.KeyValue], None]:
         return MergedScan(request, self._map, self._pages, self._retry, timeout_s).windows()
 
-    def watch(self, request: WatchRequest, timeout_s: float, outage_max_s: float | None) -> Watch:
-        watch = Watch(request, lambda refused: self._watched(request, refused, timeout_s), self._retry, timeout_s, outage_max_s)
+    def watch(self, request: WatchRequest, timeout_s: float, outage_max_s: float | None, after: str | None) -> Watch:
+        watch = MergedWatch(request, self._map, self._connections_of, self._retry, timeout_s, outage_max_s, after)
         self._watches.add(watch)
         return watch
+
+    def _connections_of(self, cluster: ClusterRoute) -> Connections:
+        self._owner.check()
+        return self._store_of(cluster).connections
 
     async def close(self) -> None:
         """End every call and close the connections."""
@@ -201,7 +206,7 @@ class RoutedStore:
         return store
 
     def _map_came(self, routes: SlotRoutes) -> None:
-        """Tell the stores where their members are now, and let those go that are not in the map."""
+        """Give the stores the addresses of their members, let those go that are not in the map, and wake the watches."""
         seats = {(cluster.number, cluster.cluster_id): cluster for cluster in routes.clusters.values()}
         for seat, store in self._stores.items():
             if seat in seats:
@@ -211,6 +216,8 @@ class RoutedStore:
                     store.connections.learn(address)
             elif seat not in self._retiring:
                 self._retiring[seat] = asyncio.get_running_loop().call_later(RETIRE_S, self._retire, seat)
+        for watch in self._watches:
+            watch.map_came()
 
     def _retire(self, seat: tuple[int, str]) -> None:
         self._retiring.pop(seat, None)
@@ -229,6 +236,7 @@ class RoutedStore:
         routes = self._map.routes
         cluster = routes.clusters.get(number) if routes is not None else None
         if cluster is None or not cluster.addresses:
+            self._map.look()  # its members may be known by now
             raise UnreachableError(f"the admin knows no address of cluster {number}", next_step="see `ravelctl admin clusters`")
         if self._outages is not None:
             self._outages.check((cluster.number, cluster.cluster_id), stale=request.consistency == STALE)
@@ -239,27 +247,6 @@ class RoutedStore:
         except (*AWAY, WrongServerError) as error:
             self._lost(cluster, error, request.start or b"\0")
             raise
-
-    async def _watched(self, request: WatchRequest, refused: WrongClusterError | None, timeout_s: float) -> Connections:
-        """Return where to watch: at the owner of the key, or of all slots."""
-        self._owner.check()
-        routes = await self._map.first(timeout_s)
-        if refused is not None and refused.map_version >= routes.version:
-            await self._map.renew(timeout_s)
-            routes = self._map.routes or routes
-        if request.key:
-            return self._store_of(routes.owner_of(request.key)).connections
-        if len(routes.owning) != 1:
-            await self._map.renew(timeout_s)  # an old map must not refuse a watch
-            routes = self._map.routes or routes
-        owning = routes.owning
-        if len(owning) != 1:
-            names = ", ".join(routes.clusters[number].name for number in owning) or "none"
-            raise InvalidArgumentError(
-                f"keys can be watched together only while one cluster owns all of them, and now it is {len(owning)} ({names})",
-                next_step="watch single keys, or each cluster through its own endpoints",
-            )
-        return self._store_of(routes.clusters[owning[0]]).connections
 
 
 def _newer(now: SlotRoutes | None, than: SlotRoutes) -> bool:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from struct import Struct
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from ravelctl.client.errors import InternalError, InvalidArgumentError, UnreachableError
 from ravelpb.slots import SLOT_COUNT, slot_of
@@ -37,6 +39,14 @@ class ClusterRoute:
     addresses: tuple[str, ...]
 
 
+class Migration(NamedTuple):
+    """Slots (a bit set) on their way from one cluster to another."""
+
+    slots: int
+    source: int
+    destination: int
+
+
 @dataclass(frozen=True, slots=True)
 class SlotRoutes:
     """One version of the map. `owners[slot]` is the number of a cluster, or NOBODY."""
@@ -45,6 +55,7 @@ class SlotRoutes:
     owners: tuple[int, ...]
     clusters: Mapping[int, ClusterRoute]
     shares: Mapping[int, int] = field(default_factory=dict)  # number -> its slots, as a bit set
+    migrations: Sequence[Migration] = ()  # that have begun
 
     @classmethod
     def first(cls, answer: SlotMapResponse) -> Self:
@@ -52,19 +63,24 @@ class SlotRoutes:
         if len(answer.owners) != _OWNERS.size:
             raise InternalError(f"the admin sent a map of {len(answer.owners)} bytes, and it has {_OWNERS.size}")
         owners = _OWNERS.unpack(answer.owners)
-        return cls(answer.version, owners, _clusters(answer), _shares(owners))
+        return cls(answer.version, owners, _clusters(answer), _shares(owners), _migrations(answer))
 
     def updated(self, answer: SlotMapResponse) -> SlotRoutes:
         """Return the map after this answer. An older one changes nothing: a late answer must not lead back."""
         if answer.version < self.version:
             return self
         if answer.version == self.version or not answer.owners:
-            return SlotRoutes(self.version, self.owners, _clusters(answer), self.shares)
+            return SlotRoutes(self.version, self.owners, _clusters(answer), self.shares, _migrations(answer))
         return SlotRoutes.first(answer)
 
     def share(self, number: int) -> int:
         """Return the slots of a cluster, as a bit set."""
         return self.shares.get(number, 0)
+
+    def may_show(self, number: int) -> int:
+        """Return the slots that a cluster may show if it says that it owns them: its own, and those of its migrations."""
+        ends = (migration.slots for migration in self.migrations if number in (migration.source, migration.destination))
+        return reduce(or_, ends, self.share(number))
 
     @property
     def owning(self) -> Sequence[int]:
@@ -108,6 +124,13 @@ def _clusters(answer: SlotMapResponse) -> dict[int, ClusterRoute]:
         cluster.number: ClusterRoute(cluster.number, cluster.name, cluster.cluster_id, tuple(cluster.addresses))
         for cluster in answer.clusters
     }
+
+
+def _migrations(answer: SlotMapResponse) -> Sequence[Migration]:
+    return [
+        Migration(sum(1 << slot for slot in migration.slots), migration.source, migration.destination)
+        for migration in answer.migrations
+    ]
 
 
 def _shares(owners: Sequence[int]) -> dict[int, int]:

@@ -82,6 +82,11 @@ class SlotMapCache:
             self._looked = now
             self._ask()
 
+    def refresh(self) -> None:
+        """Ask for the map, unless a question is open."""
+        if not self._closed:
+            self._ask()
+
     def _ask(self) -> asyncio.Task[None]:
         if self._asking is None or self._asking.done():
             self._asking = asyncio.get_running_loop().create_task(self._fetch(), name="ravel client: map of slots")

@@ -14,10 +14,10 @@ from ravelctl.client.connection.channels import ChannelFactory
 from ravelctl.client.connection.connections import Connections
 from ravelctl.client.connection.retry import RetryPolicy
 from ravelctl.client.connection.tls import TlsOptions
-from ravelctl.client.errors import NotSentError, OutcomeUnknownError, RavelError, SlotMovingError, WrongClusterError
+from ravelctl.client.errors import NotSentError, OutcomeUnknownError, RavelError, SlotMovingError
 from ravelctl.client.session.batcher import Answer, CommandBatcher, CommandKind, WriteAnswer
 from ravelctl.client.session.scan import Scanner
-from ravelctl.client.session.watch import Watch
+from ravelctl.client.session.watch import ClusterWatch, Watch
 from ravelpb.v1 import kv_pb2
 from ravelpb.v1.kv_pb2 import Command, ScanRequest, ScanResponse, WatchRequest
 
@@ -71,7 +71,9 @@ class Store(Protocol):
         """Yield the keys of the request in order, some at a time; `timeout_s` is for each part."""
         ...
 
-    def watch(self, request: WatchRequest, timeout_s: float, outage_max_s: float | None) -> Watch: ...
+    def watch(self, request: WatchRequest, timeout_s: float, outage_max_s: float | None, after: str | None) -> Watch:
+        """Return a watch, which resumes at the position `after` if there is one."""
+        ...
 
     async def close(self) -> None: ...
 
@@ -156,16 +158,10 @@ class ClusterStore:
         """Return the pages of a scan as this cluster sends them. `request` is changed as they come."""
         return Scanner(request, self.connections, self._retry, timeout_s).pages()
 
-    def watch(self, request: WatchRequest, timeout_s: float, outage_max_s: float | None) -> Watch:
-        watch = Watch(request, self._watched, self._retry, timeout_s, outage_max_s)
+    def watch(self, request: WatchRequest, timeout_s: float, outage_max_s: float | None, after: str | None) -> Watch:
+        watch = ClusterWatch(request, self.connections, self._retry, timeout_s, outage_max_s, after)
         self._watches.add(watch)
         return watch
-
-    async def _watched(self, refused: WrongClusterError | None) -> Connections:
-        """Return where to watch. A watch of one cluster ends where its key moves to another one."""
-        if refused is not None:
-            raise refused
-        return self.connections
 
     async def close(self) -> None:
         """End every call and close the connections."""

@@ -307,7 +307,7 @@ ROOM = Room(
         ),
         Mistake(
             "a watch waits 5000 s for a silent server",
-            "ravelctl/client/session/watch.py",
+            "ravelctl/client/session/message_stream.py",
             old="SILENCE_S: Final = 5.0",
             new="SILENCE_S: Final = 5000.0",
             first=(
@@ -317,9 +317,9 @@ ROOM = Room(
         ),
         Mistake(
             "outage_max_s of a watch is ignored",
-            "ravelctl/client/session/watch.py",
-            old=("        self._begin_trouble(self._outage_max_s)\n        rule"),
-            new=("        self._begin_trouble(None)\n        rule"),
+            "ravelctl/client/session/message_stream.py",
+            old="        self._begin_trouble(self._outage_max_s)\n",
+            new="        self._begin_trouble(None)\n",
             first=(
                 "ravelctl/client/test_watch_times.py",
                 "ravelctl/client/test_watch.py",
@@ -327,9 +327,9 @@ ROOM = Room(
         ),
         Mistake(
             "the first answer of a watch has no deadline",
-            "ravelctl/client/session/watch.py",
-            old=("            self._begin_trouble(self._timeout_s)\n        try"),
-            new=("            self._begin_trouble(None)\n        try"),
+            "ravelctl/client/session/message_stream.py",
+            old="            self._begin_trouble(self._timeout_s)\n",
+            new="            self._begin_trouble(None)\n",
             first=(
                 "ravelctl/client/test_watch_times.py",
                 "ravelctl/client/test_watch.py",
@@ -337,8 +337,8 @@ ROOM = Room(
         ),
         Mistake(
             "an outage of a watch never ends",
-            "ravelctl/client/session/watch.py",
-            old=("        self._backoff.restart(None)\n        self._behind.clear()"),
+            "ravelctl/client/session/message_stream.py",
+            old="        self._backoff.restart(None)\n        self._behind.clear()",
             new="        self._behind.clear()",
             first=(
                 "ravelctl/client/test_watch_times.py",
@@ -347,7 +347,7 @@ ROOM = Room(
         ),
         Mistake(
             "an attempt of a watch ignores the deadline",
-            "ravelctl/client/session/watch.py",
+            "ravelctl/client/session/message_stream.py",
             old="limit_s = min(limit_s, left_s)",
             new="pass",
             first=(
@@ -357,8 +357,10 @@ ROOM = Room(
         ),
         Mistake(
             "a watch notes no progress",
-            "ravelctl/client/session/watch.py",
-            old=("        if message.events or not self._fresh:\n            self._end_trouble(attempts)\n"),
+            "ravelctl/client/session/message_stream.py",
+            old="""                    if answer.events or not self._fresh or not self.begun:
+                        self._end_trouble()
+""",
             new="",
             first=(
                 "ravelctl/client/test_watch_times.py",

@@ -444,8 +444,8 @@ ROOM = Room(
         Mistake(
             "an anchor holds the revision after its entry",
             "ravel_node/machine/kv.py",
-            old=("        self._history.applied(at.index, before, txn)\n        return outcomes"),
-            new=("        self._history.applied(at.index, self._revision, txn)\n        return outcomes"),
+            old="self._history.applied(at.index, before, self._revision, txn)\n        return outcomes",
+            new="self._history.applied(at.index, self._revision, self._revision, txn)\n        return outcomes",
             first=("machine/test_history.py",),
         ),
         Mistake(

@@ -414,7 +414,7 @@ ROOM = Room(
             new="        turned = False\n",
             first=(
                 "server/test_watch.py",
-                "server/test_tenancy.py",
+                "server/test_slot_subscription.py",
             ),
         ),
         Mistake(
@@ -431,7 +431,7 @@ ROOM = Room(
             new="holds = cursor.range.holds",
             first=(
                 "server/test_watch.py",
-                "server/test_tenancy.py",
+                "server/test_slot_subscription.py",
             ),
         ),
         Mistake(
@@ -443,31 +443,31 @@ ROOM = Room(
         ),
         Mistake(
             "a slot that came back is watched with a hole",
-            "ravel_node/server/tenancy.py",
-            old=("            if tenure.came != self._view.tenure(slot).came:\n                raise"),
-            new=("            if False:\n                raise"),
-            first=("server/test_tenancy.py",),
+            "ravel_node/server/slot_subscription.py",
+            old="            if tenure.came != self._view.tenure(slot).came:",
+            new="            if False:",
+            first=("server/test_slot_subscription.py",),
         ),
         Mistake(
             "a watch from before a slot came is accepted",
-            "ravel_node/server/tenancy.py",
-            old="        if 0 < from_revision <= came:",
-            new="        if 0 < from_revision < came:",
-            first=("server/test_tenancy.py",),
+            "ravel_node/server/slot_subscription.py",
+            old="else 0 < from_revision <= tenure.came",
+            new="else 0 < from_revision < tenure.came",
+            first=("server/test_slot_subscription.py",),
         ),
         Mistake(
             "a slot leaves before all of it was told",
-            "ravel_node/server/tenancy.py",
+            "ravel_node/server/slot_subscription.py",
             old="            if revision <= seen:",
             new="            if True:",
-            first=("server/test_tenancy.py",),
+            first=("server/test_slot_subscription.py",),
         ),
         Mistake(
             "a slot that left is told at the revision seen",
-            "ravel_node/server/tenancy.py",
+            "ravel_node/server/slot_subscription.py",
             old="                self._leaving[slot] = tenure.left or seen",
             new="                self._leaving[slot] = seen",
-            first=("server/test_tenancy.py",),
+            first=("server/test_slot_subscription.py",),
         ),
         Mistake(
             "a status stream that ended stays counted",

@@ -8,7 +8,7 @@ from typing import Any
 
 from ravelctl.client import RavelClient, RetryPolicy
 from ravelpb.slots import SLOT_COUNT, slot_of
-from ravelpb.v1.admin_pb2 import RoutedCluster, SlotMapRequest, SlotMapResponse
+from ravelpb.v1.admin_pb2 import RoutedCluster, RoutedMigration, SlotMapRequest, SlotMapResponse
 from ravelpb.v1.cluster_pb2 import Member, StatusResponse
 from ravelpb.v1.common_pb2 import Addresses, ResponseHeader, ServerRef
 from tests.ravelctl.client.fake_server import ALL_SLOTS, FakeCluster, fake_cluster
@@ -24,6 +24,8 @@ class FakeWorld:
         self.clusters = list(clusters)
         self.version = 1
         self.owners = [1 + slot % len(clusters) for slot in range(SLOT_COUNT)]
+        self.ids = {number: f"{number:032x}" for number in range(1, len(clusters) + 1)}  # as the map has them
+        self.migrations: list[RoutedMigration] = []
         self.asked: list[SlotMapRequest] = []
         for number, cluster in enumerate(self.clusters, start=1):
             cluster.owned = sum(1 << slot for slot, owner in enumerate(self.owners) if owner == number)
@@ -54,11 +56,12 @@ class FakeWorld:
                 RoutedCluster(
                     number=number,
                     name=f"c{number}",
-                    cluster_id=f"{number:032x}",
+                    cluster_id=self.ids[number],
                     addresses=[replica.address for replica in cluster.replicas],
                 )
                 for number, cluster in enumerate(self.clusters, start=1)
             ],
+            migrations=self.migrations,
         )
 
     def addresses(self) -> list[str]:
@@ -101,6 +104,7 @@ class FakeWorld:
             while new.revision < left:
                 new.revision += 1
                 new.history.append([])
+        new.arrivals.update(dict.fromkeys(slots, new.revision))
         new.owned |= _bits(slots)
         new.map_version = self.version
 
@@ -117,6 +121,12 @@ class FakeWorld:
         self.release(slots, source)
         self.activate(slots, source, destination)
         self.purge(slots, source)
+
+    def watched_slots(self, number: int) -> set[int]:
+        """The slots that a watch of this cluster is sent, for the time that they are there now."""
+        cluster = self.clusters[number - 1]
+        served = {slot: came for replica in cluster.replicas for slot, came in replica.serves.items()}
+        return {slot for slot, came in served.items() if came == cluster.tenures.get(slot, (0, 0))[0]}
 
     def settle(self) -> None:
         """Every slot is owned by exactly one cluster: what a test may count on at its end."""

@@ -88,6 +88,7 @@ class FakeCluster:
         self.tenures: dict[
             int, tuple[int, int]
         ] = {}  # of slots that ever moved: after which revision they came, at which they left
+        self.arrivals: dict[int, int] = {}  # of slots that came: the revision after they did
         self.before_page: Callable[[], None] = lambda: None
 
     def expire_sessions(self) -> None:
@@ -229,6 +230,7 @@ class FakeReplica:
         self.cluster_id = "c" * 32
         self.meant: list[str] = []  # the cluster that each call named, in order; empty: none
         self.watches_break_after: deque[int] = deque()  # messages after which the next watches break
+        self.serves: dict[int, int] = {}  # the slots of the newest watch that names some, and their `came`
         self.watches_fall_silent = False  # after their first message
         self.calls: Counter[str] = Counter()
         self.answers: dict[str, Callable[[Any], Any]] = {"Status": lambda request: cluster_pb2.StatusResponse()}
@@ -426,10 +428,13 @@ class FakeReplica:
         """One revision a message."""
         self.calls["Watch"] += 1
         await self._admit(context, leader_only=False, streams=True)
-        history = self.cluster.history
+        if request.slots:
+            await self._watch_slots(request, context)
+            return
+        cluster, history = self.cluster, self.cluster.history
         told = request.from_revision - 1 if request.from_revision else len(history)
         slot = slot_of(request.key) if request.key else None
-        came, left = self.cluster.tenures.get(slot, (0, 0)) if slot is not None else (0, 0)
+        came, left = cluster.tenures.get(slot, (0, 0)) if slot is not None else (0, 0)
         if not request.from_revision or told >= left:
             await self._check_owned(slot, context)
         first = max(self.first_revision, came + 1)
@@ -440,22 +445,90 @@ class FakeReplica:
         end = request.key + b"\0" if request.key else request.end
         header = self.header
         messages_left = self.watches_break_after.popleft() if self.watches_break_after else -1
-        await context.write(kv_pb2.WatchResponse(revision=told, header=header))
+        version = cluster.map_version
+        await context.write(kv_pb2.WatchResponse(revision=told, header=header, map_version=version))
         while True:
             if self.refusal is not None:
                 await refuse(context, self.refusal)
-            if slot is not None and 0 < self.cluster.tenures.get(slot, (0, 0))[1] <= told:
-                await context.write(kv_pb2.WatchResponse(revision=self.cluster.tenures[slot][1], header=header))
+            if slot is not None and 0 < cluster.tenures.get(slot, (0, 0))[1] <= told:
+                await context.write(kv_pb2.WatchResponse(revision=cluster.tenures[slot][1], header=header))
                 await self._check_owned(slot, context)
+            if messages_left == 0:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
+            if self.watches_fall_silent or (told >= len(history) and version == cluster.map_version):
+                await asyncio.sleep(0.01)
+                continue
+            events = []
+            if told < len(history):
+                events = [event for event in history[told] if start <= event.key and (not end or event.key < end)]
+                told += 1
+            else:
+                version = cluster.map_version
+            messages_left -= 1
+            await context.write(kv_pb2.WatchResponse(events=events, revision=told, header=header, map_version=version))
+
+    async def _watch_slots(self, request: kv_pb2.WatchRequest, context: Any) -> None:
+        cluster, history = self.cluster, self.cluster.history
+        answer = kv_pb2.WatchResponse(header=self.header, map_version=cluster.map_version)
+        first: dict[int, int] = {}  # of each slot that is watched
+        came: dict[int, int] = {}
+        for part in request.slots:
+            for slot in part.slots:
+                here, left = cluster.tenures.get(slot, (0, 0))
+                if here > part.came if part.HasField("came") else 0 < part.from_revision <= here:
+                    answer.missed.add(slots=[slot], from_revision=here + 1, came=here)
+                elif (part.HasField("came") and here != part.came) or not (
+                    cluster.owned >> slot & 1 or (slot in cluster.tenures and 0 < part.from_revision <= left + 1)
+                ):
+                    answer.absent.append(slot)
+                else:
+                    first[slot] = max(part.from_revision or len(history) + 1, cluster.arrivals.get(slot, 0) + 1)
+                    came[slot] = here
+        groups: dict[tuple[int, int], list[int]] = {}
+        for slot, revision in first.items():
+            groups.setdefault((revision, came[slot]), []).append(slot)
+        for (revision, here), slots in groups.items():
+            answer.began.add(slots=slots, from_revision=revision, came=here)
+        told = min(first.values(), default=1) - 1
+        if told + 1 < self.first_revision:
+            fields = {Field.FIRST_REVISION: str(self.first_revision)}
+            await refuse(context, make_status(Reason.COMPACTED, "compacted away", fields))
+        messages_left = self.watches_break_after.popleft() if self.watches_break_after else -1
+        answer.revision = told
+        while True:
+            gone: dict[int, list[int]] = {}
+            for slot in list(first):
+                here, left = cluster.tenures.get(slot, (0, 0))
+                if here != came[slot]:
+                    answer.missed.add(slots=[slot], from_revision=here + 1, came=here)
+                elif not cluster.owned >> slot & 1 and left <= told:
+                    gone.setdefault(left, []).append(slot)
+                else:
+                    continue
+                del first[slot]
+            for revision, slots in sorted(gone.items()):
+                answer.left.add(slots=slots, revision=revision)
+            answer.map_version = cluster.map_version
+            if answer.events or answer.left or answer.missed or answer.began or answer.absent or told != answer.revision:
+                answer.revision = told
+                await context.write(answer)
+                messages_left -= 1
+            self.serves = {slot: came[slot] for slot in first}
+            if not first:
+                return
+            answer = kv_pb2.WatchResponse(header=self.header, revision=told)
+            if self.refusal is not None:
+                await refuse(context, self.refusal)
             if messages_left == 0:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
             if told >= len(history) or self.watches_fall_silent:
                 await asyncio.sleep(0.01)
                 continue
-            events = [event for event in history[told] if start <= event.key and (not end or event.key < end)]
             told += 1
-            messages_left -= 1
-            await context.write(kv_pb2.WatchResponse(events=events, revision=told, header=header))
+            for event in history[told - 1]:
+                inside = request.start <= event.key and (not request.end or event.key < request.end)
+                if inside and slot_of(event.key) in first and first[slot_of(event.key)] <= told:
+                    answer.events.append(event)
 
     async def _check_owned(self, slot: int | None, context: Any) -> None:
         if slot is not None and not self.cluster.owned >> slot & 1:

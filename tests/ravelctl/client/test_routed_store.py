@@ -27,6 +27,7 @@ from ravelctl.client import (
     connect,
 )
 from ravelpb.slots import SLOT_COUNT
+from ravelpb.v1.admin_pb2 import RoutedMigration
 from tests.ravelctl.client.fake_admin import QUICK, FakeWorld, fake_world, key_of_slot
 from tests.ravelctl.client.fake_server import Fault, fake_cluster, scripted
 from tests.ravelctl.client.patience import ends_in
@@ -281,15 +282,6 @@ async def test_a_watch_that_begins_after_a_move_is_not_told_a_part_for_the_whole
         assert [(event.value, event.revision) for event in [await anext(changes)]] == [(b"3", 3)]
 
 
-async def test_a_range_is_watched_only_where_one_cluster_has_it_all(world: FakeWorld, client: RavelClient) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"now it is 2 \(c1, c2\)"):
-        await client.watch(prefix=b"k").started()
-    world.move(EVEN, 1, 2)
-    async with client.watch(prefix=b"k") as changes:
-        await client.put(b"k1", b"v")
-        assert (await anext(changes)).key == b"k1"
-
-
 async def test_blocking_calls_are_routed_too(world: FakeWorld) -> None:
     def use() -> list[bytes]:
         with connect(admin=",".join(world.addresses()), retry=QUICK, timeout_s=20) as store:
@@ -391,13 +383,74 @@ async def test_a_scan_over_a_slot_that_nobody_shows_gives_up(world: FakeWorld, c
         return [item async for item in client.scan(timeout_s=limit_s)]
 
     refused = await ends_in(SlotMovingError, scan)
-    assert "1 slots (the first is 4) were shown by no cluster within" in str(refused)
+    assert "1 slots were not shown within" in str(refused)
+    assert "the first is 4, which belongs to c1 by version 1 of the map and is not there" in str(refused)
+    assert "ravelctl admin reconcile" in refused.next_step
+
+
+async def test_keys_that_a_cluster_out_of_a_backup_believes_to_own_are_not_shown(world: FakeWorld, client: RavelClient) -> None:
+    """It is as it was before a migration, and the destination was restored too, from before it as well."""
+    (key,) = key_of_slot([4])
+    await client.put(key, b"old")
+    old = dict(world.clusters[0].data)
+    world.move([4], 1, 2)
+    await client.put(key, b"new")
+    first, second = world.clusters
+    first.data, first.owned = old, first.owned | 1 << 4
+    assert [item.value async for item in client.scan()] == [b"new"]  # while the owner by the map shows it
+    second.owned &= ~(1 << 4)
+
+    async def scan(limit_s: float) -> list[KeyValue]:
+        return [item async for item in client.scan(timeout_s=limit_s)]
+
+    refused = await ends_in(SlotMovingError, scan)
+    assert "the first is 4, which belongs to c2 by version 2 of the map" in str(refused)
+    assert "c1 believes to own it" in str(refused)
+    assert "ravelctl admin reconcile" in refused.next_step
+    world.owners = [1] * SLOT_COUNT  # everything is the first one's, and the second one is forgotten
+    world.version += 1
+    first.owned = (1 << SLOT_COUNT) - 1
+    assert [item.value async for item in client.scan()] == [b"old"]
+
+
+async def test_a_source_that_has_not_let_go_yet_is_shown_also_if_it_owns_nothing_else(
+    world: FakeWorld, client: RavelClient
+) -> None:
+    keys = await fill(world, client, 20)
+    world.freeze(EVEN, 1)
+    world.commit(EVEN, 2)
+    world.migrations = [RoutedMigration(slots=EVEN, source=1, destination=2)]
+    assert [item.key async for item in client.scan()] == keys
+    async with world.client() as other:
+        assert [item.key async for item in other.scan()] == keys
+    world.release(EVEN, 1)
+    world.activate(EVEN, 1, 2)
+    await world.clusters[0].replicas[0].stop()
+    async with world.client() as other:
+        assert [item.key async for item in other.scan()] == keys  # that one is not needed any more
 
 
 async def test_a_scan_with_a_cluster_away_is_an_error_and_no_part(world: FakeWorld, client: RavelClient) -> None:
     await fill(world, client, 10)
     await world.clusters[1].replicas[0].stop()
     await ends_in(UnreachableError, lambda limit_s: anext(client.scan(timeout_s=limit_s)))
+
+
+async def test_a_scan_finds_a_cluster_whose_addresses_become_known_later(world: FakeWorld, client: RavelClient) -> None:
+    keys = await fill(world, client, 10)
+    replicas, world.clusters[1].replicas = world.clusters[1].replicas, []
+    async with world.client() as other:
+        with pytest.raises(UnreachableError, match="knows no address of cluster 2"):
+            await anext(other.scan())
+        world.clusters[1].replicas = replicas
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    found = [item.key async for item in other.scan()]
+                    break
+                except UnreachableError:
+                    await asyncio.sleep(0.05)
+    assert found == keys
 
 
 async def test_one_cluster_alone_is_a_map_too() -> None:

@@ -86,8 +86,29 @@ def test_slots_of_the_wire() -> None:
 def test_a_slot_that_nobody_shows_is_missing() -> None:
     odd = sum(1 << slot for slot in range(1, SLOT_COUNT, 2))
     pages = {1: Page(b"", b"", ALL_SLOTS & ~odd & ~1, ()), 2: Page(b"", b"", odd, ())}
-    _, missing = shares_of(pages, lambda number: 0)
+    _, missing = shares_of(pages, lambda number: 0, lambda number: ALL_SLOTS)
     assert missing == 1
+
+
+def test_a_slot_that_only_a_cluster_shows_which_may_not_is_missing() -> None:
+    pages = {1: Page(b"", b"", ALL_SLOTS & ~2, ()), 2: Page(b"", b"", 3, ())}
+    owned = {1: ALL_SLOTS & ~3, 2: 2}
+    chosen, missing = shares_of(pages, lambda number: owned[number], lambda number: owned[number])
+    assert missing == 1
+    assert chosen == {1: ALL_SLOTS & ~3, 2: 2}
+    ends = {1: owned[1] | 1, 2: owned[2]}
+    chosen, missing = shares_of(pages, lambda number: owned[number], lambda number: ends[number])
+    assert (chosen, missing) == ({1: ALL_SLOTS & ~2, 2: 2}, 0)
+
+
+def test_both_ends_of_a_migration_may_show_its_slots() -> None:
+    moved = answer(1, HALVES)
+    moved.migrations.add(slots=[1, 3], source=1, destination=2)
+    for routes in (SlotRoutes.first(moved), SlotRoutes.first(answer(1, HALVES)).updated(moved)):
+        assert routes.may_show(1) == routes.share(1) | 0b1010
+        assert routes.may_show(2) == routes.share(2) | 0b1010
+        assert routes.may_show(3) == 0
+        assert routes.updated(answer(1, HALVES)).may_show(1) == routes.share(1)
 
 
 @settings(max_examples=60, deadline=None)
@@ -107,7 +128,7 @@ def test_a_window_has_each_key_once_and_in_order(
     for number, (half, end) in enumerate(zip(halves, ends, strict=True), start=1):
         shown = [key for key in sorted(set(keys)) if (half | both) >> slot_of(key) & 1 and (not end or key < end)]
         pages[number] = Page(b"", end, half | both, tuple(KeyValue(key=key, revision=number) for key in shown))
-    chosen, missing = shares_of(pages, lambda number: both if number == prefers else 0)
+    chosen, missing = shares_of(pages, lambda number: both if number == prefers else 0, lambda number: ALL_SLOTS)
     assert not missing
     assert chosen[1] & chosen[2] == 0
     items, end = merge(pages, chosen, b"")

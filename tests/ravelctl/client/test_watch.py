@@ -21,7 +21,7 @@ from ravelctl.client import (
     WatchEvent,
     WrongServerError,
 )
-from ravelctl.client.session import watch as watch_module
+from ravelctl.client.session import message_stream
 from ravelpb.errors import Reason
 from ravelpb.v1 import cluster_pb2
 from tests.ravelctl.client.fake_server import FakeCluster, fake_cluster, make_status
@@ -137,7 +137,7 @@ async def test_it_goes_on_at_another_replica_also_one_that_it_was_not_told_of(cl
 async def test_a_server_that_falls_silent_is_left(
     cluster: FakeCluster, client: RavelClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch_module, "SILENCE_S", 0.2)
+    monkeypatch.setattr(message_stream, "SILENCE_S", 0.2)
     for replica in cluster.replicas[:2]:
         replica.watches_fall_silent = True
     async with client.watch(from_revision=1) as watch:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ravelctl.client import CompactedError, DeadlineError, NoLeaderError, RavelClient, RavelError, RetryPolicy, UnreachableError
-from ravelctl.client.session.watch import MEMBERS_TIMEOUT_S, PROGRESS_MS, SILENCE_S
+from ravelctl.client.session.message_stream import MEMBERS_TIMEOUT_S, SILENCE_S
+from ravelctl.client.session.watch import PROGRESS_MS
 from ravelpb.errors import Reason
 from ravelpb.v1 import cluster_pb2, kv_pb2
 from ravelpb.v1.common_pb2 import ServerRef

@@ -9,7 +9,9 @@ import sys
 import pytest
 
 from ravelctl.byte_forms import ByteForm
-from ravelpb.v1.kv_pb2 import KeyEvent
+from ravelctl.client.session.position import write_position
+from ravelctl.commands.kv import POSITION_PREFIX
+from ravelpb.v1.kv_pb2 import ClusterPosition, KeyEvent, WatchPosition
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.fake import FakeCluster
 
@@ -132,6 +134,20 @@ def test_watch_prints_a_line_a_change(ctl: Ctl, at: str, cluster: FakeCluster) -
     assert ctl("kv", "watch", "--from", 4, "--limit", 3, "-e", at, "-o", "wide").out.splitlines()[2] == "5  put  b  " + "x" * 200
     assert ctl("kv", "watch", "--prefix", "a", "--from", 4, "--limit", 1, "-o", "name", "-e", at).out == "a\n"
     assert (cluster.watched[-1].start, cluster.watched[-1].end) == (b"a", b"b")
+
+
+@pytest.mark.usefixtures("changes")
+def test_watch_resumes_at_a_revision_or_a_position(ctl: Ctl, at: str, cluster: FakeCluster) -> None:
+    place = ClusterPosition(cluster_id=cluster.cluster_id, revision=3)
+    position = write_position(WatchPosition(clusters=[place]))
+    assert position.startswith(POSITION_PREFIX)
+    ran = ctl("kv", "watch", "--from", position, "--limit", 1, "-e", at)
+    assert (ran.code, ran.out) == (0, "4  put  a  1\n")
+    assert cluster.watched[-1].from_revision == 4
+    for wrong in (position[:-4], position[1:], "0", "w1"):
+        refused = ctl("kv", "watch", "--from", wrong, "-e", at)
+        assert refused.code == 2, refused.err
+        assert not refused.out
 
 
 @pytest.mark.usefixtures("changes")
