@@ -278,9 +278,8 @@ class _Carrier:
 
         The destination counts on from the revision at which the source let go: it was told to somebody, maybe.
         """
-        map_version = self._directory.view().slot_map.version
-        released = await self._step(move.source, RELEASE, map_version=map_version)
-        await self._step(move.destination, ACTIVATE, map_version=map_version, revision=released.revision)
+        released = await self._step(move.source, RELEASE, map_version=move.map_version)
+        await self._step(move.destination, ACTIVATE, map_version=move.map_version, revision=released.revision)
         while (await self._step(move.source, PURGE)).more:
             pass
         await self._directory.propose(FinishMove(move.move_id))

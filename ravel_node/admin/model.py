@@ -80,6 +80,7 @@ class Move:
     source: ClusterNumber
     destination: ClusterNumber
     phase: Phase = Phase.PLANNED
+    map_version: int = 0  # COMMITTED: the one that gave the slots to the destination
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,13 @@ class SlotMap:
 
     version: int
     owners: tuple[ClusterNumber, ...]  # SLOT_COUNT of them; NOBODY before the first cluster is there, or after a disaster
-    decided: int = 0  # the version that last gave a slot to another owner; a restore or an adoption raises only `version`
+    decided: tuple[int, ...] = (0,) * SLOT_COUNT  # of each slot the version that gave it to its owner
 
-    def owned_by(self, owners: tuple[ClusterNumber, ...]) -> SlotMap:
-        """The next version of the map, with these owners."""
-        return SlotMap(self.version + 1, owners, self.version + 1)
+    def owned_by(self, owners: tuple[ClusterNumber, ...], version: int = 0) -> SlotMap:
+        """The map with these owners, in this version or in the next one."""
+        version = version or self.version + 1
+        decided = zip(self.decided, self.owners, owners, strict=True)
+        return SlotMap(version, owners, tuple(version if new != old else was for was, old, new in decided))
 
 
 NO_MAP: Final = SlotMap(0, (NOBODY,) * SLOT_COUNT)

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from ravel_node.admin.answers import RefusedError
 from ravel_node.admin.commands import PlanMoves, PlannedMove, SetSlotMap
-from ravel_node.admin.model import NOBODY, ClusterNumber, Directory, Move, MoveId, Phase, SlotMap
+from ravel_node.admin.model import NOBODY, ClusterNumber, Directory, Move, MoveId, Phase
 from ravel_node.raft.types import Index
 from ravelpb.errors import Reason
 
@@ -92,13 +92,14 @@ def decided(directory: Directory, move_id: int, *, commit: bool) -> Directory:
         return _without(directory, move)
     if move.phase is not Phase.COPYING:
         raise RefusedError(Reason.MOVE_REFUSED, f"move {move_id} is {move.phase.value}: it cannot be {wanted.value}")
-    directory = _with(directory, replace(move, phase=wanted))
     if not commit:
-        return directory
+        return _with(directory, replace(move, phase=wanted))
     owners = list(directory.slot_map.owners)
     for slot in move.slots:
         owners[slot] = move.destination
-    return replace(directory, slot_map=directory.slot_map.owned_by(tuple(owners)))
+    slot_map = directory.slot_map.owned_by(tuple(owners))
+    directory = _with(directory, replace(move, phase=wanted, map_version=slot_map.version))
+    return replace(directory, slot_map=slot_map)
 
 
 def finished(directory: Directory, move_id: int) -> Directory:
@@ -134,9 +135,8 @@ def slot_map_set(directory: Directory, command: SetSlotMap) -> tuple[Directory, 
             )
     before = directory.slot_map
     version = max(before.version, command.map_version) + 2  # one for what clusters lose, one for what they gain
-    decided = before.decided if owners == before.owners else version
     move_id = MoveId(max(directory.last_move, command.last_move) + 1)
-    return replace(directory, slot_map=SlotMap(version, owners, decided), moves=moves, last_move=move_id), move_id
+    return replace(directory, slot_map=before.owned_by(owners, version), moves=moves, last_move=move_id), move_id
 
 
 def seen_by(directory: Directory) -> str:

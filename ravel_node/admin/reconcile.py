@@ -10,16 +10,16 @@ registry's map is what all have agreed on. `reconciliation` compares them, slot 
   over: its source keeps its slots, its destination drops what it was given.
 - Of clusters that hold a slot by the same version the one that the registry names has it. That happens where a cluster was never
   told of slots by any map: it holds all of them by version 0.
-- Keys that may be lost are lost only with consent. A slot that nobody owns opens only where its loss is accepted; so does one
-  that is owned by a version older than the one by which the registry last gave slots to anybody, and one whose keys would be
-  deleted at a cluster to which no map ever gave it, while the new owner has none.
+- Keys that may be lost are lost only with consent. A slot opens only where its loss is accepted if nobody owns it, or nobody
+  who had it last; if its version is not newer than the one by which the registry gave it to somebody else; or if its keys would
+  be deleted at a cluster to which no map ever gave it, while the new owner has none.
 - A cluster that does not answer keeps what the registry says is its own.
 
 Why the newest version is right: a version of the map is made by one entry of the registry's log, and a restored registry begins
-above all versions that it may have made before (DirectoryMachine.refounded). A slot comes to a cluster by ACTIVATE or OWN, each
-of a version above the cluster's, after its earlier owner has let go by the same version or has come back older than that. So of
-two clusters that hold a slot the one with the older version has let go of it once, and was restored from before that; what it
-holds was copied from it, or given up with consent.
+above all versions that it may have made before (DirectoryMachine.refounded). A slot comes to a cluster by the version that
+committed its migration, after its earlier owner has let go, or by an OWN of a newer version than any. So of two clusters that
+hold a slot the one with the older version has let go of it once, and was restored from before that; what it holds was copied
+from it, or given up with consent.
 
 Clusters lose slots before any gains one, as in a migration: no two of them take writes for one slot.
 """
@@ -46,7 +46,7 @@ class Migration:
 
     side: Side
     slots: tuple[int, ...]  # ascending
-    map_version: int = 0  # RELEASED: by which the slots left
+    versions: tuple[int, ...] = ()  # RELEASED: of each slot the version by which it had come
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class Report:
     managed: bool  # false: it owns all slots, and no map ever said so
     versions: Mapping[int, int]  # of each slot that it owns
     map_version: int = 0
+    changes: int = 0  # how often slots came or left
     last_move: int = 0
     revision: int = 0
     migrations: Mapping[int, Migration] = field(default_factory=dict)  # by id
@@ -67,7 +68,7 @@ class Change:
     """What one cluster is to be told (OWN)."""
 
     cluster: ClusterNumber
-    expected: int  # its map version
+    expected: int  # how often slots had come to it or left
     owned: frozenset[int]  # now
     lost: frozenset[int] = frozenset()
     gained: frozenset[int] = frozenset()  # after that; a slot in both comes back by a newer version, with its keys
@@ -201,11 +202,11 @@ class _Reconciliation:
     def _find_heirs(self) -> dict[int, tuple[ClusterNumber, int]]:
         """Slots of which a destination has all keys and was not told that they are its own: which cluster, by which version."""
         released = {
-            (move, slot): known.map_version
+            (move, slot): version
             for report in self._reports.values()
             for move, known in report.migrations.items()
             if known.side is Side.RELEASED
-            for slot in known.slots
+            for slot, version in zip(known.slots, known.versions, strict=True)
         }
         heirs: dict[int, tuple[ClusterNumber, int]] = {}
         for number, report in self._reports.items():
@@ -215,7 +216,7 @@ class _Reconciliation:
                 of_registry = self._directory.moves.get(MoveId(move_id))
                 committed = of_registry is not None and of_registry.phase is Phase.COMMITTED and of_registry.destination == number
                 for slot in known.slots:
-                    version = self._directory.slot_map.decided if committed else released.get((move_id, slot))
+                    version = self._directory.slot_map.decided[slot] if committed else released.get((move_id, slot))
                     if version is not None and version >= heirs.get(slot, (NOBODY, 0))[1]:
                         heirs[slot] = number, version
         return heirs
@@ -234,6 +235,13 @@ class _Reconciliation:
         if not claims:
             return self._nobodys(slot, named)
         newest = max(claims.values())
+        released, holder = self._released(slot)
+        if released > newest:
+            lost = (
+                f"{self._name(holder)} gave them away, had them by map version {released}, and still has keys of them; who got "
+                f"them does not have them any more, and what {' and '.join(map(self._name, claims))} has is older"
+            )
+            return self._lossy(slot, named, holder, lost)
         winner, rivals = self._winner(slot, named, [number for number, version in claims.items() if version == newest])
         if rivals:
             names = " and ".join(self._name(number) for number in (winner, *rivals))
@@ -246,7 +254,7 @@ class _Reconciliation:
         if unheard and slot not in self._reports[winner].held:
             lost = f"{self._name(unheard[0])}, to which no map gave them, holds keys of them, and {self._name(winner)} has none"
             return self._lossy(slot, named, winner, lost)
-        if named not in (NOBODY, winner) and newest <= self._directory.slot_map.decided:
+        if named not in (NOBODY, winner) and newest <= self._directory.slot_map.decided[slot]:
             if named not in self._reports and slot not in self._accepted:
                 return _Fate(named, settled=False)
             stands = (
@@ -272,7 +280,7 @@ class _Reconciliation:
         return winner, [number for number in holding if number != winner]
 
     def _nobodys(self, slot: int, named: ClusterNumber) -> _Fate:
-        rest = self._rest(slot)
+        _, rest = self._released(slot)
         if named != NOBODY and named not in self._reports:
             target = rest or self._least()
             if target == NOBODY:
@@ -292,15 +300,18 @@ class _Reconciliation:
         perhaps = f"; {' and '.join(silent)}, which may own them, must answer first" if silent else ""
         return self._lossy(slot, named, target, f"no cluster that answers owns them: {keeps}{perhaps}")
 
-    def _rest(self, slot: int) -> ClusterNumber:
-        """Who let go of a slot last, and has not purged its keys."""
+    def _released(self, slot: int) -> tuple[int, ClusterNumber]:
+        """Of the clusters that let go of a slot and have not purged its keys: who had it last, after the version by which it did.
+
+        0 and NOBODY: there is none.
+        """
         released = [
-            (known.map_version, number)
+            (known.versions[known.slots.index(slot)], number)
             for number, report in self._reports.items()
             for known in report.migrations.values()
             if known.side is Side.RELEASED and slot in known.slots
         ]
-        return max(released)[1] if released else NOBODY
+        return max(released, default=(0, NOBODY))
 
     def _least(self) -> ClusterNumber:
         """The cluster that takes the next slot that nobody owns."""
@@ -325,7 +336,7 @@ class _Reconciliation:
             lost = frozenset(slot for slot in owned - wanted if not _keeps(fates[slot], number)) | renewed
             ended = tuple(sorted(self._ended(report, fates, gained, lost)))
             if gained or lost or ended or not report.managed:
-                yield Change(number, report.map_version, owned, lost, gained, ended)
+                yield Change(number, report.changes, owned, lost, gained, ended)
 
     def _ended(self, report: Report, fates: Sequence[_Fate], gained: frozenset[int], lost: frozenset[int]) -> Iterator[int]:
         """The migrations of a cluster that are over, and that it does not know to be over."""

@@ -3,8 +3,8 @@
     "s" 16 bytes server id      a server
     "c" u16 number              a cluster
     "m" u64 move id             an unfinished move
-    "o"                         the slot map: u64 version, u64 the version that last changed an owner,
-                                then for each slot u16 the number of its cluster (0: nobody)
+    "o"                         the slot map: u64 version, then for each slot u16 the number of its cluster (0: nobody),
+                                then for each slot u64 the version that gave it to that one
     "n"                         counters: u64 the newest cluster number, u64 the newest move id
 
 Every value begins with u8 RECORD_VERSION. Servers, clusters and moves go on with canonical JSON: all fields of the value in
@@ -44,7 +44,7 @@ MAP_KEY: Final = b"o"
 COUNTERS_KEY: Final = b"n"
 
 _VERSION: Final = bytes((RECORD_VERSION,))
-_MAP: Final = struct.Struct(f">BQQ{SLOT_COUNT}H")
+_MAP: Final = struct.Struct(f">BQ{SLOT_COUNT}H{SLOT_COUNT}Q")
 _COUNTERS: Final = struct.Struct(">BQQ")
 _NUMBER: Final = struct.Struct(">H")
 _MOVE_ID: Final = struct.Struct(">Q")
@@ -94,7 +94,7 @@ def _changes(before: Directory, after: Directory) -> list[tuple[bytes, bytes | N
         changes += [(move_key(move.move_id), _text(move, "move_id")) for move in begun]
     if after.slot_map is not before.slot_map:
         changes.append(
-            (MAP_KEY, _MAP.pack(RECORD_VERSION, after.slot_map.version, after.slot_map.decided, *after.slot_map.owners))
+            (MAP_KEY, _MAP.pack(RECORD_VERSION, after.slot_map.version, *after.slot_map.owners, *after.slot_map.decided))
         )
     if (after.last_cluster, after.last_move) != (before.last_cluster, before.last_move):
         changes.append((COUNTERS_KEY, _COUNTERS.pack(RECORD_VERSION, after.last_cluster, after.last_move)))
@@ -173,8 +173,8 @@ def _move(key: bytes, record: bytes) -> Value:
 
 
 def _slot_map(_key: bytes, record: bytes) -> Value:
-    _, version, decided, *owners = _MAP.unpack(record)
-    return SlotMap(version, tuple(ClusterNumber(owner) for owner in owners), decided)
+    _, version, *rest = _MAP.unpack(record)
+    return SlotMap(version, tuple(ClusterNumber(owner) for owner in rest[:SLOT_COUNT]), tuple(rest[SLOT_COUNT:]))
 
 
 def _counters(_key: bytes, record: bytes) -> Value:

@@ -26,7 +26,7 @@ end of it in one cluster. What it takes care of:
 The records, numbers big-endian, versions u8 first:
 
     "o"                         version, map version u64, last move u64, the step u8 that ended it (0: none), 512 bytes of bitmap,
-                                the map version u64 by which slots without a tenure came
+                                the map version u64 by which slots without a tenure came, how often u64 slots came or left
     "m" move u64                version, side u8, number u64 (source: the mover's; else the next chunk's), slots u16 ...
     "n" move u64 user key       u64 revision: a note that the key was written while the move copied its slot
     "t" slot u16                came u64, left u64, map version u64: its newest tenure here
@@ -72,6 +72,7 @@ RECONCILE: Final = "let the admin group find out what each cluster owns (ravelct
 
 _OWNED_KEY: Final = b"o"
 _OWNED: Final = struct.Struct(">BQQB")
+_LATER: Final = struct.Struct(">QQ")
 _MOVE: Final = struct.Struct(">BBQ")
 _TENURE: Final = struct.Struct(">QQQ")
 _U16: Final = struct.Struct(">H")
@@ -129,7 +130,7 @@ class Tenure(NamedTuple):
 
     came: int = 0  # the source's when it let go; 0: the slot was here from the beginning
     left: int = 0  # this cluster's when it let go; 0: it has not
-    map_version: int = 0  # of the map by which the slot came or, once it has left, by which it left
+    map_version: int = 0  # of the map by which the slot came
 
 
 FROM_THE_BEGINNING: Final = Tenure()
@@ -146,6 +147,7 @@ class Ownership:
     moves: Mapping[int, SlotMove] = field(default_factory=dict)  # by id, ascending
     tenures: Mapping[int, Tenure] = field(default_factory=dict)  # of slots that ever moved, ascending
     since: int = 0  # the version of the map by which slots without a tenure came; 0: no map has given them
+    changes: int = 0  # how often slots came or left: OWN names the count that was read
     marks: bytes = b""  # of each slot its Mark; follows from the rest
     exported: Mapping[int, int] = field(default_factory=dict)  # noted slots and their moves; follows from the rest
 
@@ -166,7 +168,7 @@ class Ownership:
         return self.marks[slot_of(key)] != Mark.FOREIGN
 
     def came_by(self, slot: int) -> int:
-        """Return the version of the map by which this cluster got a slot that it owns."""
+        """Return the version of the map by which this cluster got a slot that it owns, or owned last."""
         tenure = self.tenures.get(slot)
         return self.since if tenure is None else tenure.map_version
 
@@ -233,18 +235,22 @@ def take_step(ownership: Ownership | None, command: SlotsCommand, revision: int,
 def _own(before: Ownership | None, command: SlotsCommand, revision: int) -> Taken:
     """Own exactly these slots, by this version of the map, and end the migrations that are named.
 
-    The command names the version that stood when the cluster was asked what it owns: every change of that raises it, so what
-    was worked out from an older answer is refused. Slots that are lost become a released migration with the id of the command:
+    The command names how often slots had come or left when the cluster was asked what it owns, so what was worked out from an
+    older answer is refused. Slots that are lost become a released migration with the id of the command:
     PURGE deletes their keys. Slots that come have the keys which an ended migration brought here, and no others.
     """
     own = before or Ownership(ALL_SLOTS)
     owned = bitmap(command.slots)
     if before is not None and (owned, command.map_version) == (own.owned, own.map_version):
         return Taken(own, more=command.move in own.moves)
-    if command.expected != own.map_version or command.map_version <= own.map_version:
+    if command.expected != own.changes:
         raise StepError(
-            f"this cluster's slots stand by map version {own.map_version}, and map version {command.map_version} was worked out "
-            f"from {command.expected}: what it owns has changed since it was asked"
+            f"slots have come or left {own.changes} times here, and this was worked out after {command.expected}: what the "
+            "cluster owns has changed since it was asked"
+        )
+    if command.map_version <= own.map_version:
+        raise StepError(
+            f"map version {command.map_version} is not newer than {own.map_version}, the newest that this cluster knows"
         )
     for migration in own.moves.values():
         here = bitmap(migration.slots)
@@ -263,7 +269,6 @@ def _own(before: Ownership | None, command: SlotsCommand, revision: int) -> Take
     if len(moves) > MOVES_MAX:
         raise StepError(f"{len(own.moves)} moves are under way here, which is the most: finish one first")
     version = command.map_version
-    gone = {slot: own.tenures.get(slot, FROM_THE_BEGINNING)._replace(left=revision, map_version=version) for slot in lost}
     over = [move_id for move_id in own.moves if move_id not in moves]
     last = max(own.last_move, *over, 0)
     arrived = (
@@ -273,8 +278,9 @@ def _own(before: Ownership | None, command: SlotsCommand, revision: int) -> Take
         own,
         owned=owned,
         map_version=version,
+        changes=own.changes + 1,
         moves=dict(sorted(moves.items())),
-        tenures=_with_tenures(own, gone | dict.fromkeys(came, Tenure(revision, 0, version))),
+        tenures=_with_tenures(own, _gone(own, lost, revision) | dict.fromkeys(came, Tenure(revision, 0, version))),
         last_move=last,
         last_end=own.last_end if last not in over else int(Step.ACTIVATE if arrived else Step.OWN),
     )
@@ -329,14 +335,10 @@ def _release(own: Ownership, command: SlotsCommand, revision: int, _txn: Txn) ->
     move = _under_way(own, command, (Side.FROZEN, Side.RELEASED))
     if move.side is Side.RELEASED:
         return Taken(own, left=own.tenures[move.slots[0]].left)
-    _check_map_version(own, command)
     owned = difference(own.owned, bitmap(move.slots))
     moves = {**own.moves, move.move: replace(move, side=Side.RELEASED)}
-    left = {
-        slot: own.tenures.get(slot, FROM_THE_BEGINNING)._replace(left=revision, map_version=command.map_version)
-        for slot in move.slots
-    }
-    released = _remade(own, owned=owned, moves=moves, map_version=command.map_version, tenures=_with_tenures(own, left))
+    tenures = _with_tenures(own, _gone(own, move.slots, revision))
+    released = _remade(_at_map(own, command), owned=owned, moves=moves, tenures=tenures)
     return Taken(released, left=revision)
 
 
@@ -415,12 +417,9 @@ def _activate(own: Ownership, command: SlotsCommand, revision: int, _txn: Txn) -
     if _ended(own, command, Step.ACTIVATE):
         return Taken(own)
     move = _under_way(own, command, (Side.IMPORTING,))
-    _check_map_version(own, command)
     owned = union(own.owned, bitmap(move.slots))
     came = dict.fromkeys(move.slots, Tenure(command.revision, 0, command.map_version))
-    activated = _remade(
-        _without_move(own, command), owned=owned, map_version=command.map_version, tenures=_with_tenures(own, came)
-    )
+    activated = _remade(_at_map(_without_move(own, command), command), owned=owned, tenures=_with_tenures(own, came))
     return Taken(activated, revision=revision, gains=True)
 
 
@@ -515,12 +514,9 @@ def _ended(own: Ownership, command: SlotsCommand, end: Step) -> bool:
     return command.move not in own.moves and command.move == own.last_move and own.last_end == end
 
 
-def _check_map_version(own: Ownership, command: SlotsCommand) -> None:
-    """Each change of what is owned has a later map than the one before: OWN compares versions to see that nothing has changed."""
-    if command.map_version <= own.map_version:
-        raise StepError(
-            f"map version {command.map_version} is not newer than {own.map_version}, by which this cluster's slots stand"
-        )
+def _at_map(own: Ownership, command: SlotsCommand) -> Ownership:
+    """The ownership in which slots come or leave by the map that the step names, which may be older than another one's."""
+    return replace(own, map_version=max(own.map_version, command.map_version), changes=own.changes + 1)
 
 
 def _check_keys(move: SlotMove, keys: Sequence[MovedKey]) -> None:
@@ -537,6 +533,11 @@ def _remade(own: Ownership, **changes: object) -> Ownership:
 
 def _with_tenures(own: Ownership, changed: Mapping[int, Tenure]) -> Mapping[int, Tenure]:
     return dict(sorted({**own.tenures, **changed}.items()))
+
+
+def _gone(own: Ownership, slots: Sequence[int], revision: int) -> dict[int, Tenure]:
+    """The tenures of owned slots that leave at this revision."""
+    return {slot: own.tenures.get(slot, Tenure(map_version=own.since))._replace(left=revision) for slot in slots}
 
 
 def _with_move(own: Ownership, move: SlotMove) -> Ownership:
@@ -590,7 +591,11 @@ def _write_changes(before: Ownership | None, after: Ownership | None, txn: Txn) 
 
 
 def _head(own: Ownership) -> bytes:
-    return _OWNED.pack(RECORD_VERSION, own.map_version, own.last_move, own.last_end) + own.owned + _U64.pack(own.since)
+    return (
+        _OWNED.pack(RECORD_VERSION, own.map_version, own.last_move, own.last_end)
+        + own.owned
+        + _LATER.pack(own.since, own.changes)
+    )
 
 
 def read_ownership(reader: Reader) -> Ownership | None:
@@ -608,10 +613,11 @@ def _read_head(head: bytes, moves: Mapping[int, SlotMove], tenures: Mapping[int,
     if head[:1] > bytes((RECORD_VERSION,)):
         raise OwnershipVersionError(head[0])
     _, map_version, last_move, last_end = _OWNED.unpack_from(head)
-    owned, since = head[_OWNED.size : -_U64.size], head[-_U64.size :]
+    owned = head[_OWNED.size : -_LATER.size]
     if len(owned) != BITMAP_BYTES:
         raise ValueError(f"a set of slots of {len(owned)} bytes")
-    return Ownership(owned, map_version, last_move, last_end, moves, tenures, int.from_bytes(since, "big"))
+    since, changes = _LATER.unpack(head[-_LATER.size :])
+    return Ownership(owned, map_version, last_move, last_end, moves, tenures, since, changes)
 
 
 def _read_tenure(record: bytes) -> Tenure:

@@ -124,5 +124,5 @@ def _keep_slots(reader: Reader, txn: Txn) -> None:
     tenures |= {slot: ownership.tenures[slot] for slots in let_go for slot in slots}
     last = max([ownership.last_move, *(move for move in ownership.moves if move not in moves)])
     end = ownership.last_end if last == ownership.last_move else 0
-    kept = Ownership(ownership.owned, ownership.map_version, last, end, moves, tenures, ownership.since)
+    kept = Ownership(ownership.owned, ownership.map_version, last, end, moves, tenures, ownership.since, ownership.changes)
     write_ownership(txn, kept)

@@ -60,7 +60,7 @@ class SlotsCommand(NamedTuple):
     revision: int = 0
     last: bool = False  # PURGE, DROP: the slots have no other keys
     mover: int = 0  # EXPORT, FREEZE: who asks; later ones have higher numbers
-    expected: int = 0  # OWN: the cluster's map version before it
+    expected: int = 0  # OWN: how often slots had come or left before it
     ended: tuple[int, ...] = ()  # OWN: migrations that end with it, ascending
 
 

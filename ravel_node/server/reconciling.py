@@ -125,7 +125,7 @@ class Reconciling:
             move=move,
             slots=sorted(owned),
             map_version=map_version,
-            expected_map_version=map_version - 1 if gains and change.lost else change.expected,
+            expected_changes=change.expected + (1 if gains and change.lost else 0),
             ended=sorted({*change.ended, move}) if gains and change.lost else change.ended,
             revision=plan.revision,
         )
@@ -167,9 +167,10 @@ def _report(told: OwnershipResponse) -> Report:
         managed=told.managed,
         versions=dict(zip(owned, told.versions, strict=True)),
         map_version=told.map_version,
+        changes=told.changes,
         last_move=told.last_move,
         revision=told.revision,
-        migrations={move.move: Migration(Side(move.side), tuple(move.slots), move.map_version) for move in told.moves},
+        migrations={move.move: Migration(Side(move.side), tuple(move.slots), tuple(move.versions)) for move in told.moves},
         held=frozenset(slots_of(told.held)),
     )
 

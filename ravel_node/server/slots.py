@@ -41,6 +41,7 @@ class SlotsHandlers:
         )
         if own is not None:
             response.owned, response.map_version, response.last_move = own.owned, own.map_version, own.last_move
+            response.changes = own.changes
             response.moves.extend(
                 slots_pb2.SlotMove(
                     move=move.move,
@@ -48,7 +49,7 @@ class SlotsHandlers:
                     slots=move.slots,
                     next_chunk=move.next_chunk if move.side is Side.IMPORTING else 0,
                     mover=move.mover,
-                    map_version=own.tenures[move.slots[0]].map_version if move.side is Side.RELEASED else 0,
+                    versions=map(own.came_by, move.slots) if move.side is Side.RELEASED else (),
                     keys=keys.get(move.move, 0),
                 )
                 for move in own.moves.values()
@@ -105,7 +106,7 @@ def _command(request: slots_pb2.ChangeSlotsRequest) -> SlotsCommand:
     step = _STEPS.get(request.step)
     if step is None:
         raise InputError(f"step {request.step} is none that this server knows", field="step", value=request.step)
-    for field in ("move", "map_version", "chunk", "mover", "expected_map_version"):
+    for field in ("move", "map_version", "chunk", "mover", "expected_changes"):
         if (value := getattr(request, field)) >= MOVE_ID_END:
             raise InputError(f"{field} is {value}: it must be below {MOVE_ID_END}", field=field, value=value, limit=MOVE_ID_END)
     _check_slots(request.slots)
@@ -136,7 +137,7 @@ def _command(request: slots_pb2.ChangeSlotsRequest) -> SlotsCommand:
         keys,
         request.revision,
         mover=request.mover,
-        expected=request.expected_map_version,
+        expected=request.expected_changes,
         ended=tuple(request.ended),
     )
 

@@ -35,7 +35,7 @@ def plain(directory: Directory) -> Row:
 class Model:
     def __init__(self) -> None:
         self.content: Row = {"servers": {}, "clusters": {}, "moves": {}, "owners": (0,) * 4096, "version": 0, "last": (0, 0)}
-        self.content["decided"] = 0
+        self.content["decided"] = (0,) * 4096
 
     def run(self, command: Command, index: int) -> Row | str:
         rows = ("servers", "clusters", "moves")
@@ -165,9 +165,8 @@ class Model:
         return self.clusters[number]
 
     def own_all(self, number: int) -> None:
-        self.content["owners"] = (number,) * 4096
         self.content["version"] += 1
-        self.content["decided"] = self.content["version"]
+        self.give((number,) * 4096)
 
     def strike(self, server: Row) -> None:
         del self.servers[server["server_id"]]
@@ -296,7 +295,13 @@ class Model:
                 raise RefusalError("MOVE_REFUSED")
             ids.append(max(self.content["last"][1] + 1, index * 65_536))
             self.content["last"] = (self.content["last"][0], ids[-1])
-            self.moves[ids[-1]] = {"move_id": ids[-1], **field_values(move), "slots": list(move.slots), "phase": "planned"}
+            self.moves[ids[-1]] = {
+                "move_id": ids[-1],
+                **field_values(move),
+                "slots": list(move.slots),
+                "phase": "planned",
+                "map_version": 0,
+            }
         return {"moves": ids}
 
     def BeginMove(self, command: commands.BeginMove, _index: int) -> Row:  # noqa: N802
@@ -325,10 +330,18 @@ class Model:
             move["phase"] = end
             if command.commit:
                 self.content["version"] += 1
-                self.content["decided"] = self.content["version"]
+                move["map_version"] = self.content["version"]
                 owners = enumerate(self.content["owners"])
-                self.content["owners"] = tuple(move["destination"] if slot in move["slots"] else owner for slot, owner in owners)
+                self.give(tuple(move["destination"] if slot in move["slots"] else owner for slot, owner in owners))
         return {"map_version": self.content["version"]}
+
+    def give(self, owners: tuple[int, ...]) -> None:
+        """By the version that the map has by now."""
+        decided = list(self.content["decided"])
+        for slot in range(4096):
+            if self.content["owners"][slot] != owners[slot]:
+                decided[slot] = self.content["version"]
+        self.content.update(owners=owners, decided=tuple(decided))
 
     def SetSlotMap(self, command: commands.SetSlotMap, _index: int) -> Row:  # noqa: N802
         if command.seen == "0" * 32:  # the tests' own; whatever else they send was seen just now
@@ -340,8 +353,7 @@ class Model:
             if move["move_id"] not in command.struck and any(command.owners[slot] != owner for slot in move["slots"]):
                 raise RefusalError("INVALID_ARGUMENT")
         self.content["version"] = 2 + max(self.content["version"], command.map_version)
-        if self.content["owners"] != command.owners:
-            self.content.update(owners=command.owners, decided=self.content["version"])
+        self.give(command.owners)
         for move_id in command.struck:
             self.moves.pop(move_id, None)
         self.content["last"] = (self.content["last"][0], 1 + max(self.content["last"][1], command.last_move))

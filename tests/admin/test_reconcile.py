@@ -24,7 +24,9 @@ def registry(halves: tuple[int, int] = (1, 2), *, version: int = 10, decided: in
     entries = {
         ClusterNumber(n): ClusterEntry(ClusterNumber(n), f"c{n}", f"{n:032x}", founded=True) for n in range(1, clusters + 1)
     }
-    return Directory(SlotMap(version, owners, decided), clusters=entries, last_cluster=ClusterNumber(clusters), last_move=MOVE)
+    return Directory(
+        SlotMap(version, owners, (decided,) * SLOT_COUNT), clusters=entries, last_cluster=ClusterNumber(clusters), last_move=MOVE
+    )
 
 
 def report(
@@ -38,7 +40,15 @@ def report(
     map_version: int = 10,
 ) -> Report:
     owned = dict.fromkeys(slots, version)
-    return Report(managed, owned, map_version, last_move, 100, migrations or {}, frozenset(owned if held is None else held))
+    return Report(
+        managed,
+        owned,
+        map_version=map_version,
+        last_move=last_move,
+        revision=100,
+        migrations=migrations or {},
+        held=frozenset(owned if held is None else held),
+    )
 
 
 def changes(plan: Plan) -> dict[int, tuple[int, int]]:
@@ -145,7 +155,7 @@ def moving(phase: Phase) -> Directory:
 
 
 def side(side: Side, version: int = 0) -> dict[int, Migration]:
-    return {MOVE: Migration(side, tuple(range(10)), version)}
+    return {MOVE: Migration(side, tuple(range(10)), (version,) * 10 if side is Side.RELEASED else ())}
 
 
 REST = range(10, SLOT_COUNT)
@@ -200,6 +210,34 @@ def test_a_migration_that_nobody_knows_is_presumed_aborted_unless_the_source_has
     assert (released.losses, released.owners[:11]) == ((), (TWO,) * 10 + (ONE,))
 
 
+def test_a_registry_that_has_decided_other_slots_since_it_was_restored_still_learns_what_it_missed() -> None:
+    directory = registry((1, 1), version=900, decided=1)
+    decided = tuple(900 if slot < 10 else 1 for slot in ALL)
+    directory = replace(directory, slot_map=replace(directory.slot_map, decided=decided))
+    plan = reconciliation(directory, {ONE: report(LOW, 1), TWO: report(HIGH, 5)})
+    assert (plan.losses, plan.owners) == ((), registry().slot_map.owners)
+
+
+def test_what_was_let_go_is_newer_than_what_a_restored_cluster_has() -> None:
+    """The destination was restored from before, and the source has not purged: with consent it opens what it still has."""
+    reports = {
+        ONE: report(ALL, 1),
+        TWO: report(range(2058, SLOT_COUNT), 5, migrations={60: Migration(Side.RELEASED, tuple(range(2048, 2058)), (5,) * 10)}),
+    }
+    plan = reconciliation(registry((1, 2), version=900, decided=1), reports)
+    assert [(loss.cluster, loss.slots) for loss in plan.losses] == [(TWO, tuple(range(2048, 2058)))]
+    accepted = reconciliation(registry((1, 2), version=900, decided=1), reports, range(2048, 2058))
+    assert changes(accepted) == {ONE: (0, 2048), TWO: (10, 0)}
+
+
+def test_what_was_taken_from_a_restored_cluster_is_not_newer_than_what_its_owner_has() -> None:
+    reports = {
+        ONE: report(LOW, 10, migrations={60: Migration(Side.RELEASED, tuple(HIGH), (1,) * len(HIGH))}),
+        TWO: report(HIGH, 5),
+    }
+    assert reconciliation(registry(), reports).losses == ()
+
+
 def test_what_is_left_of_migrations_is_deleted_once_all_else_is_done() -> None:
     directory = registry()
     plan = reconciliation(directory, {ONE: report(LOW, migrations=side(Side.DROPPING)), TWO: report(HIGH)})
@@ -209,7 +247,7 @@ def test_what_is_left_of_migrations_is_deleted_once_all_else_is_done() -> None:
 
 
 def test_keys_of_a_released_migration_are_kept_while_its_new_owner_is_away() -> None:
-    halves = {ONE: report(LOW, migrations={60: Migration(Side.RELEASED, tuple(HIGH), 10)})}
+    halves = {ONE: report(LOW, migrations={60: Migration(Side.RELEASED, tuple(HIGH), (10,) * len(HIGH))})}
     assert reconciliation(registry(), halves).cleaning == ()
 
 
@@ -224,7 +262,7 @@ def test_a_hundred_clusters() -> None:
     count = 100
     owners = tuple(ClusterNumber(1 + slot % count) for slot in ALL)
     entries = {ClusterNumber(n): ClusterEntry(ClusterNumber(n), f"c{n}", f"{n:032x}", founded=True) for n in range(1, count + 1)}
-    directory = Directory(SlotMap(10, owners, 10), clusters=entries)
+    directory = Directory(SlotMap(10, owners, (10,) * SLOT_COUNT), clusters=entries)
     reports = {number: report([slot for slot in ALL if owners[slot] == number]) for number in entries}
     assert reconciliation(directory, reports).empty
     reports[ONE] = report(ALL, 1)

@@ -57,10 +57,12 @@ def test_a_move_and_a_cluster_beyond_what_was_given_out(admin: Admin) -> None:
 
 def test_a_slot_map_of_a_cluster_that_is_not_there(admin: Admin) -> None:
     owners = [1] * SLOT_COUNT
-    good = struct.pack(f">BQQ{SLOT_COUNT}H", 1, 7, 7, *owners)
+    good = struct.pack(f">BQ{SLOT_COUNT}H{SLOT_COUNT}Q", 1, 7, *owners, *[7] * SLOT_COUNT)
     owners[SLOT_COUNT - 1] = NOWHERE
     assert problem(admin, MAP_KEY, good) == ""
-    assert "slot map names cluster 9" in problem(admin, MAP_KEY, struct.pack(f">BQQ{SLOT_COUNT}H", 1, 7, 7, *owners))
+    assert "slot map names cluster 9" in problem(
+        admin, MAP_KEY, struct.pack(f">BQ{SLOT_COUNT}H{SLOT_COUNT}Q", 1, 7, *owners, *[7] * SLOT_COUNT)
+    )
 
 
 def test_a_record_of_a_later_version_is_not_guessed_at(admin: Admin) -> None:

@@ -25,33 +25,33 @@ _sym_db = _symbol_database.Default()
 from ravelpb.v1 import common_pb2 as ravelpb_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16ravelpb/v1/slots.proto\x12\x08ravel.v1\x1a\x17ravelpb/v1/common.proto\"\"\n\x10OwnershipRequest\x12\x0e\n\x06\x64\x65tail\x18\x01 \x01(\x08\"\xda\x01\n\x11OwnershipResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12\x0f\n\x07managed\x18\x02 \x01(\x08\x12\r\n\x05owned\x18\x03 \x01(\x0c\x12\x13\n\x0bmap_version\x18\x04 \x01(\x04\x12!\n\x05moves\x18\x05 \x03(\x0b\x32\x12.ravel.v1.SlotMove\x12\x10\n\x08revision\x18\x06 \x01(\x04\x12\x11\n\tlast_move\x18\x07 \x01(\x04\x12\x10\n\x08versions\x18\x08 \x03(\x04\x12\x0c\n\x04held\x18\t \x01(\x0c\"\x8f\x01\n\x08SlotMove\x12\x0c\n\x04move\x18\x01 \x01(\x04\x12 \n\x04side\x18\x02 \x01(\x0e\x32\x12.ravel.v1.MoveSide\x12\r\n\x05slots\x18\x03 \x03(\r\x12\x12\n\nnext_chunk\x18\x04 \x01(\x04\x12\r\n\x05mover\x18\x05 \x01(\x04\x12\x13\n\x0bmap_version\x18\x06 \x01(\x04\x12\x0c\n\x04keys\x18\x07 \x01(\x04\"\xf7\x01\n\x12\x43hangeSlotsRequest\x12!\n\x04step\x18\x01 \x01(\x0e\x32\x13.ravel.v1.SlotsStep\x12\x0c\n\x04move\x18\x02 \x01(\x04\x12\r\n\x05slots\x18\x03 \x03(\r\x12\x13\n\x0bmap_version\x18\x04 \x01(\x04\x12\r\n\x05\x63hunk\x18\x05 \x01(\x04\x12 \n\x04keys\x18\x06 \x03(\x0b\x32\x12.ravel.v1.MovedKey\x12\x10\n\x08revision\x18\x07 \x01(\x04\x12\r\n\x05limit\x18\x08 \x01(\r\x12\r\n\x05mover\x18\t \x01(\x04\x12\x1c\n\x14\x65xpected_map_version\x18\n \x01(\x04\x12\r\n\x05\x65nded\x18\x0b \x03(\x04\"8\n\x08MovedKey\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x10\n\x08revision\x18\x03 \x01(\x04\"\x93\x01\n\x13\x43hangeSlotsResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x12\n\nnext_chunk\x18\x03 \x01(\x04\x12\x0c\n\x04more\x18\x04 \x01(\x08\x12\r\n\x05taken\x18\x05 \x01(\x08\x12\x0f\n\x07\x64\x65leted\x18\x06 \x01(\r\"b\n\x10ReadSlotsRequest\x12\r\n\x05slots\x18\x01 \x03(\r\x12\x11\n\tkeys_only\x18\x02 \x01(\x08\x12\x16\n\x0enoted_for_move\x18\x03 \x01(\x04\x12\x14\n\x0clinearizable\x18\x04 \x01(\x08\"U\n\x11ReadSlotsResponse\x12 \n\x04keys\x18\x01 \x03(\x0b\x32\x12.ravel.v1.MovedKey\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0c\n\x04more\x18\x03 \x01(\x08*k\n\x08MoveSide\x12\x19\n\x15MOVE_SIDE_UNSPECIFIED\x10\x00\x12\r\n\tEXPORTING\x10\x01\x12\n\n\x06\x46ROZEN\x10\x02\x12\x0c\n\x08RELEASED\x10\x03\x12\r\n\tIMPORTING\x10\x04\x12\x0c\n\x08\x44ROPPING\x10\x05*\xb0\x01\n\tSlotsStep\x12\x1a\n\x16SLOTS_STEP_UNSPECIFIED\x10\x00\x12\x07\n\x03OWN\x10\x01\x12\n\n\x06\x45XPORT\x10\x02\x12\n\n\x06\x46REEZE\x10\x03\x12\x0c\n\x08UNFREEZE\x10\x04\x12\x0b\n\x07RELEASE\x10\x05\x12\t\n\x05PURGE\x10\x06\x12\n\n\x06IMPORT\x10\x07\x12\x10\n\x0cIMPORT_CHUNK\x10\x08\x12\x0c\n\x08\x41\x43TIVATE\x10\t\x12\x08\n\x04\x44ROP\x10\n\x12\n\n\x06SETTLE\x10\x0b\x32\xe1\x01\n\x05Slots\x12\x44\n\tOwnership\x12\x1a.ravel.v1.OwnershipRequest\x1a\x1b.ravel.v1.OwnershipResponse\x12J\n\x0b\x43hangeSlots\x12\x1c.ravel.v1.ChangeSlotsRequest\x1a\x1d.ravel.v1.ChangeSlotsResponse\x12\x46\n\tReadSlots\x12\x1a.ravel.v1.ReadSlotsRequest\x1a\x1b.ravel.v1.ReadSlotsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16ravelpb/v1/slots.proto\x12\x08ravel.v1\x1a\x17ravelpb/v1/common.proto\"\"\n\x10OwnershipRequest\x12\x0e\n\x06\x64\x65tail\x18\x01 \x01(\x08\"\xeb\x01\n\x11OwnershipResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12\x0f\n\x07managed\x18\x02 \x01(\x08\x12\r\n\x05owned\x18\x03 \x01(\x0c\x12\x13\n\x0bmap_version\x18\x04 \x01(\x04\x12!\n\x05moves\x18\x05 \x03(\x0b\x32\x12.ravel.v1.SlotMove\x12\x10\n\x08revision\x18\x06 \x01(\x04\x12\x11\n\tlast_move\x18\x07 \x01(\x04\x12\x10\n\x08versions\x18\x08 \x03(\x04\x12\x0f\n\x07\x63hanges\x18\n \x01(\x04\x12\x0c\n\x04held\x18\t \x01(\x0c\"\x8c\x01\n\x08SlotMove\x12\x0c\n\x04move\x18\x01 \x01(\x04\x12 \n\x04side\x18\x02 \x01(\x0e\x32\x12.ravel.v1.MoveSide\x12\r\n\x05slots\x18\x03 \x03(\r\x12\x12\n\nnext_chunk\x18\x04 \x01(\x04\x12\r\n\x05mover\x18\x05 \x01(\x04\x12\x10\n\x08versions\x18\x06 \x03(\x04\x12\x0c\n\x04keys\x18\x07 \x01(\x04\"\xf3\x01\n\x12\x43hangeSlotsRequest\x12!\n\x04step\x18\x01 \x01(\x0e\x32\x13.ravel.v1.SlotsStep\x12\x0c\n\x04move\x18\x02 \x01(\x04\x12\r\n\x05slots\x18\x03 \x03(\r\x12\x13\n\x0bmap_version\x18\x04 \x01(\x04\x12\r\n\x05\x63hunk\x18\x05 \x01(\x04\x12 \n\x04keys\x18\x06 \x03(\x0b\x32\x12.ravel.v1.MovedKey\x12\x10\n\x08revision\x18\x07 \x01(\x04\x12\r\n\x05limit\x18\x08 \x01(\r\x12\r\n\x05mover\x18\t \x01(\x04\x12\x18\n\x10\x65xpected_changes\x18\n \x01(\x04\x12\r\n\x05\x65nded\x18\x0b \x03(\x04\"8\n\x08MovedKey\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x10\n\x08revision\x18\x03 \x01(\x04\"\x93\x01\n\x13\x43hangeSlotsResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.ravel.v1.ResponseHeader\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x12\n\nnext_chunk\x18\x03 \x01(\x04\x12\x0c\n\x04more\x18\x04 \x01(\x08\x12\r\n\x05taken\x18\x05 \x01(\x08\x12\x0f\n\x07\x64\x65leted\x18\x06 \x01(\r\"b\n\x10ReadSlotsRequest\x12\r\n\x05slots\x18\x01 \x03(\r\x12\x11\n\tkeys_only\x18\x02 \x01(\x08\x12\x16\n\x0enoted_for_move\x18\x03 \x01(\x04\x12\x14\n\x0clinearizable\x18\x04 \x01(\x08\"U\n\x11ReadSlotsResponse\x12 \n\x04keys\x18\x01 \x03(\x0b\x32\x12.ravel.v1.MovedKey\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0c\n\x04more\x18\x03 \x01(\x08*k\n\x08MoveSide\x12\x19\n\x15MOVE_SIDE_UNSPECIFIED\x10\x00\x12\r\n\tEXPORTING\x10\x01\x12\n\n\x06\x46ROZEN\x10\x02\x12\x0c\n\x08RELEASED\x10\x03\x12\r\n\tIMPORTING\x10\x04\x12\x0c\n\x08\x44ROPPING\x10\x05*\xb0\x01\n\tSlotsStep\x12\x1a\n\x16SLOTS_STEP_UNSPECIFIED\x10\x00\x12\x07\n\x03OWN\x10\x01\x12\n\n\x06\x45XPORT\x10\x02\x12\n\n\x06\x46REEZE\x10\x03\x12\x0c\n\x08UNFREEZE\x10\x04\x12\x0b\n\x07RELEASE\x10\x05\x12\t\n\x05PURGE\x10\x06\x12\n\n\x06IMPORT\x10\x07\x12\x10\n\x0cIMPORT_CHUNK\x10\x08\x12\x0c\n\x08\x41\x43TIVATE\x10\t\x12\x08\n\x04\x44ROP\x10\n\x12\n\n\x06SETTLE\x10\x0b\x32\xe1\x01\n\x05Slots\x12\x44\n\tOwnership\x12\x1a.ravel.v1.OwnershipRequest\x1a\x1b.ravel.v1.OwnershipResponse\x12J\n\x0b\x43hangeSlots\x12\x1c.ravel.v1.ChangeSlotsRequest\x1a\x1d.ravel.v1.ChangeSlotsResponse\x12\x46\n\tReadSlots\x12\x1a.ravel.v1.ReadSlotsRequest\x1a\x1b.ravel.v1.ReadSlotsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ravelpb.v1.slots_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MOVESIDE']._serialized_start=1109
-  _globals['_MOVESIDE']._serialized_end=1216
-  _globals['_SLOTSSTEP']._serialized_start=1219
-  _globals['_SLOTSSTEP']._serialized_end=1395
+  _globals['_MOVESIDE']._serialized_start=1119
+  _globals['_MOVESIDE']._serialized_end=1226
+  _globals['_SLOTSSTEP']._serialized_start=1229
+  _globals['_SLOTSSTEP']._serialized_end=1405
   _globals['_OWNERSHIPREQUEST']._serialized_start=61
   _globals['_OWNERSHIPREQUEST']._serialized_end=95
   _globals['_OWNERSHIPRESPONSE']._serialized_start=98
-  _globals['_OWNERSHIPRESPONSE']._serialized_end=316
-  _globals['_SLOTMOVE']._serialized_start=319
-  _globals['_SLOTMOVE']._serialized_end=462
-  _globals['_CHANGESLOTSREQUEST']._serialized_start=465
-  _globals['_CHANGESLOTSREQUEST']._serialized_end=712
-  _globals['_MOVEDKEY']._serialized_start=714
-  _globals['_MOVEDKEY']._serialized_end=770
-  _globals['_CHANGESLOTSRESPONSE']._serialized_start=773
-  _globals['_CHANGESLOTSRESPONSE']._serialized_end=920
-  _globals['_READSLOTSREQUEST']._serialized_start=922
-  _globals['_READSLOTSREQUEST']._serialized_end=1020
-  _globals['_READSLOTSRESPONSE']._serialized_start=1022
-  _globals['_READSLOTSRESPONSE']._serialized_end=1107
-  _globals['_SLOTS']._serialized_start=1398
-  _globals['_SLOTS']._serialized_end=1623
+  _globals['_OWNERSHIPRESPONSE']._serialized_end=333
+  _globals['_SLOTMOVE']._serialized_start=336
+  _globals['_SLOTMOVE']._serialized_end=476
+  _globals['_CHANGESLOTSREQUEST']._serialized_start=479
+  _globals['_CHANGESLOTSREQUEST']._serialized_end=722
+  _globals['_MOVEDKEY']._serialized_start=724
+  _globals['_MOVEDKEY']._serialized_end=780
+  _globals['_CHANGESLOTSRESPONSE']._serialized_start=783
+  _globals['_CHANGESLOTSRESPONSE']._serialized_end=930
+  _globals['_READSLOTSREQUEST']._serialized_start=932
+  _globals['_READSLOTSREQUEST']._serialized_end=1030
+  _globals['_READSLOTSRESPONSE']._serialized_start=1032
+  _globals['_READSLOTSRESPONSE']._serialized_end=1117
+  _globals['_SLOTS']._serialized_start=1408
+  _globals['_SLOTS']._serialized_end=1633
 # @@protoc_insertion_point(module_scope)

@@ -134,6 +134,7 @@ class OwnershipResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     LAST_MOVE_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     managed: _builtins.bool
     """false: this cluster never heard of slots, and owns all"""
@@ -144,6 +145,8 @@ class OwnershipResponse(_message.Message):
     revision: _builtins.int
     last_move: _builtins.int
     """the newest move that is finished here: no id up to it is taken again"""
+    changes: _builtins.int
+    """how often slots came or left here"""
     held: _builtins.bytes
     """detail: of which slots there are keys here, as `owned` is written; visible ones or not"""
     @_builtins.property
@@ -167,11 +170,12 @@ class OwnershipResponse(_message.Message):
         revision: _builtins.int = ...,
         last_move: _builtins.int = ...,
         versions: _abc.Iterable[_builtins.int] | None = ...,
+        changes: _builtins.int = ...,
         held: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "held", b"held", "last_move", b"last_move", "managed", b"managed", "map_version", b"map_version", "moves", b"moves", "owned", b"owned", "revision", b"revision", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "header", b"header", "held", b"held", "last_move", b"last_move", "managed", b"managed", "map_version", b"map_version", "moves", b"moves", "owned", b"owned", "revision", b"revision", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -186,7 +190,7 @@ class SlotMove(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     NEXT_CHUNK_FIELD_NUMBER: _builtins.int
     MOVER_FIELD_NUMBER: _builtins.int
-    MAP_VERSION_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     move: _builtins.int
     """its id in the directory; ids ascend"""
@@ -195,13 +199,15 @@ class SlotMove(_message.Message):
     """destination: the chunk that it takes next"""
     mover: _builtins.int
     """source: the newest mover that has exported"""
-    map_version: _builtins.int
-    """RELEASED: of the map by which the slots left"""
     keys: _builtins.int
     """in these slots at the leader, as of its last flush: for a progress display"""
     @_builtins.property
     def slots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """ascending"""
+
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """RELEASED: of each slot the version of the map by which it had come"""
 
     def __init__(
         self,
@@ -211,12 +217,12 @@ class SlotMove(_message.Message):
         slots: _abc.Iterable[_builtins.int] | None = ...,
         next_chunk: _builtins.int = ...,
         mover: _builtins.int = ...,
-        map_version: _builtins.int = ...,
+        versions: _abc.Iterable[_builtins.int] | None = ...,
         keys: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "map_version", b"map_version", "move", b"move", "mover", b"mover", "next_chunk", b"next_chunk", "side", b"side", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "move", b"move", "mover", b"mover", "next_chunk", b"next_chunk", "side", b"side", "slots", b"slots", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -235,12 +241,12 @@ class ChangeSlotsRequest(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     MOVER_FIELD_NUMBER: _builtins.int
-    EXPECTED_MAP_VERSION_FIELD_NUMBER: _builtins.int
+    EXPECTED_CHANGES_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
     step: Global___SlotsStep.ValueType
     move: _builtins.int
     map_version: _builtins.int
-    """OWN, RELEASE, ACTIVATE: newer than the one by which this cluster's slots stand"""
+    """OWN, which must be newer than the cluster's; RELEASE, ACTIVATE: the one that committed the move"""
     chunk: _builtins.int
     """IMPORT_CHUNK: its number, from 1; the keys are taken if it is `next_chunk`"""
     revision: _builtins.int
@@ -251,8 +257,8 @@ class ChangeSlotsRequest(_message.Message):
     """
     mover: _builtins.int
     """EXPORT, FREEZE: the term in which the asking admin leads; refused below one that has exported"""
-    expected_map_version: _builtins.int
-    """OWN: `map_version` of the ownership that was read; another one is refused, for that has changed"""
+    expected_changes: _builtins.int
+    """OWN: `changes` of the ownership that was read; another count is refused"""
     @_builtins.property
     def slots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """OWN, EXPORT, IMPORT"""
@@ -277,12 +283,12 @@ class ChangeSlotsRequest(_message.Message):
         revision: _builtins.int = ...,
         limit: _builtins.int = ...,
         mover: _builtins.int = ...,
-        expected_map_version: _builtins.int = ...,
+        expected_changes: _builtins.int = ...,
         ended: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "ended", b"ended", "expected_map_version", b"expected_map_version", "keys", b"keys", "limit", b"limit", "map_version", b"map_version", "move", b"move", "mover", b"mover", "revision", b"revision", "slots", b"slots", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "ended", b"ended", "expected_changes", b"expected_changes", "keys", b"keys", "limit", b"limit", "map_version", b"map_version", "move", b"move", "mover", b"mover", "revision", b"revision", "slots", b"slots", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

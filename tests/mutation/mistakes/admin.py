@@ -32,7 +32,7 @@ ROOM = Room(
         Mistake(
             "what is older than the registry opens without consent",
             "ravel_node/admin/reconcile.py",
-            old="        if named not in (NOBODY, winner) and newest <= self._directory.slot_map.decided:",
+            old="        if named not in (NOBODY, winner) and newest <= self._directory.slot_map.decided[slot]:",
             new="        if False:",
             first=("admin/test_reconcile.py",),
         ),
@@ -60,31 +60,31 @@ ROOM = Room(
         Mistake(
             "a restored registry forgets what it decided last",
             "ravel_node/admin/records.py",
-            old="    return SlotMap(version, tuple(ClusterNumber(owner) for owner in owners), decided)",
-            new="    return SlotMap(version, tuple(ClusterNumber(owner) for owner in owners))",
+            old="for owner in rest[:SLOT_COUNT]), tuple(rest[SLOT_COUNT:]))",
+            new="for owner in rest[:SLOT_COUNT]))",
             first=("admin/test_against_model.py",),
         ),
         Mistake(
             "ACTIVATE goes without its revision",
             "ravel_node/admin/executor.py",
-            old="ACTIVATE, map_version=map_version, revision=released.revision)",
-            new="ACTIVATE, map_version=map_version)",
+            old="ACTIVATE, map_version=move.map_version, revision=released.revision)",
+            new="ACTIVATE, map_version=move.map_version)",
             first=("admin/test_executor.py",),
         ),
         Mistake(
             "ACTIVATE goes without the version of the map",
             "ravel_node/admin/executor.py",
-            old="await self._step(move.destination, ACTIVATE, map_version=map_version, revision",
+            old="await self._step(move.destination, ACTIVATE, map_version=move.map_version, revision",
             new="await self._step(move.destination, ACTIVATE, revision",
             first=("admin/test_executor.py",),
         ),
         Mistake(
             "the destination takes over before the source has let go",
             "ravel_node/admin/executor.py",
-            old="""        released = await self._step(move.source, RELEASE, map_version=map_version)
-        await self._step(move.destination, ACTIVATE, map_version=map_version, revision=released.revision)""",
-            new="""        await self._step(move.destination, ACTIVATE, map_version=map_version, revision=0)
-        await self._step(move.source, RELEASE, map_version=map_version)""",
+            old="""        released = await self._step(move.source, RELEASE, map_version=move.map_version)
+        await self._step(move.destination, ACTIVATE, map_version=move.map_version, revision=released.revision)""",
+            new="""        await self._step(move.destination, ACTIVATE, map_version=move.map_version, revision=0)
+        await self._step(move.source, RELEASE, map_version=move.map_version)""",
             first=("admin/test_executor.py",),
         ),
         Mistake(
@@ -535,8 +535,8 @@ ROOM = Room(
         Mistake(
             "a commit does not count the version of the map up",
             "ravel_node/admin/movement.py",
-            old="slot_map=directory.slot_map.owned_by(tuple(owners))",
-            new="slot_map=replace(directory.slot_map, owners=tuple(owners))",
+            old="slot_map = directory.slot_map.owned_by(tuple(owners))",
+            new="slot_map = replace(directory.slot_map, owners=tuple(owners))",
             first=("admin/test_movement.py",),
         ),
         Mistake(

@@ -11,7 +11,7 @@ ROOM = Room(
         Mistake(
             "a cluster takes OWN whatever has changed since it was asked",
             "ravel_node/machine/ownership.py",
-            old="    if command.expected != own.map_version or command.map_version <= own.map_version:",
+            old="    if command.expected != own.changes:",
             new="    if False:",
             first=("machine/test_ownership.py",),
         ),
@@ -53,8 +53,8 @@ ROOM = Room(
         Mistake(
             "a slot that left did so at revision 0",
             "ravel_node/machine/ownership.py",
-            old="slot: own.tenures.get(slot, FROM_THE_BEGINNING)._replace(left=revision, map_version=command.map_version)",
-            new="slot: own.tenures.get(slot, FROM_THE_BEGINNING)._replace(left=0, map_version=command.map_version)",
+            old="Tenure(map_version=own.since))._replace(left=revision)",
+            new="Tenure(map_version=own.since))._replace(left=0)",
             first=("machine/test_ownership.py",),
         ),
         Mistake(
@@ -174,17 +174,6 @@ ROOM = Room(
             "ravel_node/machine/ownership.py",
             old="SlotMove(command.move, Side.EXPORTING, command.slots, mover=command.mover)",
             new="SlotMove(command.move, Side.EXPORTING, command.slots)",
-            first=("machine/test_ownership.py",),
-        ),
-        Mistake(
-            "a step of an older map is taken",
-            "ravel_node/machine/ownership.py",
-            old="""    if command.map_version <= own.map_version:
-        raise StepError(
-            f"map version {command.map_version} is not newer""",
-            new="""    if False:
-        raise StepError(
-            f"map version {command.map_version} is not newer""",
             first=("machine/test_ownership.py",),
         ),
         Mistake(

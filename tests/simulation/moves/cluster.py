@@ -141,7 +141,7 @@ class SimCluster:
                 slots=move.slots,
                 next_chunk=move.next_chunk,
                 mover=move.mover,
-                map_version=ownership.tenures[move.slots[0]].map_version if move.side is Side.RELEASED else 0,
+                versions=map(ownership.came_by, move.slots) if move.side is Side.RELEASED else (),
             )
             for move in ownership.moves.values()
         ]
@@ -151,6 +151,7 @@ class SimCluster:
             map_version=ownership.map_version,
             moves=moves,
             last_move=ownership.last_move,
+            changes=ownership.changes,
             revision=self.machine.revision,
             versions=map(ownership.came_by, slots_of(ownership.owned)),
             held=bitmap({slot_of(key) for key in self.state.databases[Database.KV]}),
@@ -169,7 +170,7 @@ class SimCluster:
             keys,
             request.revision,
             mover=request.mover,
-            expected=request.expected_map_version,
+            expected=request.expected_changes,
             ended=tuple(request.ended),
         )
         result = await change_slots(self, command, request.limit)

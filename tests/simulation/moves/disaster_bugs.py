@@ -55,8 +55,7 @@ def _own_by_an_older_answer(put: Put) -> None:
     real = ownership_module._own
 
     def own(before: Ownership | None, command: SlotsCommand, revision: int) -> Taken:
-        stands = before.map_version if before is not None else 0
-        return real(before, command._replace(expected=stands, map_version=max(command.map_version, stands + 1)), revision)
+        return real(before, command._replace(expected=before.changes if before is not None else 0), revision)
 
     put(ownership_module, "_own", own)
 

@@ -238,7 +238,8 @@ class World:
         rng = self.rng
         while self.faulty:
             await asyncio.sleep(rng.expovariate(0.4))
-            cluster = rng.choice(list(self.clusters.values()))
+            here = [cluster for cluster in self.clusters.values() if not cluster.away]
+            cluster = rng.choice(here)
             cluster.away = True
             await asyncio.sleep(rng.choice([0.1, 0.5, 3.0]))
             cluster.away = False
