@@ -9,6 +9,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 JOBS ?= 3     # unit tests at once: many wait for something
 SEEDS ?= 100  # worlds of `make sim`
 FIRST ?= 1    # the first of them
+MINUTES ?= 30  # of `make faults-long`
 E2E_JOBS ?= 3 # clusters at once: each is several daemons, which mostly wait
 MUTATION_JOBS ?= 2 # mistakes at once: each runs a room's tests
 
@@ -27,7 +28,7 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-.PHONY: check fmt lint types contracts test unit sim sim-bugs mutation e2e faults demo bench protos completions pictures clean
+.PHONY: check fmt lint types contracts test unit sim sim-bugs mutation e2e faults faults-long demo bench protos completions pictures clean
 
 check: lint types contracts ## lint, types and import contracts: seconds
 
@@ -63,6 +64,9 @@ mutation: $(INSTALLED) ## make hand-chosen mistakes in copies of the source; the
 
 e2e: $(INSTALLED) ## real daemons, real sockets, real kills
 	@$(BIN)/python -m pytest -q -n $(E2E_JOBS) --dist worksteal -m e2e
+
+faults-long: $(INSTALLED) ## faults of all kinds mixed at random, restored and copied directories among them: make faults-long MINUTES=30
+	@$(BIN)/python -m tests.faults.mixed --minutes $(MINUTES) --first $(FIRST)
 
 faults: $(INSTALLED) ## kills, stops, cuts, bad disks: every fault on real daemons, each with a checked history; a table at the end
 	@$(BIN)/python -m pytest -q -n $(E2E_JOBS) --dist worksteal tests/faults

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -31,6 +32,7 @@ struct control {
     uint64_t failed;        /* syncs that did */
     uint64_t sync_delay_ms; /* each sync takes so much longer */
     uint64_t slowed;        /* syncs that did */
+    uint64_t clock_ms;      /* the time of day is so much later, two's complement; what only counts on is as it was */
     char only[128];         /* only paths that contain this count; empty: all below the directory */
 };
 
@@ -255,4 +257,40 @@ int fsync(int fd) {
 int fdatasync(int fd) {
     NEXT(fdatasync);
     return sync_step(fd) ? -1 : real(fd);
+}
+
+/* --- the time of day */
+
+static void later(struct timespec *at) {
+    if (!control || !control->clock_ms) return;
+    int64_t ms = (int64_t)control->clock_ms;
+    int64_t ns = (int64_t)at->tv_nsec + ms % 1000 * 1000000;
+    at->tv_sec += ms / 1000 + (ns >= 1000000000) - (ns < 0);
+    at->tv_nsec = (ns + 1000000000) % 1000000000;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *at) {
+    NEXT(clock_gettime);
+    int done = real(clock, at);
+    if (!done && clock == CLOCK_REALTIME) later(at);
+    return done;
+}
+
+int gettimeofday(struct timeval *restrict at, void *restrict zone) {
+    NEXT(gettimeofday);
+    int done = real(at, zone);
+    if (!done) {
+        struct timespec exact = {at->tv_sec, at->tv_usec * 1000};
+        later(&exact);
+        at->tv_sec = exact.tv_sec;
+        at->tv_usec = exact.tv_nsec / 1000;
+    }
+    return done;
+}
+
+time_t time(time_t *at) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (at) *at = now.tv_sec;
+    return now.tv_sec;
 }

@@ -17,7 +17,7 @@ import pytest
 from tests.e2e.cluster import Server
 
 SOURCE: Final = Path(__file__).with_name("shim.c")
-FIELDS: Final = ("loaded", "steps", "kill_at", "torn", "syncs", "fail_syncs", "failed", "sync_delay_ms", "slowed")
+FIELDS: Final = ("loaded", "steps", "kill_at", "torn", "syncs", "fail_syncs", "failed", "sync_delay_ms", "slowed", "clock_ms")
 ONLY_BYTES: Final = 128
 SIZE: Final = 8 * len(FIELDS) + ONLY_BYTES
 
@@ -50,6 +50,7 @@ class Disk:
     failed: int
     sync_delay_ms: int
     slowed: int
+    clock_ms: int  # added to the time of day; may be negative
 
     def __init__(self, server: Server, library: Path) -> None:
         """From its next start on the server runs with the library."""
@@ -70,7 +71,7 @@ class Disk:
         return number
 
     def __setattr__(self, name: str, value: int) -> None:
-        struct.pack_into("<Q", self._control, 8 * FIELDS.index(name), value)
+        struct.pack_into("<Q", self._control, 8 * FIELDS.index(name), value % (1 << 64))
 
     @property
     def _control(self) -> mmap.mmap:
