@@ -81,13 +81,13 @@ protos: $(INSTALLED) ## make the stubs again from the .proto files
 	@$(BIN)/python tests/protos/generate.py
 
 completions: $(INSTALLED) ## make the shell completions again, and the table that answers Tab
-	@$(BIN)/python -m tests.ravelctl.tab_table >ravelctl/tab_table.new && mv ravelctl/tab_table.new ravelctl/tab_table.py
+	@$(BIN)/python -m tests.ravelctl.completion.tab_table >ravelctl/completion/tab_table.new && mv ravelctl/completion/tab_table.new ravelctl/completion/tab_table.py
 	@$(BIN)/ravelctl completion bash >completions/ravelctl.bash
 	@$(BIN)/ravelctl completion zsh >completions/_ravelctl
 	@$(BIN)/ravelctl completion fish >completions/ravelctl.fish
 
 pictures: $(INSTALLED) ## make the pictures of docs/top.md again, from the recorded session of a real cluster
-	@$(BIN)/python -m tests.ravelctl.tui.pictures
+	@$(BIN)/python -m tests.ravelctl.dashboard.pictures
 
 clean: ## caches and builds; .venv stays
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -22,13 +22,13 @@ FEWEST_FOR_GARBAGE: Final = 50_000
 def main() -> int:
     """Run the command line of this process and return the exit code."""
     if instruction := os.environ.get(COMPLETE_VARIABLE):
-        from ravelctl.tab import complete
+        from ravelctl.completion.tab import complete
 
         return complete(instruction, os.environ.get(LINE_VARIABLE, ""))
     gc.set_threshold(FEWEST_FOR_GARBAGE)
-    from ravelctl import cli
+    from ravelctl.cli import root
 
-    code = cli.main()
+    code = root.main()
     gc.freeze()  # the process ends, and all its memory with it
     return code
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ravelctl.app import App
-from ravelctl.byte_forms import byte_form_options, chosen_form
-from ravelctl.command import Effect, NameType, RavelGroup, Whole, Work, pass_app
-from ravelctl.errors import usage_error
-from ravelctl.names import remember_servers
-from ravelctl.output import View
+from ravelctl.cli.app import App
+from ravelctl.cli.byte_forms import byte_form_options, chosen_form
+from ravelctl.cli.command import Effect, NameType, RavelGroup, Whole, Work, pass_app
+from ravelctl.cli.errors import usage_error
+from ravelctl.cli.output import View
+from ravelctl.completion.names import remember_servers
 
 if TYPE_CHECKING:
     from ravelpb.v1.admin_pb2 import DirectoryCluster
@@ -40,8 +40,8 @@ async def clusters(app: App) -> View:
 
     REPLICAS is live/wanted. What a cluster says of itself: `ravelctl status` with the address of one of its servers.
     """
-    from ravelctl import dial
-    from ravelctl.admin_views import clusters_view
+    from ravelctl.admin.views import clusters_view
+    from ravelctl.cli import dial
 
     async with dial.admin(app) as client:
         directory = await client.directory()
@@ -54,9 +54,9 @@ async def clusters(app: App) -> View:
 @pass_app
 async def servers(app: App, cluster: str | None) -> View:
     """List servers: cluster, address, last heard."""
-    from ravelctl import dial
-    from ravelctl.admin_views import servers_view
-    from ravelctl.directory import find_cluster
+    from ravelctl.admin.directory import find_cluster
+    from ravelctl.admin.views import servers_view
+    from ravelctl.cli import dial
 
     async with dial.admin(app) as client:
         directory = await client.directory()
@@ -85,8 +85,8 @@ def slots(app: App, key: str | None) -> Work:
 
 
 async def _slots(app: App, key: bytes | None) -> View:
-    from ravelctl import dial
-    from ravelctl.admin_views import KEY_SHOWN, key_view, slots_view
+    from ravelctl.admin.views import KEY_SHOWN, key_view, slots_view
+    from ravelctl.cli import dial
 
     form = chosen_form()
     async with dial.admin(app) as client:
@@ -114,7 +114,7 @@ def rebalance(app: App, plan: bool, apply: bool, follow: bool, stop: bool, empty
         raise usage_error(f"{' and '.join(said)} exclude each other", "give one of them")
     if empty and (follow or stop):
         raise usage_error(f"--empty is no matter of {said[0]}", "give it with --plan or --apply")
-    from ravelctl import rebalancing
+    from ravelctl.admin import rebalancing
 
     if stop:
         return rebalancing.stop(app)
@@ -137,7 +137,7 @@ async def leave(app: App, server: str) -> View:
     cluster has reported that it is out. Interrupted, the same command goes on where it stopped. The last server of a cluster
     goes with its cluster, if that owns no slots.
     """
-    from ravelctl import leaving
+    from ravelctl.admin import leaving
 
     return await leaving.leave(app, server)
 
@@ -150,7 +150,7 @@ async def forget(app: App, server: str) -> View:
 
     SERVER is a name, CLUSTER/NAME or an id. One that is a member of its cluster is refused: `leave` is for it.
     """
-    from ravelctl import leaving
+    from ravelctl.admin import leaving
 
     return await leaving.forget(app, server)
 
@@ -165,7 +165,7 @@ async def add_cluster(app: App, name: str, replicas: int | None) -> View:
     New servers are put into the cluster that has the fewest; the first one founds it. It owns no slots before a rebalance. A
     cluster that was emptied takes part again, unless --replicas says what else is to change.
     """
-    from ravelctl import dial
+    from ravelctl.cli import dial
 
     async with dial.admin(app) as client:
         there = {cluster.name for cluster in (await client.directory()).clusters}
@@ -189,8 +189,8 @@ async def remove_cluster(app: App, name: str) -> View:
 
     One that has servers or slots is refused.
     """
-    from ravelctl import dial
-    from ravelctl.directory import find_cluster
+    from ravelctl.admin.directory import find_cluster
+    from ravelctl.cli import dial
 
     async with dial.admin(app) as client:
         find_cluster(await client.directory(), name)
@@ -213,7 +213,7 @@ async def adopt(app: App, cluster: str, addresses: tuple[str, ...], confirm: str
     good. Slots that it owned when it was backed up and those that the list gives it may differ by now: `ravelctl admin reconcile`
     shows that, and makes them agree.
     """
-    from ravelctl import adopting
+    from ravelctl.admin import adoption as adopting
 
     return await adopting.adopt(app, cluster, addresses, confirm)
 
@@ -229,7 +229,7 @@ async def reconcile(app: App, accept_loss: str | None) -> View:
     any more is deleted there. Slots whose keys would be lost stay as they are until --accept-loss names them. --dry-run shows
     what would be done.
     """
-    from ravelctl import reconciling
+    from ravelctl.admin import reconciling
 
     return await reconciling.reconcile(app, accept_loss)
 

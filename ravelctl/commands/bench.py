@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import DURATION, Effect, RavelCommand, Whole, Work, pass_app
-from ravelctl.errors import usage_error
-from ravelctl.exit_codes import ExitCode
-from ravelctl.output import View, count_text
+from ravelctl.cli.app import App
+from ravelctl.cli.command import DURATION, Effect, RavelCommand, Whole, Work, pass_app
+from ravelctl.cli.errors import usage_error
+from ravelctl.cli.exit_codes import ExitCode
+from ravelctl.cli.output import View, count_text
 
 if TYPE_CHECKING:
-    from ravelctl.bench import Figures
+    from ravelctl.load.bench import Figures
 
 MIXES: Final = ("put", "get", "mixed")
 CLIENTS_MAX: Final = 512
@@ -56,7 +56,7 @@ def command(
 async def _measured(
     app: App, clients: int, pipeline: int, value_size: int, seconds: float, mix: str, keys: int, prefix: str
 ) -> View:
-    from ravelctl.bench import Load, Mix, measure
+    from ravelctl.load.bench import Load, Mix, measure
 
     return _view(await measure(app, Load(clients, pipeline, value_size, seconds, Mix(mix), keys, prefix.encode())))
 

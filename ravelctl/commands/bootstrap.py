@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import ENDPOINT, Effect, RavelCommand, pass_app
-from ravelctl.output import View
+from ravelctl.cli.app import App
+from ravelctl.cli.command import ENDPOINT, Effect, RavelCommand, pass_app
+from ravelctl.cli.output import View
 
 
 @click.command("bootstrap", cls=RavelCommand, effect=Effect.PLANS)
@@ -19,7 +19,7 @@ async def command(app: App, address: tuple[str, ...], name: str | None) -> View:
     The first becomes a cluster of one; the others join it and become voters together once they have caught up. After an
     interruption the same command goes on where it stood.
     """
-    from ravelctl.founding import found
+    from ravelctl.cluster.founding import found
 
     app.apart = True
     return await found(app, address, name)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import RavelCommand, pass_app
-from ravelctl.completion import SCRIPTS, script
-from ravelctl.output import View
+from ravelctl.cli.app import App
+from ravelctl.cli.command import RavelCommand, pass_app
+from ravelctl.cli.output import View
+from ravelctl.completion.scripts import SCRIPTS, script
 
 
 @click.command("completion", cls=RavelCommand, local=True)

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import RavelGroup, pass_app
-from ravelctl.config import CALL_TIMEOUT_S
-from ravelctl.errors import CommandError
-from ravelctl.exit_codes import ExitCode
-from ravelctl.output import ABSENT, Table, View, columns, count_text
-from ravelctl.places import CONFIG_VARIABLE, context_path
+from ravelctl.cli.app import App
+from ravelctl.cli.command import RavelGroup, pass_app
+from ravelctl.cli.errors import CommandError
+from ravelctl.cli.exit_codes import ExitCode
+from ravelctl.cli.output import ABSENT, Table, View, columns, count_text
+from ravelctl.config.places import CONFIG_VARIABLE, context_path
+from ravelctl.config.settings import CALL_TIMEOUT_S
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ravelctl.contexts import ContextFile
+    from ravelctl.config.contexts import ContextFile
 
 SHOWN: Final = {
     "context": "context",
@@ -102,7 +102,7 @@ def check(app: App) -> View:
     """Tell all that is wrong with the file of contexts, at once. Exits 2 if anything is."""
     from pathlib import Path
 
-    from ravelctl import contexts
+    from ravelctl.config import contexts
 
     app.local = True
     path = Path(context_path(os.environ))
@@ -126,7 +126,7 @@ def check(app: App) -> View:
 
 
 def _permissions(path: Path) -> list[str]:
-    from ravelctl.contexts import is_open
+    from ravelctl.config.contexts import is_open
 
     return [f"{path} is open to others: `chmod 600 {path}`"] if is_open(path) else []
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import CONTEXT, Effect, RavelGroup, Work, pass_app
-from ravelctl.errors import usage_error
-from ravelctl.output import ABSENT, Table, View, columns, count_text
-from ravelctl.places import context_path
+from ravelctl.cli.app import App
+from ravelctl.cli.command import CONTEXT, Effect, RavelGroup, Work, pass_app
+from ravelctl.cli.errors import usage_error
+from ravelctl.cli.output import ABSENT, Table, View, columns, count_text
+from ravelctl.config.places import context_path
 
 if TYPE_CHECKING:
-    from ravelctl.contexts import Context, ContextFile
+    from ravelctl.config.contexts import Context, ContextFile
 
 FOUND_TIMEOUT_S: Final = 2.0
 """How long `add` looks for the cluster, whose id it then keeps."""
@@ -41,7 +41,7 @@ def add(app: App, name: str, cluster: str | None, use: bool | None, replace: boo
     """
     from pathlib import Path
 
-    from ravelctl import contexts
+    from ravelctl.config import contexts
 
     file = contexts.load(Path(context_path(os.environ)))
     if name in file.contexts and not replace:
@@ -52,7 +52,7 @@ def add(app: App, name: str, cluster: str | None, use: bool | None, replace: boo
 
 
 async def _add(app: App, file: ContextFile, name: str, cluster: str | None, use: bool) -> View:
-    from ravelctl import contexts
+    from ravelctl.config import contexts
 
     values = _values(app)
     found, note = (cluster, "") if cluster else await _asked(app)
@@ -80,7 +80,7 @@ def _values(app: App) -> dict[str, Any]:
     """What was given, by the keys of the file. Paths become absolute: the file is used from everywhere."""
     from pathlib import Path
 
-    from ravelctl.contexts import FIELDS
+    from ravelctl.config.contexts import FIELDS
 
     values: dict[str, Any] = {}
     for key, (field, _) in FIELDS.items():
@@ -97,9 +97,9 @@ def _values(app: App) -> dict[str, Any]:
 
 async def _asked(app: App) -> tuple[str, str]:
     """The id of the cluster behind the endpoints, and, where there is none to be had, a word on that."""
-    from ravelctl import dial
+    from ravelctl.cli import dial
     from ravelctl.client.errors import RavelError
-    from ravelctl.overview import chief, replies, survey
+    from ravelctl.cluster.overview import chief, replies, survey
 
     timeout_s = min(FOUND_TIMEOUT_S, app.settings.call_timeout_s)
     try:
@@ -124,7 +124,7 @@ def use_context(app: App, name: str) -> View:
     """Make NAME the current context: the one that is meant where nothing else is said."""
     from pathlib import Path
 
-    from ravelctl import contexts
+    from ravelctl.config import contexts
 
     file = contexts.load(Path(context_path(os.environ)))
     text = contexts.use(file, name)
@@ -147,7 +147,7 @@ def remove_context(app: App, name: str) -> View:
     """Forget NAME. The cluster is not touched."""
     from pathlib import Path
 
-    from ravelctl import contexts
+    from ravelctl.config import contexts
 
     file = contexts.load(Path(context_path(os.environ)))
     text = contexts.remove(file, name)
@@ -169,7 +169,7 @@ def list_contexts(app: App) -> View:
     """List the contexts; the current one is marked."""
     from pathlib import Path
 
-    from ravelctl import contexts
+    from ravelctl.config import contexts
 
     file = contexts.load(Path(context_path(os.environ)))
     rows = [_row(context, file.current) for context in file.contexts.values()]
@@ -198,7 +198,7 @@ def _row(context: Context, current: str) -> tuple[str, ...]:
 
 def _shown(context: Context) -> dict[str, Any]:
     """The values by the keys of the file, paths and durations as texts."""
-    from ravelctl.contexts import FIELDS
+    from ravelctl.config.contexts import FIELDS
 
     keys = {field: key for key, (field, _) in FIELDS.items()}
     found = {keys[field]: value for field, value in context.values.items()}
@@ -212,7 +212,7 @@ def show(app: App, name: str | None) -> View:
     """Show what NAME, or the current context, says."""
     from pathlib import Path
 
-    from ravelctl import contexts
+    from ravelctl.config import contexts
 
     file = contexts.load(Path(context_path(os.environ)))
     chosen = name or str(app.given.get("context", "")) or file.current

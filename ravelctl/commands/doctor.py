@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import ENDPOINT, NameType, RavelCommand, Work, pass_app
-from ravelctl.errors import usage_error
-from ravelctl.output import View, count_text, size_text
+from ravelctl.cli.app import App
+from ravelctl.cli.command import ENDPOINT, NameType, RavelCommand, Work, pass_app
+from ravelctl.cli.errors import usage_error
+from ravelctl.cli.output import View, count_text, size_text
 
 if TYPE_CHECKING:
-    from ravelctl.diagnose import Diagnosis
     from ravelctl.diagnosis.codes import Code
     from ravelctl.diagnosis.finding import Finding
+    from ravelctl.diagnosis.judgement import Diagnosis
     from ravelctl.diagnosis.seen import Directory, Seen
 
 DIRECTORIES_MAX: Final = 64
@@ -70,7 +70,7 @@ def command(
                 found.append(look(path))
             directories = tuple(found)
     if data_dirs and not _dials(app) and wanted is None:
-        from ravelctl.diagnose import diagnose
+        from ravelctl.diagnosis.judgement import diagnose
         from ravelctl.diagnosis.seen import Seen
 
         return _view(diagnose(Seen(directories=directories)))
@@ -107,8 +107,8 @@ def _dials(app: App) -> bool:
 
 
 async def _examined(app: App, directories: tuple[Directory, ...], wanted: Bundle | None) -> View:
-    from ravelctl.diagnose import diagnose
     from ravelctl.diagnosis.gather import gather
+    from ravelctl.diagnosis.judgement import diagnose
     from ravelctl.diagnosis.seen import Seen
 
     if directories and not _dials(app):
@@ -135,7 +135,7 @@ async def _bundled(app: App, wanted: Bundle, seen: Seen, view: View) -> View:
 
 
 def _view(found: Diagnosis) -> View:
-    from ravelctl.diagnose import severity_word
+    from ravelctl.diagnosis.judgement import severity_word
 
     return View(
         kind="Doctor",
@@ -164,7 +164,7 @@ def _view(found: Diagnosis) -> View:
 
 
 def _lines(found: Diagnosis) -> list[str]:
-    from ravelctl.diagnose import severity_word
+    from ravelctl.diagnosis.judgement import severity_word
 
     which = " ".join(filter(None, ("cluster", found.cluster_name, found.cluster_id[:8]))) if found.cluster_id else "no cluster"
     verdict = count_text(len(found.findings), "finding") if found.findings else "nothing is wrong"

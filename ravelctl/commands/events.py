@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import MOMENT, REPLICA, RavelCommand, Whole, Work, pass_app
-from ravelctl.output import View
+from ravelctl.cli.app import App
+from ravelctl.cli.command import MOMENT, REPLICA, RavelCommand, Whole, Work, pass_app
+from ravelctl.cli.output import View
 
 KINDS = ("server", "election", "leadership", "membership", "snapshots", "alarm", "action")
 SHOWN = 100
@@ -33,7 +33,7 @@ def command(app: App, since_ms: int | None, follow: bool, kinds: tuple[str, ...]
 
 
 async def _events(app: App, since_ms: int, follow: bool, kinds: tuple[str, ...], limit: int, replica: str | None) -> View:
-    from ravelctl import events
+    from ravelctl.cluster import events
 
     query = events.Query(replica, since_ms, limit, events.kinds_of(kinds))
     printer = events.Printer(app)

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import RavelCommand, Work, pass_app, watched
-from ravelctl.config import Output
-from ravelctl.errors import CommandError, usage_error
-from ravelctl.exit_codes import ExitCode
-from ravelctl.output import View, count_text
+from ravelctl.cli.app import App
+from ravelctl.cli.command import RavelCommand, Work, pass_app, watched
+from ravelctl.cli.errors import CommandError, usage_error
+from ravelctl.cli.exit_codes import ExitCode
+from ravelctl.cli.output import View, count_text
+from ravelctl.config.settings import Output
 
 if TYPE_CHECKING:
-    from ravelctl.overview import Overview
+    from ravelctl.cluster.overview import Overview
 
 FORMATS: Final = ("text", "nagios")
 _NAGIOS_WORDS: Final = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
@@ -45,10 +45,10 @@ def command(app: App, form: str) -> Work:
 
 
 async def _checked(app: App, nagios: bool) -> View:
-    from ravelctl import dial
+    from ravelctl.cli import dial
     from ravelctl.client.errors import RavelError
-    from ravelctl.names import remember
-    from ravelctl.overview import overview, survey
+    from ravelctl.cluster.overview import overview, survey
+    from ravelctl.completion.names import remember
 
     try:
         async with dial.cluster(app) as client:
@@ -63,7 +63,7 @@ async def _checked(app: App, nagios: bool) -> View:
 
 
 def _view(found: Overview, nagios: bool) -> View:
-    from ravelctl.overview import EXIT_OF_HEALTH, alarm_lines
+    from ravelctl.cluster.overview import EXIT_OF_HEALTH, alarm_lines
 
     code = EXIT_OF_HEALTH[found.health]
     worries = [*alarm_lines(found.alarms), *found.notes]

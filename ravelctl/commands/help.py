@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import RavelCommand, pass_app
-from ravelctl.output import View
+from ravelctl.cli.app import App
+from ravelctl.cli.command import RavelCommand, pass_app
+from ravelctl.cli.output import View
 
 
 @click.command("help", cls=RavelCommand, local=True)

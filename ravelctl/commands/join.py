@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import ENDPOINT, ENDPOINTS, Effect, RavelCommand, Work, pass_app
-from ravelctl.errors import usage_error
-from ravelctl.output import View
+from ravelctl.cli.app import App
+from ravelctl.cli.command import ENDPOINT, ENDPOINTS, Effect, RavelCommand, Work, pass_app
+from ravelctl.cli.errors import usage_error
+from ravelctl.cli.output import View
 
 
 @click.command("join", cls=RavelCommand, effect=Effect.PLANS)
@@ -29,10 +29,10 @@ def command(app: App, address: str, via: tuple[str, ...] | None, no_promote: boo
 
 
 async def _join(app: App, address: str, via: tuple[str, ...], promote: bool, wait: bool, resets: bool) -> View:
-    from ravelctl.founding import join
+    from ravelctl.cluster.founding import join
 
     if resets:
-        from ravelctl.rejoin import reset_first
+        from ravelctl.cluster.replacement import reset_first
 
         await reset_first(app, address, via)
     return await join(app, address, via, promote=promote, wait=wait)

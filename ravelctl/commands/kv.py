@@ -7,13 +7,13 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
-from ravelctl.app import App
-from ravelctl.byte_forms import ByteForm, byte_form_options, chosen_form
-from ravelctl.command import Effect, RavelGroup, Whole, Work, pass_app
-from ravelctl.config import Output
-from ravelctl.errors import CommandError, usage_error
-from ravelctl.exit_codes import ExitCode
-from ravelctl.output import ABSENT, U64, Table, View, columns, count_text
+from ravelctl.cli.app import App
+from ravelctl.cli.byte_forms import ByteForm, byte_form_options, chosen_form
+from ravelctl.cli.command import Effect, RavelGroup, Whole, Work, pass_app
+from ravelctl.cli.errors import CommandError, usage_error
+from ravelctl.cli.exit_codes import ExitCode
+from ravelctl.cli.output import ABSENT, U64, Table, View, columns, count_text
+from ravelctl.config.settings import Output
 
 if TYPE_CHECKING:
     from ravelctl.client import KeyValue, WatchEvent
@@ -77,7 +77,7 @@ def get(app: App, key: bytes, raw: bool) -> Work:
 
 
 async def _get(app: App, key: bytes, raw: bool, form: ByteForm) -> View:
-    from ravelctl import dial
+    from ravelctl.cli import dial
     from ravelctl.client import Consistency
 
     async with dial.keys(app) as client:
@@ -107,7 +107,7 @@ def put(app: App, key: bytes, value: bytes | None, file: str | None) -> Work:
 
 
 async def _put(app: App, key: bytes, content: bytes, form: ByteForm) -> View:
-    from ravelctl import dial
+    from ravelctl.cli import dial
 
     async with dial.keys(app) as client:
         if app.settings.dry_run:
@@ -162,7 +162,7 @@ def delete(app: App, key: bytes | None, prefix: bytes | None) -> Work:
 
 
 async def _delete(app: App, key: bytes, form: ByteForm) -> View:
-    from ravelctl import dial
+    from ravelctl.cli import dial
 
     async with dial.keys(app) as client:
         if app.settings.dry_run:
@@ -177,8 +177,8 @@ async def _delete(app: App, key: bytes, form: ByteForm) -> View:
 
 
 async def _delete_prefix(app: App, prefix: bytes, form: ByteForm) -> View:
-    from ravelctl import dial
-    from ravelctl.deletion import count_prefix, delete_prefix
+    from ravelctl.cli import dial
+    from ravelctl.cluster.deletion import count_prefix, delete_prefix
 
     named = f"keys that begin with {form.show(prefix)!r}" if prefix else "keys: every one there is"
     async with dial.keys(app) as client:
@@ -216,7 +216,7 @@ def cas(app: App, key: bytes, value: bytes | None, file: str | None, revision: i
 
 
 async def _cas(app: App, key: bytes, content: bytes, revision: int, form: ByteForm) -> View:
-    from ravelctl import dial
+    from ravelctl.cli import dial
 
     async with dial.keys(app) as client:
         if app.settings.dry_run:
@@ -272,7 +272,7 @@ def list_keys(
 
 
 async def _list(app: App, bounds: dict[str, bytes | None], limit: int, keys_only: bool, form: ByteForm) -> View:
-    from ravelctl import dial
+    from ravelctl.cli import dial
     from ravelctl.client import Consistency
 
     async with dial.keys(app) as client:
@@ -333,9 +333,9 @@ def watch(app: App, key: bytes | None, prefix: bytes | None, place: int | str | 
 async def _watch(app: App, wanted: dict[str, bytes], place: int | str | None, limit: int, form: ByteForm) -> View:
     import asyncio
 
-    from ravelctl import dial
+    from ravelctl.cli import dial
+    from ravelctl.cli.output import emit
     from ravelctl.client import CompactedError, RavelError, WrongClusterError
-    from ravelctl.output import emit
 
     told = 0
     async with (

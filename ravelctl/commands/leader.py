@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import REPLICA, Effect, RavelGroup, pass_app
-from ravelctl.output import U64, View, age_text
+from ravelctl.cli.app import App
+from ravelctl.cli.command import REPLICA, Effect, RavelGroup, pass_app
+from ravelctl.cli.output import U64, View, age_text
 
 
 @click.group("leader", cls=RavelGroup)
@@ -18,9 +18,9 @@ def command() -> None:
 @pass_app
 async def show(app: App) -> View:
     """Show who leads the cluster. Exits 4 if nobody does."""
-    from ravelctl import dial
-    from ravelctl.membership import cluster_status
-    from ravelctl.overview import name_of
+    from ravelctl.cli import dial
+    from ravelctl.cluster.membership import cluster_status
+    from ravelctl.cluster.overview import name_of
 
     async with dial.cluster(app) as client:
         status = await cluster_status(app, client, need_leader=True)
@@ -47,7 +47,7 @@ async def show(app: App) -> View:
 @pass_app
 async def transfer(app: App, replica: str | None) -> View:
     """Hand leadership to REPLICA, a name or an id, or to the voter that is most caught up."""
-    from ravelctl import changes
+    from ravelctl.cluster import changes
 
     return await changes.transfer(app, replica)
 
@@ -59,6 +59,6 @@ async def step_down(app: App) -> View:
 
     For when a transfer does not succeed. They may elect the same one again; until they have elected, nothing can be written.
     """
-    from ravelctl import changes
+    from ravelctl.cluster import changes
 
     return await changes.step_down(app)

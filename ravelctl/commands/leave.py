@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import REPLICA, Effect, RavelCommand, pass_app
-from ravelctl.output import View
+from ravelctl.cli.app import App
+from ravelctl.cli.command import REPLICA, Effect, RavelCommand, pass_app
+from ravelctl.cli.output import View
 
 
 @click.command("leave", cls=RavelCommand, effect=Effect.PLANS)
@@ -17,6 +17,6 @@ async def command(app: App, replica: str) -> View:
 
     Its data directory stays as it is, but never takes part again.
     """
-    from ravelctl.changes import remove
+    from ravelctl.cluster.changes import remove
 
     return await remove(app, [replica])

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import MOMENT, REPLICA, RavelGroup, Whole, Work, pass_app
-from ravelctl.errors import usage_error
-from ravelctl.exit_codes import ExitCode
-from ravelctl.log_entries import TITLES, LogQuery, entry_data, entry_rows
-from ravelctl.output import ABSENT, U64, Table, View, columns, count_text, printable
+from ravelctl.cli.app import App
+from ravelctl.cli.command import MOMENT, REPLICA, RavelGroup, Whole, Work, pass_app
+from ravelctl.cli.errors import usage_error
+from ravelctl.cli.exit_codes import ExitCode
+from ravelctl.cli.output import ABSENT, U64, Table, View, columns, count_text, printable
+from ravelctl.store.log_entries import TITLES, LogQuery, entry_data, entry_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ravelctl.log_diff import Compared
-    from ravelctl.log_entries import LogPart
-    from ravelctl.log_source import LogSource
+    from ravelctl.store.log_diff import Compared
+    from ravelctl.store.log_entries import LogPart
+    from ravelctl.store.log_source import LogSource
 
 LIMIT: Final = 100
 LIMIT_MAX: Final = 100_000
@@ -112,12 +112,12 @@ def show(
 
 
 async def _show(app: App, query: LogQuery, replica: str | None, data_dir: str | None) -> View:
-    from ravelctl.log_source import directory_log
+    from ravelctl.store.log_source import directory_log
 
     if data_dir is not None:
         return await _shown(directory_log(data_dir), query)
-    from ravelctl import dial
-    from ravelctl.log_source import live_log
+    from ravelctl.cli import dial
+    from ravelctl.store.log_source import live_log
 
     async with dial.inspect(app) as client:
         return await _shown(await live_log(app, client, replica), query)
@@ -192,15 +192,15 @@ def follow(
 
 
 async def _follow(app: App, query: LogQuery, limit: int, replica: str | None, data_dir: str | None) -> View:
-    from ravelctl.log_follow import Printer, follow_directory, follow_replica
-    from ravelctl.log_source import directory_log
+    from ravelctl.store.log_follow import Printer, follow_directory, follow_replica
+    from ravelctl.store.log_source import directory_log
 
     printer = Printer(app, limit)
     if data_dir is not None:
         await follow_directory(directory_log(data_dir), query, printer)
         return View(kind="Log", data={}, silent=True)
-    from ravelctl import dial
-    from ravelctl.log_source import live_log
+    from ravelctl.cli import dial
+    from ravelctl.store.log_source import live_log
 
     async with dial.inspect(app) as client:
         await follow_replica(await live_log(app, client, replica), query, printer)
@@ -227,7 +227,7 @@ def diff(app: App, a: str, b: str, from_index: int | None, to_index: int | None,
 
     Exits 8 where the difference is damage, 1 where it is an entry that was not committed and that a leader will replace.
     """
-    from ravelctl.log_source import is_directory
+    from ravelctl.store.log_source import is_directory
 
     directories = is_directory(a) + is_directory(b)
     if not state or not directories:
@@ -267,14 +267,14 @@ async def _diff(app: App, a: str, b: str, from_index: int, to_index: int, state:
     """`state` None: of live replicas the states are compared too, if that can be done."""
     from contextlib import AsyncExitStack
 
-    from ravelctl.log_diff import compare
-    from ravelctl.log_source import directory_log, is_directory, log_side
+    from ravelctl.store.log_diff import compare
+    from ravelctl.store.log_source import directory_log, is_directory, log_side
 
     if is_directory(a) and is_directory(b):
         sides = directory_log(a), directory_log(b)
         return _compared(await compare(*sides, from_index, to_index), sides)
     async with AsyncExitStack() as stack:
-        from ravelctl import dial
+        from ravelctl.cli import dial
 
         client = await stack.enter_async_context(dial.inspect(app))
         sides = await log_side(app, client, a), await log_side(app, client, b)
@@ -287,8 +287,8 @@ async def _diff(app: App, a: str, b: str, from_index: int, to_index: int, state:
 async def _with_states(app: App, view: View, sides: tuple[LogSource, LogSource], *, required: bool) -> View:
     from dataclasses import replace
 
-    from ravelctl.log_source import LiveLog
-    from ravelctl.log_states import live_states
+    from ravelctl.store.log_source import LiveLog
+    from ravelctl.store.log_states import live_states
 
     a, b = sides
     if not (isinstance(a, LiveLog) and isinstance(b, LiveLog) and isinstance(view.body, str)) or a.replica_id == b.replica_id:
@@ -356,7 +356,7 @@ def _compared(found: Compared, sides: tuple[LogSource, LogSource]) -> View:
 def verify(app: App, replica: str | None, data_dir: str | None) -> View | Work:
     """Read every record of a log: check sums, no gaps, terms that never fall, a hard state that goes with it. Exits 8 if not."""
     _exclusive(data_dir, replica)
-    from ravelctl.checking import check_directory, check_replica
+    from ravelctl.store.checking import check_directory, check_replica
 
     if data_dir is not None:
         return check_directory(app, data_dir, log_only=True)

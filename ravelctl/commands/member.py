@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import ENDPOINT, REPLICA, Effect, RavelGroup, Work, pass_app
-from ravelctl.errors import usage_error
-from ravelctl.output import Table, View, columns
+from ravelctl.cli.app import App
+from ravelctl.cli.command import ENDPOINT, REPLICA, Effect, RavelGroup, Work, pass_app
+from ravelctl.cli.errors import usage_error
+from ravelctl.cli.output import Table, View, columns
 
 if TYPE_CHECKING:
     from ravelpb.v1.cluster_pb2 import Member
@@ -24,8 +24,8 @@ def command() -> None:
 @pass_app
 async def list_members(app: App) -> View:
     """List the members of the cluster."""
-    from ravelctl import dial
-    from ravelctl.membership import cluster_status, member_data, member_table
+    from ravelctl.cli import dial
+    from ravelctl.cluster.membership import cluster_status, member_data, member_table
 
     async with dial.cluster(app) as client:
         status = await cluster_status(app, client)
@@ -42,7 +42,7 @@ async def list_members(app: App) -> View:
 @pass_app
 async def promote(app: App, replica: tuple[str, ...]) -> View:
     """Make learners voters, all in one change. REPLICA is a name or an id."""
-    from ravelctl import changes
+    from ravelctl.cluster import changes
 
     return await changes.promote(app, replica)
 
@@ -55,7 +55,7 @@ async def demote(app: App, replica: tuple[str, ...]) -> View:
 
     They keep what they have and follow on, but no longer count for the quorum. `member promote` takes it back.
     """
-    from ravelctl import changes
+    from ravelctl.cluster import changes
 
     return await changes.demote(app, replica)
 
@@ -65,7 +65,7 @@ async def demote(app: App, replica: tuple[str, ...]) -> View:
 @pass_app
 async def remove(app: App, replica: tuple[str, ...]) -> View:
     """Take replicas out for good, all in one change. REPLICA is a name or an id."""
-    from ravelctl import changes
+    from ravelctl.cluster import changes
 
     return await changes.remove(app, replica)
 
@@ -86,10 +86,10 @@ async def replace(app: App, replica: str, address: str | None) -> View:
     If the command is interrupted, run it again.
     """
     if address is None:
-        from ravelctl.rejoin import rejoin
+        from ravelctl.cluster.replacement import rejoin
 
         return await rejoin(app, replica)
-    from ravelctl import changes
+    from ravelctl.cluster import changes
 
     return await changes.replace(app, replica, address)
 
@@ -108,9 +108,9 @@ def update(app: App, replica: str, listen: str | None, peer: str | None, name: s
 
 
 async def _update(app: App, replica: str, listen: str | None, peer: str | None, name: str | None) -> View:
-    from ravelctl import dial
-    from ravelctl.membership import cluster_status, member_data
-    from ravelctl.overview import find_member
+    from ravelctl.cli import dial
+    from ravelctl.cluster.membership import cluster_status, member_data
+    from ravelctl.cluster.overview import find_member
     from ravelpb.v1 import cluster_pb2 as pb
 
     async with dial.cluster(app) as client:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import TLS_OPTIONS, Effect, NameType, RavelGroup, Whole, pass_app
-from ravelctl.errors import CommandError, usage_error
-from ravelctl.output import ABSENT, U64, Table, View, columns, count_text
+from ravelctl.cli.app import App
+from ravelctl.cli.command import TLS_OPTIONS, Effect, NameType, RavelGroup, Whole, pass_app
+from ravelctl.cli.errors import CommandError, usage_error
+from ravelctl.cli.output import ABSENT, U64, Table, View, columns, count_text
 
 if TYPE_CHECKING:
     from ravelctl.client import ClusterClient
-    from ravelctl.playground import Playground, Replica
+    from ravelctl.playground.processes import Playground, Replica
 
 REPLICAS: Final = 3
 REPLICAS_MAX: Final = 9
@@ -66,31 +66,30 @@ async def up(
 
     It leaves a context named playground behind, which is the current one if there is no other; `down` takes it away.
     """
-    from ravelctl import playground as grounds
-    from ravelctl import playground_system as system
-    from ravelctl.playground_known import remember
-    from ravelctl.playground_wanted import Wanted
+    from ravelctl.playground import processes, system
+    from ravelctl.playground.known import remember
+    from ravelctl.playground.wanted import Wanted
 
-    where = grounds.folder_named(folder)
-    ground = grounds.load(where)
+    where = processes.folder_named(folder)
+    ground = processes.load(where)
     wanted = Wanted(replicas, clusters, admins, http)
     if ground is None:
         if app.settings.dry_run:
             return _planned(f"make {wanted.words} in {where}", ())
         ground = wanted.planned(where)
-        grounds.save(ground)
+        processes.save(ground)
     else:
         wanted.check(ground)
         if clusters is not None and clusters > len(ground.clusters):
             if app.settings.dry_run:
                 return _planned(f"add {count_text(clusters - len(ground.clusters), 'cluster')} in {where}", ())
-            ground = grounds.with_clusters(ground, clusters, replicas or len(ground.of(ground.clusters[0])))
-            grounds.save(ground)
+            ground = processes.with_clusters(ground, clusters, replicas or len(ground.of(ground.clusters[0])))
+            processes.save(ground)
     if app.settings.dry_run:
         down = tuple(replica.name for replica in ground.replicas if not replica.alive)
         return _planned(f"start {', '.join(down) or 'nothing'} in {where}", down)
     remember(where)
-    ground = grounds.start_network(ground)
+    ground = processes.start_network(ground)
     if ground.admins:
         ground = await system.brought_up(app, ground)
     else:
@@ -105,7 +104,7 @@ async def up(
 
 def _reached(app: App, ground: Playground) -> tuple[str, tuple[str, ...]]:
     """Leave a context behind: its name (empty: none could be made), and how the next command finds the cluster."""
-    from ravelctl import playground_context
+    from ravelctl.playground import context as playground_context
 
     export = f"export RAVELCTL_ENDPOINTS={','.join(ground.endpoints)}"
     try:
@@ -129,10 +128,10 @@ async def _founded(app: App, ground: Playground) -> Playground:
     """Wait until all daemons answer, make them one cluster, and remember who they are in it."""
     from dataclasses import replace
 
-    from ravelctl import dial
-    from ravelctl import playground as grounds
-    from ravelctl.founding import found
-    from ravelctl.playground_system import answering
+    from ravelctl.cli import dial
+    from ravelctl.cluster.founding import found
+    from ravelctl.playground import processes
+    from ravelctl.playground.system import answering
 
     async with dial.cluster(app, ground.endpoints) as client:
         with app.progress("playground:") as progress:
@@ -147,14 +146,14 @@ async def _founded(app: App, ground: Playground) -> Playground:
             ground = replace(
                 ground.with_replica(replace(replica, replica_id=status.header.replica_id)), cluster_id=status.header.cluster_id
             )
-    grounds.save(ground)
+    processes.save(ground)
     return ground
 
 
 async def _leader(app: App, client: ClusterClient, endpoints: tuple[str, ...]) -> str:
     """The name of the replica that leads. Raises CommandError where none does within the time."""
-    from ravelctl import dial
-    from ravelctl.overview import overview, survey
+    from ravelctl.cli import dial
+    from ravelctl.cluster.overview import overview, survey
 
     async def look() -> str | tuple[str]:
         found = overview(await survey(client, endpoints, timeout_s=app.settings.timeout_s))
@@ -168,21 +167,21 @@ async def _stay(app: App, ground: Playground, ways: tuple[str, ...]) -> None:
     """Until Ctrl-C, which stops the daemons; their data stays."""
     import asyncio
 
-    from ravelctl import playground as grounds
+    from ravelctl.playground import processes
 
     for line in (*ways, f"endpoints {','.join(ground.endpoints)}; Ctrl-C stops the daemons"):
         app.say(line)
     try:
         await asyncio.Event().wait()
     finally:
-        grounds.stop(ground.replicas)
-        grounds.save(grounds.stop_network(ground))
+        processes.stop(ground.replicas)
+        processes.save(processes.stop_network(ground))
         _forget(ground)
 
 
 def _forget(ground: Playground) -> str:
     """Take its context away, and say so. A file of contexts that is broken does not keep a playground from going down."""
-    from ravelctl import playground_context
+    from ravelctl.playground import context as playground_context
 
     try:
         names = playground_context.forget(ground)
@@ -202,20 +201,20 @@ async def kill(app: App, name: str, folder: str | None) -> View:
 
     It gets SIGKILL. `leader` is whichever leads; with admins it is `c1/leader`, `admin/leader`.
     """
-    from ravelctl import playground as grounds
-    from ravelctl.playground_known import folder_meant
+    from ravelctl.playground import processes
+    from ravelctl.playground.known import folder_meant
 
-    ground = grounds.require(folder_meant(folder))
+    ground = processes.require(folder_meant(folder))
     replica = ground.find(await _named(app, ground, name))
     if app.settings.dry_run:
         return _planned(f"kill {replica.name}", (replica.name,))
-    grounds.kill(replica)
+    processes.kill(replica)
     return View(kind="PlaygroundKill", data=_replica_data(replica), body=f"killed {replica.name}", names=(replica.name,))
 
 
 async def _named(app: App, ground: Playground, word: str) -> str:
     """The name meant: `leader` is whichever leads."""
-    from ravelctl import dial
+    from ravelctl.cli import dial
 
     words = ground.leader_words
     if word not in words:
@@ -246,14 +245,14 @@ async def pause(app: App, name: str, folder: str | None) -> View:
 
     It gets SIGSTOP; `start` and `heal` let it go on. `leader` is whichever leads; with admins it is `c1/leader`, `admin/leader`.
     """
-    from ravelctl import playground as grounds
-    from ravelctl.playground_known import folder_meant
+    from ravelctl.playground import processes
+    from ravelctl.playground.known import folder_meant
 
-    ground = grounds.require(folder_meant(folder))
+    ground = processes.require(folder_meant(folder))
     replica = ground.find(await _named(app, ground, name))
     if app.settings.dry_run:
         return _planned(f"pause {replica.name}", (replica.name,))
-    grounds.pause(replica)
+    processes.pause(replica)
     return View(kind="PlaygroundPause", data=_replica_data(replica), body=f"paused {replica.name}", names=(replica.name,))
 
 
@@ -269,11 +268,11 @@ async def partition(app: App, group: tuple[str, ...], folder: str | None) -> Vie
     """
     from dataclasses import replace
 
-    from ravelctl import playground as grounds
-    from ravelctl.links import can_tell_who_dials
-    from ravelctl.playground_known import folder_meant
+    from ravelctl.playground import processes
+    from ravelctl.playground.known import folder_meant
+    from ravelctl.playground.links import can_tell_who_dials
 
-    ground = grounds.require(folder_meant(folder))
+    ground = processes.require(folder_meant(folder))
     if not can_tell_who_dials() or not all(replica.link for replica in ground.replicas):
         raise CommandError(
             "nothing lies between these daemons that could be cut",
@@ -290,7 +289,7 @@ async def partition(app: App, group: tuple[str, ...], folder: str | None) -> Vie
         raise usage_error(f"{said} is one group: nothing would be cut", "leave one of them out, or name a second group")
     if app.settings.dry_run:
         return _planned(f"cut {said}", tuple(named))
-    grounds.save(replace(grounds.start_network(ground), groups=parts))
+    processes.save(replace(processes.start_network(ground), groups=parts))
     return View(
         kind="PlaygroundPartition", data={"groups": [list(names) for names in parts]}, body=f"cut {said}", names=tuple(named)
     )
@@ -303,18 +302,18 @@ def heal(app: App, folder: str | None) -> View:
     """Let all hear each other again, and those that are paused go on. The dead stay dead: `start` is for them."""
     from dataclasses import replace
 
-    from ravelctl import playground as grounds
-    from ravelctl.playground_known import folder_meant
+    from ravelctl.playground import processes
+    from ravelctl.playground.known import folder_meant
 
-    ground = grounds.require(folder_meant(folder))
+    ground = processes.require(folder_meant(folder))
     paused = tuple(replica.name for replica in ground.replicas if replica.paused)
     did = [words for words, there in (("joined all groups", ground.groups), (f"resumed {', '.join(paused)}", paused)) if there]
     if app.settings.dry_run:
         return _planned(f"have {' and '.join(did) or 'nothing to do'}", paused)
     for replica in ground.replicas:
         if replica.paused:
-            grounds.resume(replica)
-    grounds.save(replace(grounds.start_network(ground), groups=()))
+            processes.resume(replica)
+    processes.save(replace(processes.start_network(ground), groups=()))
     return View(
         kind="PlaygroundHeal",
         data={"resumed": list(paused), "groups_before": [list(names) for names in ground.groups]},
@@ -332,21 +331,20 @@ async def start(app: App, name: str, folder: str | None) -> View:
 
     It has the same ports and the same data; one that is paused goes on.
     """
-    from ravelctl import dial
-    from ravelctl import playground as grounds
-    from ravelctl import playground_system as system
-    from ravelctl.playground_known import folder_meant
+    from ravelctl.cli import dial
+    from ravelctl.playground import processes, system
+    from ravelctl.playground.known import folder_meant
 
-    ground = grounds.require(folder_meant(folder))
+    ground = processes.require(folder_meant(folder))
     replica = ground.find(name)
     if app.settings.dry_run:
         return _planned(f"start {name}", (name,))
     if replica.paused:
-        grounds.resume(replica)
+        processes.resume(replica)
         return View(kind="PlaygroundStart", data=_replica_data(replica), body=f"{name} goes on", names=(name,))
     if replica.alive:
         raise CommandError(f"{name} runs already", next_step="see `ravelctl status`")
-    ground = grounds.start_network(ground)
+    ground = processes.start_network(ground)
     ground = system.started(app, ground, ground.find(name))
     with app.progress("playground:") as progress:
         await system.answering(app, ground.find(name), dial.Wait(app.settings.wait_timeout_s(), progress))
@@ -361,10 +359,10 @@ def status(app: App, folder: str | None) -> View:
 
     Nobody is asked: what the cluster says of itself is `ravelctl status`.
     """
-    from ravelctl import playground as grounds
-    from ravelctl.playground_known import folder_meant
+    from ravelctl.playground import processes
+    from ravelctl.playground.known import folder_meant
 
-    ground = grounds.require(folder_meant(folder))
+    ground = processes.require(folder_meant(folder))
     rows = [{**_replica_data(replica), "state": replica.state} for replica in ground.replicas]
     cut = " | ".join(", ".join(names) for names in ground.groups)
     return View(
@@ -381,20 +379,20 @@ def status(app: App, folder: str | None) -> View:
 @pass_app
 def down(app: App, folder: str | None, purge: bool) -> View:
     """Stop the daemons in order, and forget their context. Their data stays, and `up` goes on with it."""
-    from ravelctl import playground as grounds
-    from ravelctl.playground_known import folder_meant
+    from ravelctl.playground import processes
+    from ravelctl.playground.known import folder_meant
 
-    ground = grounds.require(folder_meant(folder))
-    if purge and ground.folder != grounds.folder_named(folder):
+    ground = processes.require(folder_meant(folder))
+    if purge and ground.folder != processes.folder_named(folder):
         raise usage_error(f"the only playground is in {ground.folder}", "to have its data removed, name it with --dir")
     running = [replica.name for replica in ground.replicas if replica.alive]
     if app.settings.dry_run:
         return _planned(f"stop {', '.join(running) or 'nothing'}" + (" and remove the data" if purge else ""), tuple(running))
-    stubborn = grounds.stop(ground.replicas)
-    ground = grounds.stop_network(ground)
-    grounds.save(ground)
+    stubborn = processes.stop(ground.replicas)
+    ground = processes.stop_network(ground)
+    processes.save(ground)
     if purge:
-        grounds.purge(ground)
+        processes.purge(ground)
     killed = f"{count_text(len(stubborn), 'daemon')} did not stop in time and had to be killed" if stubborn else ""
     said = f"stopped {', '.join(running)}" if running else "nothing was running"
     return View(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import DURATION, RavelCommand, pass_app
+from ravelctl.cli.app import App
+from ravelctl.cli.command import DURATION, RavelCommand, pass_app
+from ravelctl.cli.output import View
 from ravelctl.commands.top import check_interval, target_of
-from ravelctl.output import View
 
 
 @click.command("record", cls=RavelCommand)
@@ -23,8 +23,8 @@ async def command(app: App, file: Path | None, for_s: float | None, interval: fl
     Without FILE the name says the cluster and the time. What is recorded up to an interruption, or a crash, can be played.
     """
     from ravelctl.commands.version import own_version
-    from ravelctl.tui.headless import record
-    from ravelctl.tui.session import INTERVAL_S, Options
+    from ravelctl.dashboard.headless import record
+    from ravelctl.dashboard.session import INTERVAL_S, Options
 
     options = Options(
         target=target_of(app),

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import Effect, RavelGroup, Whole, Work, pass_app
-from ravelctl.errors import CommandError, usage_error
-from ravelctl.exit_codes import ExitCode
-from ravelctl.output import ABSENT, U64, Table, View, columns
+from ravelctl.cli.app import App
+from ravelctl.cli.command import Effect, RavelGroup, Whole, Work, pass_app
+from ravelctl.cli.errors import CommandError, usage_error
+from ravelctl.cli.exit_codes import ExitCode
+from ravelctl.cli.output import ABSENT, U64, Table, View, columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ravelctl.recovery import Plan, Survivor
+    from ravelctl.cluster.recovery import Plan, Survivor
     from ravelpb.v1.cluster_pb2 import Member
 
 
@@ -43,8 +43,8 @@ def plan(app: App, sources: tuple[str, ...]) -> Work:
 
 
 async def _plan(app: App, sources: tuple[str, ...]) -> View:
-    from ravelctl.log_source import is_directory
-    from ravelctl.recovery import plan as ranked
+    from ravelctl.cluster.recovery import plan as ranked
+    from ravelctl.store.log_source import is_directory
 
     found: list[Survivor] = []
     failed: list[str] = []
@@ -67,12 +67,12 @@ def _directory(word: str) -> Survivor:
 
 
 async def _daemon(app: App, word: str) -> Survivor:
-    from ravelctl import dial
+    from ravelctl.cli import dial
     from ravelctl.client.errors import RavelError
-    from ravelctl.config import endpoint
-    from ravelctl.log_entries import LogQuery
-    from ravelctl.log_source import LiveLog
-    from ravelctl.recovery import Survivor
+    from ravelctl.cluster.recovery import Survivor
+    from ravelctl.config.settings import endpoint
+    from ravelctl.store.log_entries import LogQuery
+    from ravelctl.store.log_source import LiveLog
 
     try:
         address = endpoint(word)
@@ -178,8 +178,8 @@ def apply(
     It has a new cluster id, so that no member of the old one can ever talk to it; its revisions jump, and sessions end. All of
     the log is taken over, as a leader that was elected with it would. The old directory is only read.
     """
-    from ravelctl.confirming import typed_id
-    from ravelctl.founded import founded_view
+    from ravelctl.cli.confirmation import typed_id
+    from ravelctl.cluster.founded import founded_view
     from ravelctl.offline.recovery import facts_to_recover, recover
 
     facts = facts_to_recover(Path(directory))

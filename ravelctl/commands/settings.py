@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import RavelGroup, pass_app
-from ravelctl.output import Table, View, columns
+from ravelctl.cli.app import App
+from ravelctl.cli.command import RavelGroup, pass_app
+from ravelctl.cli.output import Table, View, columns
 
 if TYPE_CHECKING:
     from ravelpb.v1.cluster_pb2 import SettingsResponse
@@ -26,7 +26,7 @@ def command() -> None:
 @pass_app
 async def list_settings(app: App) -> View:
     """List the settings of the cluster with their values and defaults."""
-    from ravelctl import dial
+    from ravelctl.cli import dial
 
     async with dial.cluster(app) as client:
         return _view(await client.settings())
@@ -38,7 +38,7 @@ async def list_settings(app: App) -> View:
 @pass_app
 async def set_setting(app: App, name: str, value: str) -> View:
     """Set the setting NAME to VALUE on all members. VALUE "default" puts it back to its default."""
-    from ravelctl import dial
+    from ravelctl.cli import dial
 
     async with dial.cluster(app) as client:
         return _view(await client.set_setting(name, "" if value == "default" else value))

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import REPLICA, Effect, RavelGroup, Whole, Work, pass_app
-from ravelctl.config import TRANSFER_TIMEOUT_S
-from ravelctl.errors import CommandError, usage_error
-from ravelctl.exit_codes import ExitCode
-from ravelctl.output import ABSENT, U64, Table, View, columns, count_text, printable, rfc3339, size_text
+from ravelctl.cli.app import App
+from ravelctl.cli.command import REPLICA, Effect, RavelGroup, Whole, Work, pass_app
+from ravelctl.cli.errors import CommandError, usage_error
+from ravelctl.cli.exit_codes import ExitCode
+from ravelctl.cli.output import ABSENT, U64, Table, View, columns, count_text, printable, rfc3339, size_text
+from ravelctl.config.settings import TRANSFER_TIMEOUT_S
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ravelctl.app import Progress
+    from ravelctl.cli.app import Progress
     from ravelctl.client import InspectClient
-    from ravelctl.snapshot_file import Checked, PartFile, SnapshotHeader
+    from ravelctl.store.snapshot_file import Checked, PartFile, SnapshotHeader
     from ravelpb.v1.inspect_pb2 import SnapshotInfo
 
 RETRY_EVERY_S: Final = 0.5
@@ -68,8 +68,8 @@ async def _plan_save(app: App, file: str, replica: str | None) -> View:
     import os
     import shutil
 
-    from ravelctl import dial
-    from ravelctl.sources import source
+    from ravelctl.cli import dial
+    from ravelctl.cluster.sources import source
 
     chosen = await source(app, replica)
     async with dial.inspect(app) as client:
@@ -95,9 +95,9 @@ async def _plan_save(app: App, file: str, replica: str | None) -> View:
 async def _save(app: App, file: str, replica: str | None) -> View:
     from pathlib import Path
 
-    from ravelctl import dial
-    from ravelctl.snapshot_file import PartFile
-    from ravelctl.sources import source
+    from ravelctl.cli import dial
+    from ravelctl.cluster.sources import source
+    from ravelctl.store.snapshot_file import PartFile
 
     part = PartFile(Path(file))
     chosen = await source(app, replica)
@@ -180,8 +180,8 @@ def list_snapshots(app: App, replica: str | None, data_dir: str | None) -> View 
 
 
 async def _list(app: App, replica: str | None) -> View:
-    from ravelctl import dial
-    from ravelctl.sources import source
+    from ravelctl.cli import dial
+    from ravelctl.cluster.sources import source
 
     chosen = await source(app, replica)
     async with dial.inspect(app) as client:
@@ -255,7 +255,7 @@ def inspect(app: App, file: str, separator: str, limit: int) -> View:
 
     Nothing is dialled.
     """
-    from ravelctl.snapshot_file import SnapshotDamagedError, check
+    from ravelctl.store.snapshot_file import SnapshotDamagedError, check
 
     path = _file(file)
     try:
@@ -332,7 +332,7 @@ def restore(app: App, file: str, target: str, name: str, cluster_name: str) -> V
     """
     from pathlib import Path
 
-    from ravelctl.founded import founded_view
+    from ravelctl.cluster.founded import founded_view
     from ravelctl.offline.snapshots import restore as make
 
     if app.settings.dry_run:
@@ -448,7 +448,7 @@ def _plan_at(index: int, data_dir: Path, start: Path | None, file: str) -> View:
 
 
 def _entry_time(time_ms: int) -> str | None:
-    from ravelctl.log_entries import time_text
+    from ravelctl.store.log_entries import time_text
 
     return time_text(time_ms) if time_ms else None
 

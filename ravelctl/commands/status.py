@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import RavelCommand, pass_app
-from ravelctl.output import ABSENT, Table, View, age_text, columns, count_text, size_text
+from ravelctl.cli.app import App
+from ravelctl.cli.command import RavelCommand, pass_app
+from ravelctl.cli.output import ABSENT, Table, View, age_text, columns, count_text, size_text
 
 if TYPE_CHECKING:
-    from ravelctl.overview import Overview, ReplicaRow
+    from ravelctl.cluster.overview import Overview, ReplicaRow
 
 
 @click.command("status", cls=RavelCommand, watchable=True)
@@ -22,9 +22,9 @@ async def command(app: App) -> View:
     All members are asked, found from any endpoint. Exits 0 when healthy, 7 when degraded, 4 without a leader or a quorum,
     3 when nobody answers.
     """
-    from ravelctl import dial
-    from ravelctl.names import remember
-    from ravelctl.overview import overview, survey
+    from ravelctl.cli import dial
+    from ravelctl.cluster.overview import overview, survey
+    from ravelctl.completion.names import remember
 
     async with dial.cluster(app) as client:
         answers = await survey(client, app.settings.endpoints, timeout_s=app.settings.timeout_s)
@@ -35,7 +35,7 @@ async def command(app: App) -> View:
 def status_view(found: Overview) -> View:
     from dataclasses import asdict
 
-    from ravelctl.overview import EXIT_OF_HEALTH, alarm_lines
+    from ravelctl.cluster.overview import EXIT_OF_HEALTH, alarm_lines
 
     return View(
         kind="Status",

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import REPLICA, Effect, RavelGroup, Whole, Work, pass_app
-from ravelctl.errors import usage_error
-from ravelctl.output import ABSENT, U64, Table, View, columns, count_text, size_text
+from ravelctl.cli.app import App
+from ravelctl.cli.command import REPLICA, Effect, RavelGroup, Whole, Work, pass_app
+from ravelctl.cli.errors import usage_error
+from ravelctl.cli.output import ABSENT, U64, Table, View, columns, count_text, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ravelctl.store_stats import EnvironmentRow, StoreStats
+    from ravelctl.store.stats import EnvironmentRow, StoreStats
 
 KEEP: Final = 1_000
 _replica_option = click.option(
@@ -54,7 +54,7 @@ def stats(app: App, replica: str | None, data_dir: str | None) -> View | Work:
 
 
 async def _stats(app: App, replica: str | None) -> View:
-    from ravelctl.store_stats import replica_stats
+    from ravelctl.store.stats import replica_stats
 
     return _stats_view(await replica_stats(app, replica))
 
@@ -102,7 +102,7 @@ def check(app: App, replica: str | None, data_dir: str | None) -> View | Work:
     A replica checks itself in short steps while it serves. Exits 8 if anything is wrong.
     """
     _exclusive(data_dir, replica)
-    from ravelctl.checking import check_directory, check_replica
+    from ravelctl.store.checking import check_directory, check_replica
 
     if data_dir is not None:
         return check_directory(app, data_dir, log_only=False)
@@ -138,9 +138,9 @@ def compact(app: App, keep: int, replica: str | None, data_dir: str | None) -> V
 
 
 async def _compact(app: App, keep: int, replica: str | None) -> View:
-    from ravelctl import dial
-    from ravelctl.config import TRANSFER_TIMEOUT_S
-    from ravelctl.sources import source
+    from ravelctl.cli import dial
+    from ravelctl.cluster.sources import source
+    from ravelctl.config.settings import TRANSFER_TIMEOUT_S
 
     chosen = await source(app, replica)
     dry, timeout_s = app.settings.dry_run, app.settings.wait_timeout_s(TRANSFER_TIMEOUT_S)
@@ -202,6 +202,6 @@ def hash_states(app: App, data_dir: tuple[str, ...]) -> View | Work:
     Asks the leader, which does so by itself every --checksum-interval-s, too. With --data-dir states of the same entry are
     compared. Exits 8 where two differ; then `-o name` prints whose.
     """
-    from ravelctl.state_hashes import compare_directories, compare_replicas
+    from ravelctl.store.state_hashes import compare_directories, compare_replicas
 
     return compare_directories(app, data_dir) if data_dir else compare_replicas(app)

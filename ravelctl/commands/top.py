@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import DURATION, RavelCommand, Whole, pass_app
-from ravelctl.errors import usage_error
-from ravelctl.output import View
+from ravelctl.cli.app import App
+from ravelctl.cli.command import DURATION, RavelCommand, Whole, pass_app
+from ravelctl.cli.errors import usage_error
+from ravelctl.cli.output import View
 
 if TYPE_CHECKING:
     from ravelctl.client import ClusterClient
-    from ravelctl.tui.session import Options, Target
+    from ravelctl.dashboard.session import Options, Target
 
 THEMES: Final = ("dark", "light", "ansi")
 _file = click.Path(dir_okay=False, path_type=Path)
@@ -63,7 +63,7 @@ def command(
     if port is not None and not web:
         raise usage_error("--port is for --web", "give --web too, or leave it out")
     if web:
-        from ravelctl.tui.web import serve
+        from ravelctl.dashboard.web import serve
 
         serve(_words_for_web(app, replay, interval, theme), port or 8000)
         return View("Top", {})
@@ -72,7 +72,7 @@ def command(
         return _plain(app, options)
     # Nothing that is loaded for the first picture is ever garbage, and looking for some takes a fifth of the time until then.
     gc.disable()
-    from ravelctl.tui.app import run
+    from ravelctl.dashboard.app import run
 
     run(options)
     return View("Top", {})
@@ -88,10 +88,10 @@ def has_terminal() -> bool:
 def _options(
     app: App, interval: float | None, read_only: bool, record: Path | None, replay: Path | None, theme: str | None, bell: bool
 ) -> Options:
-    from ravelctl import dial
+    from ravelctl.cli import dial
     from ravelctl.commands.version import own_version
-    from ravelctl.tui.session import INTERVAL_S, Options
-    from ravelctl.tui.themes import NAMES, fitting
+    from ravelctl.dashboard.session import INTERVAL_S, Options
+    from ravelctl.dashboard.themes import NAMES, fitting
 
     return Options(
         target=target_of(app),
@@ -110,8 +110,8 @@ def _options(
 
 def _member(app: App, endpoints: tuple[str, ...], cluster_id: str) -> Target:
     """A cluster that an admin lists. A context's id is the admin group's and not its own."""
-    from ravelctl import dial
-    from ravelctl.tui.session import Target
+    from ravelctl.cli import dial
+    from ravelctl.dashboard.session import Target
 
     return Target(
         endpoints,
@@ -122,8 +122,8 @@ def _member(app: App, endpoints: tuple[str, ...], cluster_id: str) -> Target:
 
 def target_of(app: App) -> Target:
     """The cluster that this run's settings mean. Raises CommandError for options of TLS that do not go together."""
-    from ravelctl import dial
-    from ravelctl.tui.session import Target
+    from ravelctl.cli import dial
+    from ravelctl.dashboard.session import Target
 
     dial.tls(app)
     return Target(app.settings.endpoints, lambda endpoints: dial.cluster(app, tuple(endpoints)), lambda: dial.inspect(app))
@@ -131,9 +131,10 @@ def target_of(app: App) -> Target:
 
 def _contexts(app: App) -> dict[str, Target]:
     """Every context of the configuration. One whose options are wrong is shown as unreachable, with the reason."""
-    from ravelctl import contexts, dial
-    from ravelctl.places import context_path
-    from ravelctl.tui.session import Target
+    from ravelctl.cli import dial
+    from ravelctl.config import contexts
+    from ravelctl.config.places import context_path
+    from ravelctl.dashboard.session import Target
 
     path = Path(context_path(os.environ))
     if app.local or not path.exists():
@@ -152,8 +153,8 @@ def _contexts(app: App) -> dict[str, Target]:
 
 
 def _plain(app: App, options: Options) -> View:
-    from ravelctl import dial
-    from ravelctl.tui.plain import one_frame, replayed_frame
+    from ravelctl.cli import dial
+    from ravelctl.dashboard.plain import one_frame, replayed_frame
 
     if options.replay is not None:
         return replayed_frame(options.replay)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import DURATION, Effect, RavelCommand, Whole, Work, pass_app
-from ravelctl.errors import usage_error
-from ravelctl.exit_codes import ExitCode
-from ravelctl.output import Table, View, columns, count_text
+from ravelctl.cli.app import App
+from ravelctl.cli.command import DURATION, Effect, RavelCommand, Whole, Work, pass_app
+from ravelctl.cli.errors import usage_error
+from ravelctl.cli.exit_codes import ExitCode
+from ravelctl.cli.output import Table, View, columns, count_text
 
 if TYPE_CHECKING:
-    from ravelctl.verify import Figures
+    from ravelctl.load.verify import Figures
 
 SECONDS_MAX: Final = 600.0
 CLIENTS_MAX: Final = 64
@@ -41,7 +41,7 @@ def command(app: App, seconds: float, clients: int, keys: int) -> Work | View:
         raise usage_error(f"--seconds {seconds:g} is more than {SECONDS_MAX:g}", "repeat the command instead")
     if clients > CLIENTS_A_KEY_MAX * keys:
         raise usage_error(f"{clients} clients on {count_text(keys, 'key')} are too many to judge", "give more --keys")
-    from ravelctl.verify import Plan, drawn_prefix
+    from ravelctl.load.verify import Plan, drawn_prefix
 
     plan = Plan(seconds, clients, keys, drawn_prefix())
     if app.settings.dry_run:
@@ -53,7 +53,7 @@ def command(app: App, seconds: float, clients: int, keys: int) -> Work | View:
 
 
 async def _verified(app: App, plan: Any) -> View:
-    from ravelctl.verify import verify
+    from ravelctl.load.verify import verify
 
     return _view(await verify(app, plan))
 

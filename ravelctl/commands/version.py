@@ -7,9 +7,9 @@ from typing import Final
 
 import click
 
-from ravelctl.app import App
-from ravelctl.command import RavelCommand, pass_app
-from ravelctl.output import API_VERSION, View
+from ravelctl.cli.app import App
+from ravelctl.cli.command import RavelCommand, pass_app
+from ravelctl.cli.output import API_VERSION, View
 
 DISTRIBUTION: Final = "ravel-kv"
 

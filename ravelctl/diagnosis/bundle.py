@@ -29,17 +29,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ravelctl import dial
+from ravelctl.cli import dial
+from ravelctl.cli.errors import CommandError, usage_error
+from ravelctl.cli.exit_codes import ExitCode
+from ravelctl.cli.output import plain_mapping, rfc3339
 from ravelctl.client.errors import RavelError
 from ravelctl.commands.version import own_version
-from ravelctl.errors import CommandError, usage_error
-from ravelctl.exit_codes import ExitCode
-from ravelctl.log_entries import LogQuery
-from ravelctl.log_source import LiveLog, LogSource, directory_log
-from ravelctl.output import plain_mapping, rfc3339
+from ravelctl.store.log_entries import LogQuery
+from ravelctl.store.log_source import LiveLog, LogSource, directory_log
 
 if TYPE_CHECKING:
-    from ravelctl.app import App, Progress
+    from ravelctl.cli.app import App, Progress
     from ravelctl.diagnosis.seen import Door, Seen
 
 FORMAT: Final = 1

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ravelctl.exit_codes import ExitCode
+from ravelctl.cli.exit_codes import ExitCode
 from ravelpb.alarms import KINDS, Severity
 
 FAMILIES: Final[Mapping[str, str]] = {

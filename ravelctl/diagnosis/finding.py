@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ravelctl.cli.exit_codes import ExitCode
 from ravelctl.diagnosis.codes import CODES, unknown
-from ravelctl.exit_codes import ExitCode
 from ravelpb.alarms import Severity
 
 

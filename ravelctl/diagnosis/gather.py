@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ravelctl import dial
+from ravelctl.cli import dial
 from ravelctl.client.connection.certificates import leaf, validity
 from ravelctl.client.connection.tls import HTTP2_OPENING, SETTINGS_FRAME_TYPE, HandshakeError, TlsOptions, shown_until
 from ravelctl.client.errors import (
@@ -22,14 +22,14 @@ from ravelctl.client.errors import (
     UnsupportedVersionError,
     WrongServerError,
 )
+from ravelctl.cluster.events import kinds_of
+from ravelctl.cluster.overview import ANSWER_TIMEOUT_S
+from ravelctl.completion.names import remember
 from ravelctl.diagnosis.seen import Directory, Door, Happening, Picture, Reach, Seen
-from ravelctl.events import kinds_of
-from ravelctl.names import remember
-from ravelctl.overview import ANSWER_TIMEOUT_S
 from ravelpb.v1 import cluster_pb2 as pb
 
 if TYPE_CHECKING:
-    from ravelctl.app import App
+    from ravelctl.cli.app import App
     from ravelctl.client import ClusterClient
 
 ROUNDS_MAX: Final = 3

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from ravelctl.cli.output import age_text, count_text, rfc3339
 from ravelctl.diagnosis.finding import Finding, finding
 from ravelctl.diagnosis.seen import DEAD, Directory, Door, Picture, Reach
-from ravelctl.output import age_text, count_text, rfc3339
 from ravelpb.v1 import cluster_pb2 as pb
 
 HAPPENINGS: Final = 3

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from ravelctl.cli.output import age_text, size_text
+from ravelctl.cluster.overview import heard
 from ravelctl.diagnosis.finding import Finding, finding
 from ravelctl.diagnosis.leaderless import last_contact
 from ravelctl.diagnosis.seen import Picture, Reach
-from ravelctl.output import age_text, size_text
-from ravelctl.overview import heard
 from ravelpb.alarms import Severity
 from ravelpb.v1 import cluster_pb2 as pb
 

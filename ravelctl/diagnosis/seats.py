@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from ravelctl.cli.output import count_text
 from ravelctl.diagnosis.finding import Finding, finding
 from ravelctl.diagnosis.seen import Door, Picture, Reach
-from ravelctl.output import count_text
 from ravelpb.v1 import cluster_pb2 as pb
 
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Final
 
-from ravelctl.overview import heard, name_of
+from ravelctl.cluster.overview import heard, name_of
 from ravelpb.v1 import cluster_pb2 as pb
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import Final
 
+from ravelctl.cli.output import age_text, size_text
 from ravelctl.diagnosis.finding import Finding, finding
 from ravelctl.diagnosis.leaderless import told_by, who_is_at
 from ravelctl.diagnosis.seen import DEAD, Door, Picture, Reach
-from ravelctl.output import age_text, size_text
 from ravelpb.v1 import cluster_pb2 as pb
 
 CERTIFICATE_WARN_S: Final = 30 * 24 * 3600.0

@@ -26,8 +26,8 @@ from ravel_node.storage.snapshots import check_snapshots
 from ravel_node.storage.standing import Standing
 from ravel_node.storage.standing import standing as members_of
 from ravel_node.storage.survey import DirectoryReader
-from ravelctl.errors import CommandError, usage_error
-from ravelctl.exit_codes import ExitCode
+from ravelctl.cli.errors import CommandError, usage_error
+from ravelctl.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from ravel_node.storage.base import LogPage

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ravelctl.cli.errors import CommandError
+from ravelctl.cli.exit_codes import ExitCode
+from ravelctl.cli.output import size_text
 from ravelctl.diagnosis.seen import Damage, Directory, DirectoryMember
-from ravelctl.errors import CommandError
-from ravelctl.exit_codes import ExitCode
 from ravelctl.offline import directory
-from ravelctl.output import size_text
 
 if TYPE_CHECKING:
     from ravel_node.storage.standing import Standing

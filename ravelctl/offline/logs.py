@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ravel_node.machine.entries import EntryFilter, digest
-from ravelctl.errors import CommandError
-from ravelctl.log_entries import DAMAGED, LogEntry, LogPart, LogQuery
+from ravelctl.cli.errors import CommandError
 from ravelctl.offline import directory
+from ravelctl.store.log_entries import DAMAGED, LogEntry, LogPart, LogQuery
 
 if TYPE_CHECKING:
     from ravel_node.storage.base import LogPage, LogRecord

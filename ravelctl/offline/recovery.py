@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ravelctl.errors import CommandError
-from ravelctl.exit_codes import ExitCode
+from ravelctl.cli.errors import CommandError
+from ravelctl.cli.exit_codes import ExitCode
+from ravelctl.cluster.recovery import Survivor
 from ravelctl.offline import directory
 from ravelctl.offline.snapshots import entries_of, found, new_cluster, start_for
-from ravelctl.recovery import Survivor
 
 if TYPE_CHECKING:
     from ravel_node.storage.founding import Founded
     from ravel_node.storage.survey import DirectoryFacts
-    from ravelctl.app import App
+    from ravelctl.cli.app import App
 
 
 def survivor(path: Path) -> Survivor:

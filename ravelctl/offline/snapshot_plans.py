@@ -11,11 +11,11 @@ from pathlib import Path
 from ravel_node.machine.base import Start
 from ravel_node.machine.refounding import start_above
 from ravel_node.raft.types import EntryId, Index, Term
-from ravelctl.errors import CommandError, usage_error
-from ravelctl.exit_codes import ExitCode
+from ravelctl.cli.errors import CommandError, usage_error
+from ravelctl.cli.exit_codes import ExitCode
 from ravelctl.offline import directory
 from ravelctl.offline.snapshots import entries_of, start_for, time_of
-from ravelctl.snapshot_file import SnapshotDamagedError, SnapshotHeader, check
+from ravelctl.store.snapshot_file import SnapshotDamagedError, SnapshotHeader, check
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,15 +37,15 @@ from ravel_node.storage.keys import STATE_DATABASES
 from ravel_node.storage.lmdb_engine import LmdbEngine
 from ravel_node.storage.snapshots import DATA_SUFFIX, encode_header
 from ravel_node.storage.state_store import StateReader
-from ravelctl.errors import CommandError, usage_error
-from ravelctl.exit_codes import ExitCode
+from ravelctl.cli.errors import CommandError, usage_error
+from ravelctl.cli.exit_codes import ExitCode
 from ravelctl.offline import directory
-from ravelctl.snapshot_file import SnapshotDamagedError, SnapshotHeader, check, read_header, write_snapshot
+from ravelctl.store.snapshot_file import SnapshotDamagedError, SnapshotHeader, check, read_header, write_snapshot
 
 if TYPE_CHECKING:
     from ravel_node.storage.base import SnapshotHeader as StateHeader
     from ravel_node.storage.survey import DirectoryFacts
-    from ravelctl.app import App, Progress
+    from ravelctl.cli.app import App, Progress
 
 T = TypeVar("T")
 COPY_BYTES: Final = 1 << 20

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from ravel_node.storage.engine import DATA_FILE
 from ravel_node.storage.hashing import hash_state
 from ravel_node.storage.rewriting import rewrite_directory
-from ravelctl.errors import CommandError
-from ravelctl.exit_codes import ExitCode
+from ravelctl.cli.errors import CommandError
+from ravelctl.cli.exit_codes import ExitCode
+from ravelctl.cli.output import U64
 from ravelctl.offline import directory
-from ravelctl.output import U64
-from ravelctl.store_stats import PAGE_BYTES, EnvironmentRow, StoreStats, database_row
+from ravelctl.store.stats import PAGE_BYTES, EnvironmentRow, StoreStats, database_row
 
 if TYPE_CHECKING:
-    from ravelctl.app import App
+    from ravelctl.cli.app import App
 
 
 @dataclass(frozen=True, slots=True)

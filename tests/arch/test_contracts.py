@@ -30,8 +30,8 @@ ALLOWED = {
     "ravel_node/raft/types.py": "import enum",
     "ravelctl/offline/directory.py": "import ravel_node.storage.engine, ravel_node.machine.base, ravel_node.raft.types",
     "ravelctl/commands/log.py": "def show():\n    import ravelctl.offline.directory",
-    "ravelctl/commands/top.py": "def top():\n    import ravelctl.tui.app",
-    "ravelctl/tui/app.py": "import textual, ravelctl.client",
+    "ravelctl/commands/top.py": "def top():\n    import ravelctl.dashboard.app",
+    "ravelctl/dashboard/app.py": "import textual, ravelctl.client",
     "ravelctl/client/client.py": "import grpc, ravelpb.v1",
     "ravelpb/errors.py": "import enum",
     "ravelpb/slots.py": "import zlib",
@@ -50,13 +50,13 @@ FORBIDDEN = [
     ("3: the driver knows ports", "ravel_node/replica/reads.py", "ravel_node.storage.memory"),
     ("4: ravelctl runs without the daemon", "ravelctl/commands/kv.py", "ravel_node.machine.base"),
     ("4: ravelctl runs without the daemon", "ravelctl/store.py", "lmdb"),
-    ("5: ravel_node sees ravelctl only", "ravel_node/metrics.py", "ravelctl.output"),
+    ("5: ravel_node sees ravelctl only", "ravel_node/metrics.py", "ravelctl.cli.output"),
     ("5: the client library knows neither", "ravelctl/client/routing/slot_map.py", "ravelctl.commands.log"),
     ("6: client and commands are free", "ravelctl/commands/status.py", "textual"),
-    ("6: client and commands are free", "ravelctl/commands/events.py", "ravelctl.tui.app"),
+    ("6: client and commands are free", "ravelctl/commands/events.py", "ravelctl.dashboard.app"),
     ("7: only daemon and server", "ravel_node/logs.py", "ravel_node.admin.directory"),
     ("7: nothing imports the gateway", "ravel_node/server/inspect.py", "ravel_node.gateway.app"),
-    ("the wire's package imports neither side", "ravelpb/fields.py", "ravelctl.output"),
+    ("the wire's package imports neither side", "ravelpb/fields.py", "ravelctl.cli.output"),
 ]
 
 
@@ -93,7 +93,7 @@ def test_what_the_design_allows_is_allowed(tmp_path: Path) -> None:
 def broken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What is reported of a tree in which every contract is broken, by contract."""
     root = tmp_path_factory.mktemp("broken")
-    _write(root, ALLOWED | {"ravelctl/output.py": ""} | {file: f"import {imported}" for _, file, imported in FORBIDDEN})
+    _write(root, ALLOWED | {"ravelctl/cli/output.py": ""} | {file: f"import {imported}" for _, file, imported in FORBIDDEN})
     result = _lint(root, root)
     assert result.returncode == 1, result.stdout + result.stderr
     assert "0 kept" in result.stdout  # so that every contract is tried

@@ -58,7 +58,13 @@ def test_the_commands_start_without(heavy: str, cli_modules: set[str]) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["ravelctl.commands.top", "ravelctl.commands.record", "ravelctl.tui.headless", "ravelctl.tui.plain", "ravelctl.tui.actions"],
+    [
+        "ravelctl.commands.top",
+        "ravelctl.commands.record",
+        "ravelctl.dashboard.headless",
+        "ravelctl.dashboard.plain",
+        "ravelctl.dashboard.actions",
+    ],
 )
 def test_recording_and_plain_frames_load_no_screens(module: str) -> None:
     assert "textual" not in _top(_loaded_by(module))
@@ -66,20 +72,20 @@ def test_recording_and_plain_frames_load_no_screens(module: str) -> None:
 
 def test_no_command_but_top_loads_the_dashboard(every_command: set[str]) -> None:
     assert "textual" not in _top(every_command)
-    assert not {name for name in every_command if name.startswith("ravelctl.tui")}
+    assert not {name for name in every_command if name.startswith("ravelctl.dashboard")}
 
 
 @pytest.fixture(scope="module")
 def every_command() -> set[str]:
     """What all modules of commands load together when they are named."""
-    from ravelctl.cli import COMMANDS
+    from ravelctl.cli.root import COMMANDS
 
     return _loaded_by(", ".join(sorted({module for module, _ in COMMANDS.values()})))
 
 
 @pytest.fixture(scope="module")
 def cli_modules() -> set[str]:
-    return _top(_loaded_by("ravelctl.cli"))
+    return _top(_loaded_by("ravelctl.cli.root"))
 
 
 def test_the_daemons_command_line_starts_without_wire_and_store() -> None:

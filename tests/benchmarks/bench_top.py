@@ -1,6 +1,7 @@
 """What `ravelctl top` costs: processor, memory, first paint, and from a key to what it paints, in a real pseudo-terminal.
 
-The cluster is scripted (tests/ravelctl/tui/scripted.py), runs in another process and reports once a second, with writes going on.
+The cluster is scripted (tests/ravelctl/dashboard/scripted.py), runs in another process and reports once a second, with writes
+going on.
 
     python -m tests.benchmarks.bench_top [--seconds 30] [--replicas 5,50]
 """
@@ -15,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.ravelctl.tui.terminal import Terminal
+from tests.ravelctl.dashboard.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
 BUDGET_CPU = {5: 3.0, 50: 5.0}
@@ -25,7 +26,7 @@ KEYS = 40
 
 def measure(replicas: int, seconds: float) -> dict[str, float]:
     """One run: all figures of a dashboard of so many replicas."""
-    scene = [sys.executable, "-m", "tests.ravelctl.tui.scripted", "healthy", str(replicas)]
+    scene = [sys.executable, "-m", "tests.ravelctl.dashboard.scripted", "healthy", str(replicas)]
     with subprocess.Popen(scene, cwd=ROOT, env=_environ(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as cluster:
         try:
             assert cluster.stdout is not None

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Final
 
 FIRST: Final = 10_240
-"""Below the ports of playgrounds (ravelctl/playground.py), which lie below those that Linux gives to outgoing connections: what
-is free while a daemon is down stays free."""
+"""Below the ports of playgrounds (ravelctl/playground/processes.py), which lie below those that Linux gives to outgoing
+connections: what is free while a daemon is down stays free."""
 PER_WORKER: Final = 894
 WORKERS: Final = 8
 

@@ -12,10 +12,10 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from ravelctl.app import App
+from ravelctl.cli.app import App
 from ravelctl.client import ClusterClient, InspectClient, RavelClient, RavelError
-from ravelctl.tui.headless import record
-from ravelctl.tui.session import Options, Target
+from ravelctl.dashboard.headless import record
+from ravelctl.dashboard.session import Options, Target
 from tests.e2e.cluster import Cluster
 
 FLAGS = ("--log-retain-entries", "200")

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from ravelctl.app import App
+from ravelctl.cli.app import App
+from ravelctl.cli.exit_codes import ExitCode
 from ravelctl.client import ClusterClient, InspectClient, RavelClient
-from ravelctl.diagnose import Diagnosis, diagnose
 from ravelctl.diagnosis.gather import gather
+from ravelctl.diagnosis.judgement import Diagnosis, diagnose
 from ravelctl.diagnosis.seen import Seen
-from ravelctl.exit_codes import ExitCode
 from ravelctl.offline.doctor import look
 from ravelpb.v1.common_pb2 import ServerRef
 from tests.e2e.cluster import CALL_S, START_S, Cluster, Server, running_cluster, until

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ravelctl.tui.recording import Player, Recording
+from ravelctl.dashboard.recording import Player, Recording
 from tests.e2e.cluster import START_S, Cluster, running_cluster, until
 from tests.faults.proxy import Network
-from tests.ravelctl.tui.terminal import Terminal
+from tests.ravelctl.dashboard.terminal import Terminal
 
 pytestmark = pytest.mark.e2e
 

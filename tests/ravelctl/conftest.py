@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ravelctl.cli import main
+from ravelctl.cli.root import main
 from tests.ravelctl import documents
 from tests.ravelctl.fake import FakeCluster
 

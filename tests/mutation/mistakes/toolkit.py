@@ -10,20 +10,20 @@ ROOM = Room(
         "ravelctl/diagnosis",
         "ravelctl/commands",
         "ravelctl/offline",
-        "ravelctl/test_output.py",
-        "ravelctl/test_cli.py",
-        "ravelctl/tui/test_alarms.py",
-        "ravelctl/tui/test_model.py",
-        "ravelctl/tui/test_figures.py",
-        "ravelctl/tui/test_columns.py",
-        "ravelctl/tui/test_poller.py",
-        "ravelctl/tui/test_screens.py",
-        "ravelctl/tui/test_recording.py",
+        "ravelctl/cli/test_output.py",
+        "ravelctl/cli/test_cli.py",
+        "ravelctl/dashboard/test_alarms.py",
+        "ravelctl/dashboard/test_model.py",
+        "ravelctl/dashboard/test_figures.py",
+        "ravelctl/dashboard/test_columns.py",
+        "ravelctl/dashboard/test_poller.py",
+        "ravelctl/dashboard/test_screens.py",
+        "ravelctl/dashboard/test_recording.py",
     ),
     mistakes=(
         Mistake(
             "the rules of a cluster stop at the first row that breaks one",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old=(
                 "            found += [*_of_row(row, view), *self._claim(row, view, now_s), *self._stalled(row,"
                 " now_s), *self._gap(row)]"
@@ -34,11 +34,11 @@ ROOM = Room(
                 "            if found:\n"
                 "                break"
             ),
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "the rules of a row stop after a slow disk",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old=(
                 '        yield Breach("fsync", row.key, severity, f"{row.name} fsync p99 {micros(row.fsync_p99_us or'
                 ' 0)}", f"{row.name} fsync")\n'
@@ -48,29 +48,29 @@ ROOM = Room(
                 ' 0)}", f"{row.name} fsync")\n'
                 "        return\n"
             ),
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "the rules of a row stop after a full store",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old=('        yield Breach("db", row.key, severity, f"{row.name} store {share} full", f"{row.name} db {share}")\n'),
             new=(
                 '        yield Breach("db", row.key, severity, f"{row.name} store {share} full", f"{row.name} db'
                 ' {share}")\n'
                 "        return\n"
             ),
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "only the first alarm of a daemon is shown",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old="            yield _servers_own(row, alarm)\n",
             new=("            yield _servers_own(row, alarm)\n            return\n"),
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "a lag hides a late contact",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old=(
                 '        yield Breach("lag", row.key, severity, text, f"{row.name} lag{seconds or \' \' +'
                 ' count(row.lag or 0, 6)}")\n'
@@ -80,147 +80,147 @@ ROOM = Room(
                 ' count(row.lag or 0, 6)}")\n'
                 "        return\n"
             ),
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "a missing leader hides an even number of voters",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old='        yield Breach("leader", "", Severity.CRIT, f"no leader{since}", f"no leader{since}")\n',
             new=('        yield Breach("leader", "", Severity.CRIT, f"no leader{since}", f"no leader{since}")\n        return\n'),
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "two rivals hide the other rules",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old='lead {term}", at_once=True)\n',
             new=('lead {term}", at_once=True)\n        return\n'),
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "a lost quorum hides the elections",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old=('        yield Breach("quorum", "", Severity.CRIT, text, f"quorum {view.acknowledging}<{view.quorum}")\n'),
             new=(
                 '        yield Breach("quorum", "", Severity.CRIT, text, f"quorum'
                 ' {view.acknowledging}<{view.quorum}")\n'
                 "        return\n"
             ),
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "the alarm book raises the first breach only",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old="                raised.append(alarm)\n",
             new=("                raised.append(alarm)\n                break\n"),
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "the alarm book raises a breach at once",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old="BREACHES_TO_RAISE: Final = 2",
             new="BREACHES_TO_RAISE: Final = 1",
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "a broken promise of safety waits for a second view",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old="            elif breach.at_once or self._breached[key] >= BREACHES_TO_RAISE:",
             new="            elif self._breached[key] >= BREACHES_TO_RAISE:",
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "breaches with a view between them add up in the book",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old="        self._breached = {key: self._breached.get(key, 0) + 1 for key in by_key}",
             new="        self._breached = self._breached | {key: self._breached.get(key, 0) + 1 for key in by_key}",
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "an alarm is cleared after 10 ms",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old="CALM_S: Final = 10.0",
             new="CALM_S: Final = 0.01",
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "a breach does not end the calm",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old="standing, breach=breach, calm_since_s=None, acknowledged",
             new="standing, breach=breach, acknowledged",
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "a worse alarm stays acknowledged",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old="acknowledged=standing.acknowledged and not worse",
             new="acknowledged=standing.acknowledged",
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "acknowledging counts what was seen before",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old="for alarm in self.standing[:shown] if not alarm.acknowledged]",
             new="for alarm in self.standing[:shown]]",
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "the alarm book forgets when the calm began",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old=(
                 "            elif alarm.calm_since_s is None:\n"
                 "                self._alarms[key] = replace(alarm, calm_since_s=calm_since_s)\n"
             ),
             new="",
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "a stalled snapshot is measured from the first sight",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old="            self._snapshots[row.key] = (row.snapshot_sent, now_s)",
             new="            self._snapshots[row.key] = (row.snapshot_sent, since_s)",
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "a claim of leadership is graver after milliseconds",
-            "ravelctl/tui/alarms.py",
+            "ravelctl/dashboard/alarms.py",
             old=("row.status is not None else 0) / 1000\n        severity"),
             new=("row.status is not None else 0) / 1_000_000\n        severity"),
-            first=("ravelctl/tui/test_alarms.py",),
+            first=("ravelctl/dashboard/test_alarms.py",),
         ),
         Mistake(
             "a counter that fell gives a negative rate",
-            "ravelctl/tui/model.py",
+            "ravelctl/dashboard/model.py",
             old="if seconds > 0 and now >= before else None",
             new="if seconds > 0 else None",
-            first=("ravelctl/tui/test_model.py",),
+            first=("ravelctl/dashboard/test_model.py",),
         ),
         Mistake(
             "rates take milliseconds for seconds",
-            "ravelctl/tui/model.py",
+            "ravelctl/dashboard/model.py",
             old="before.counters.monotonic_ms) / 1000",
             new="before.counters.monotonic_ms)",
-            first=("ravelctl/tui/test_model.py",),
+            first=("ravelctl/dashboard/test_model.py",),
         ),
         Mistake(
             "a leader of an old term rules",
-            "ravelctl/tui/model.py",
+            "ravelctl/dashboard/model.py",
             old="    return None if len(beyond) > len(voters) // 2 else best",
             new="    return best",
-            first=("ravelctl/tui/test_model.py",),
+            first=("ravelctl/dashboard/test_model.py",),
         ),
         Mistake(
             "the longest time without a leader is shown",
-            "ravelctl/tui/model.py",
+            "ravelctl/dashboard/model.py",
             old="    return min(waits) / 1000 if waits else None",
             new="    return max(waits) / 1000 if waits else None",
-            first=("ravelctl/tui/test_model.py",),
+            first=("ravelctl/dashboard/test_model.py",),
         ),
         Mistake(
             "the time without a leader is shown in milliseconds",
-            "ravelctl/tui/model.py",
+            "ravelctl/dashboard/model.py",
             old="    return min(waits) / 1000 if waits else None",
             new="    return float(min(waits)) if waits else None",
-            first=("ravelctl/tui/test_model.py",),
+            first=("ravelctl/dashboard/test_model.py",),
         ),
         Mistake(
             "an even number of voters bears more failures",
@@ -343,42 +343,42 @@ ROOM = Room(
         ),
         Mistake(
             "an integer of 64 bits is printed as a number",
-            "ravelctl/output.py",
+            "ravelctl/cli/output.py",
             old="        return str(int(value))\n",
             new="        return int(value)\n",
             first=(
-                "ravelctl/test_output.py",
+                "ravelctl/cli/test_output.py",
                 "ravelctl/commands/test_documents.py",
             ),
         ),
         Mistake(
             "bytes that are no UTF-8 are not marked",
-            "ravelctl/output.py",
+            "ravelctl/cli/output.py",
             old='                plain[f"{name}_encoding"] = "base64"\n',
             new="                pass\n",
             first=(
-                "ravelctl/test_output.py",
+                "ravelctl/cli/test_output.py",
                 "ravelctl/commands/test_kv_bytes.py",
             ),
         ),
         Mistake(
             "a repeated JSON is more than a line",
-            "ravelctl/output.py",
+            "ravelctl/cli/output.py",
             old="indent=None if one_line else 2",
             new="indent=2",
             first=(
-                "ravelctl/test_output.py",
-                "ravelctl/test_cli.py",
+                "ravelctl/cli/test_output.py",
+                "ravelctl/cli/test_cli.py",
                 "ravelctl/commands/test_events.py",
             ),
         ),
         Mistake(
             "the field `kind` is renamed",
-            "ravelctl/output.py",
+            "ravelctl/cli/output.py",
             old='"kind": view.kind,',
             new='"type": view.kind,',
             first=(
-                "ravelctl/test_output.py",
+                "ravelctl/cli/test_output.py",
                 "ravelctl/commands/test_documents.py",
             ),
         ),
@@ -502,7 +502,7 @@ ROOM = Room(
         ),
         Mistake(
             "the lag of a member is its match",
-            "ravelctl/overview.py",
+            "ravelctl/cluster/overview.py",
             old="        lag=U64(max(0, status.last_index - match)) if",
             new="        lag=U64(max(0, match)) if",
             first=(
@@ -512,7 +512,7 @@ ROOM = Room(
         ),
         Mistake(
             "the contact of a member is told in milliseconds",
-            "ravelctl/overview.py",
+            "ravelctl/cluster/overview.py",
             old="contact_s=peer.contact_age_ms / 1000 if peer",
             new="contact_s=peer.contact_age_ms if peer",
             first=(
@@ -522,7 +522,7 @@ ROOM = Room(
         ),
         Mistake(
             "a cluster without caught-up voters tolerates more",
-            "ravelctl/overview.py",
+            "ravelctl/cluster/overview.py",
             old="        tolerates=len(caught_up) - quorum if leads else None,",
             new="        tolerates=len(live) - quorum if leads else None,",
             first=(
@@ -533,7 +533,7 @@ ROOM = Room(
         ),
         Mistake(
             "the age of a leader is told in milliseconds",
-            "ravelctl/overview.py",
+            "ravelctl/cluster/overview.py",
             old="leader_age_s=status.leader_age_ms / 1000 if",
             new="leader_age_s=status.leader_age_ms if",
             first=(
@@ -543,7 +543,7 @@ ROOM = Room(
         ),
         Mistake(
             "the applied index of a member is its last one",
-            "ravelctl/overview.py",
+            "ravelctl/cluster/overview.py",
             old=(
                 "        applied_index=U64(reply.applied_index) if reply else None,\n"
                 "        db_used_bytes=U64(reply.db_used_bytes) if reply else None,\n"
@@ -563,14 +563,14 @@ ROOM = Room(
         ),
         Mistake(
             "the field `map_version` of the clusters is a number",
-            "ravelctl/admin_views.py",
+            "ravelctl/admin/views.py",
             old='data={"map_version": U64(directory.map_version), "clusters"',
             new='data={"map_version": directory.map_version, "clusters"',
             first=("ravelctl/commands/test_admin.py",),
         ),
         Mistake(
             "the field `clusters` is renamed",
-            "ravelctl/admin_views.py",
+            "ravelctl/admin/views.py",
             old='"clusters": [asdict(row) for row in rows]}',
             new='"items": [asdict(row) for row in rows]}',
             first=("ravelctl/commands/test_admin.py",),
@@ -591,7 +591,7 @@ ROOM = Room(
         ),
         Mistake(
             "the slots before and after a rebalance are exchanged",
-            "ravelctl/admin_views.py",
+            "ravelctl/admin/views.py",
             old='"slots_before": s.slots_before, "slots_after": s.slots_after}',
             new='"slots_before": s.slots_after, "slots_after": s.slots_before}',
             first=("ravelctl/commands/test_admin.py",),
@@ -619,14 +619,14 @@ ROOM = Room(
         ),
         Mistake(
             "states that differ are told as equal",
-            "ravelctl/state_hashes.py",
+            "ravelctl/store/state_hashes.py",
             old='"equal": not differ,',
             new='"equal": True,',
             first=("ravelctl/commands/test_store_hash.py",),
         ),
         Mistake(
             "the index at which replicas agreed is the one where they differed",
-            "ravelctl/state_hashes.py",
+            "ravelctl/store/state_hashes.py",
             old='{"agreed_index": U64(one.agreed_index),',
             new='{"agreed_index": U64(one.differed_index),',
             first=("ravelctl/commands/test_store_hash.py",),
@@ -640,7 +640,7 @@ ROOM = Room(
         ),
         Mistake(
             "a store with problems is told as whole",
-            "ravelctl/checking.py",
+            "ravelctl/store/checking.py",
             old='            "ok": not found.problems,',
             new='            "ok": True,',
             first=(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ravelctl.directory import ranges_text
-from ravelctl.tab import offers
+from ravelctl.admin.directory import ranges_text
+from ravelctl.completion.tab import offers
 from ravelpb.errors import Reason
 from ravelpb.slots import slot_of
 from ravelpb.v1 import admin_pb2 as pb

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ravelctl.bench import Latencies
+from ravelctl.load.bench import Latencies
 from ravelpb.errors import Reason
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.fake import FakeCluster

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from ravelctl.byte_forms import ByteForm
+from ravelctl.cli.byte_forms import ByteForm
 from ravelctl.client.session.position import write_position
 from ravelctl.commands.kv import POSITION_PREFIX
 from ravelpb.v1.kv_pb2 import ClusterPosition, KeyEvent, WatchPosition

@@ -143,8 +143,8 @@ async def test_reads_are_interrupted_as_before(cluster: FakeCluster, tmp_path: P
 
 async def test_an_interrupt_that_comes_after_the_answer_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """While connections are closed: the command has its answer, and shows it."""
-    from ravelctl import dial
-    from ravelctl.app import App
+    from ravelctl.cli import dial
+    from ravelctl.cli.app import App
     from ravelctl.client import RavelClient
 
     async with fake_cluster(1) as cluster:

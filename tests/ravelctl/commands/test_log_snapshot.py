@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ravelctl.output import size_text
-from ravelctl.snapshot_file import PartFile
+from ravelctl.cli.output import size_text
+from ravelctl.store.snapshot_file import PartFile
 from ravelpb.v1.inspect_pb2 import FetchSnapshotRequest, LogEntry
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.fake import FakeCluster

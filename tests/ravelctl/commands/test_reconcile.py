@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ravelctl.errors import CommandError
-from ravelctl.reconciling import read_slots
+from ravelctl.admin.reconciling import read_slots
+from ravelctl.cli.errors import CommandError
 from ravelpb.errors import Reason
 from ravelpb.v1 import admin_pb2 as pb
 from tests.ravelctl.conftest import Ctl, Ran

@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 
+from ravelctl.cli.exit_codes import ExitCode
+from ravelctl.cli.output import Table
 from ravelctl.commands.verify import _view
-from ravelctl.exit_codes import ExitCode
 from ravelctl.linearizability.checker import check
 from ravelctl.linearizability.history import Kind, Operation, Outcome
-from ravelctl.output import Table
-from ravelctl.verify import Figures, Plan, Replica
+from ravelctl.load.verify import Figures, Plan, Replica
 from tests.ravelctl.conftest import Ctl
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from ravelctl.diagnose import Diagnosis, diagnose
+from ravelctl.diagnosis.judgement import Diagnosis, diagnose
 from ravelctl.diagnosis.seen import Directory, DirectoryMember, Door, Happening, Reach, Seen
 from ravelpb.v1 import cluster_pb2 as pb
 from ravelpb.v1.common_pb2 import Addresses, ResponseHeader, ServerRef

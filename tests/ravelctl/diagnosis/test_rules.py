@@ -10,10 +10,10 @@ from dataclasses import replace
 import click
 import pytest
 
-from ravelctl.cli import root
+from ravelctl.cli.exit_codes import ExitCode
+from ravelctl.cli.root import root
 from ravelctl.diagnosis.codes import CODES, HIDES, OWN_CODES
 from ravelctl.diagnosis.seen import Damage, Door, Happening, Reach
-from ravelctl.exit_codes import ExitCode
 from ravelpb.alarms import KIND_OF, Severity
 from ravelpb.v1 import cluster_pb2 as pb
 from tests.ravelctl.diagnosis.scene import CLUSTER, GIB, Scene, directory, server

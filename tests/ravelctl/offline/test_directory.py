@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ravelctl.errors import CommandError
-from ravelctl.exit_codes import ExitCode
+from ravelctl.cli.errors import CommandError
+from ravelctl.cli.exit_codes import ExitCode
 from ravelctl.offline import directory
 from tests.storage.test_damage import LOG_MARK, flip, prepared
 

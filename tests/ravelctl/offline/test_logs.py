@@ -9,11 +9,11 @@ import pytest
 
 from ravel_node.machine import envelope
 from ravel_node.raft.types import Entry, Index, Term
-from ravelctl.app import App
-from ravelctl.config import Output
-from ravelctl.log_entries import LogQuery
-from ravelctl.log_follow import Printer, follow_directory
-from ravelctl.log_source import directory_log
+from ravelctl.cli.app import App
+from ravelctl.config.settings import Output
+from ravelctl.store.log_entries import LogQuery
+from ravelctl.store.log_follow import Printer, follow_directory
+from ravelctl.store.log_source import directory_log
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.offline.support import edit_log, edit_state, flip_log_byte, make, puts
 

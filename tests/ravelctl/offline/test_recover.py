@@ -8,8 +8,8 @@ import pytest
 
 from ravel_node.machine import envelope
 from ravel_node.raft.types import Entry, Index, Term
-from ravelctl.errors import CommandError
-from ravelctl.recovery import Survivor, plan
+from ravelctl.cli.errors import CommandError
+from ravelctl.cluster.recovery import Survivor, plan
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.offline.support import CLUSTER, flip_log_byte, make, puts
 from tests.ravelctl.offline.test_snapshots import YEAR_2026_US, content

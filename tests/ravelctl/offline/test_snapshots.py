@@ -17,7 +17,7 @@ from ravel_node.machine.members import encode_context
 from ravel_node.raft.confchange import encode_conf_change
 from ravel_node.raft.types import ChangeType, ConfChange, Entry, Index, ReplicaId, Term
 from ravel_node.storage.store import open_store
-from ravelctl.snapshot_file import write_snapshot
+from ravelctl.store.snapshot_file import write_snapshot
 from tests.ravelctl.conftest import Ctl
 from tests.ravelctl.offline.support import CLUSTER, OPTIONS, flip_log_byte, make, puts
 from tests.server.fakes import record

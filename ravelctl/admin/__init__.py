@@ -1,0 +1,1 @@
+"""The admin group: its registry, migrations of slots, adoption and reconciliation."""

@@ -1,0 +1,1 @@
+"""The frame of every command: the tree, options, output, errors, exit codes."""

@@ -1,0 +1,1 @@
+"""Load on a live cluster: its speed (bench), and whether it keeps its promises (verify)."""
