@@ -2,9 +2,9 @@
 
 Each history has a cluster of three daemons of its own, a recorded load, and a few faults one after the other, drawn from one
 seed: processes that are killed, alone or together, with their last write torn; processes that stand still; connections that are
-cut; clocks that jump; data directories that are put back from a copy taken while the daemon was down or suspended; copies that are
-started elsewhere. After each fault the cluster is made whole by the commands that an operator would use. The verdict of `ordeal`
-is given at the end of each history: what was acknowledged is there, once, and was seen in one order.
+cut; clocks that jump; data directories that are put back from a copy taken while the daemon was down or suspended; copies that
+are started elsewhere. After each fault the cluster is made whole by the commands that an operator would use. At the end of each
+history `ordeal` gives its verdict: what was acknowledged is there, once, and was seen in one order.
 """
 
 from __future__ import annotations
