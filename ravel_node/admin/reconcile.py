@@ -280,7 +280,7 @@ class _Reconciliation:
         return winner, [number for number in holding if number != winner]
 
     def _nobodys(self, slot: int, named: ClusterNumber) -> _Fate:
-        _, rest = self._released(slot)
+        rest = self._released(slot)[1] or self._copied(slot)
         if named != NOBODY and named not in self._reports:
             target = rest or self._least()
             if target == NOBODY:
@@ -312,6 +312,14 @@ class _Reconciliation:
             if known.side is Side.RELEASED and slot in known.slots
         ]
         return max(released, default=(0, NOBODY))
+
+    def _copied(self, slot: int) -> ClusterNumber:
+        """Who was given keys of a slot by a migration that is over: better than none. Not all of them, perhaps."""
+        for number, report in self._reports.items():
+            given = (known for known in report.migrations.values() if known.side in (Side.IMPORTING, Side.DROPPING))
+            if slot in report.held and any(slot in known.slots for known in given):
+                return number
+        return NOBODY
 
     def _least(self) -> ClusterNumber:
         """The cluster that takes the next slot that nobody owns."""

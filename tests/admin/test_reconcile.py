@@ -119,6 +119,16 @@ def test_a_cluster_that_does_not_answer_keeps_its_slots_unless_they_are_given_up
     assert set(given_up.owners) == {ONE}
 
 
+def test_slots_that_are_given_up_open_where_keys_of_them_were_copied() -> None:
+    reports = {
+        ONE: report(),
+        TWO: report(LOW),
+        THREE: report(held={3000}, migrations={60: Migration(Side.IMPORTING, (3000, 3001))}),
+    }
+    plan = reconciliation(registry((2, 4), clusters=4), reports, [3000, 3001])
+    assert {slot: plan.owners[slot] for slot in (3000, 3001)} == {3000: THREE, 3001: ONE}
+
+
 def test_slots_that_are_given_up_are_shared() -> None:
     plan = reconciliation(registry((1, 3), clusters=3), {ONE: report(LOW), TWO: report()}, HIGH)
     assert changes(plan) == {TWO: (2048, 0)}

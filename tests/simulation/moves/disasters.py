@@ -123,7 +123,7 @@ class DisasterWorld(World):
         self.disasters += len(victims) + (lost is not None)
         view = self.directory.view()
         hit = {*victims, *([lost] if lost is not None else [])} - {ADMINS}
-        allowed = self._doubtful(view, hit)
+        allowed = self._doubtful(view, hit, registry_is_older=ADMINS in victims)
         for number in victims:
             if number != ADMINS:
                 self._restore(number)
@@ -137,15 +137,19 @@ class DisasterWorld(World):
                 self._adopt(number)
         return allowed
 
-    def _doubtful(self, view: Directory, hit: set[int]) -> set[int]:
+    def _doubtful(self, view: Directory, hit: set[int], *, registry_is_older: bool) -> set[int]:
         """The slots of which something may be lost with these clusters, or of which nobody can know whether it is."""
         owned = {slot for slot in self.slots for number in hit if self.clusters[number].mark(slot) != Mark.FOREIGN}
         committed = [move for move in view.moves.values() if move.phase is Phase.COMMITTED]
         waiting = {slot for move in committed if move.destination in hit for slot in move.slots}
-        both = {slot for move in committed if {move.source, move.destination} <= hit for slot in move.slots}
-        self.spoiled |= owned | both
+        # A destination that has all keys and was not told so has two witnesses: the registry, and the source.
+        unwitnessed = [move for move in committed if move.source in hit and (registry_is_older or move.destination in hit)]
+        forgotten = {slot for move in unwitnessed for slot in move.slots}
+        self.spoiled |= owned | forgotten
         # A lost cluster keeps what was owned by nobody but itself, and what it gave up in an earlier round is nobody's loss.
-        return owned | waiting | {slot for number in hit for slot in self.slots if view.slot_map.owners[slot] == number}
+        return (
+            owned | waiting | forgotten | {slot for number in hit for slot in self.slots if view.slot_map.owners[slot] == number}
+        )
 
     def _restore(self, number: int) -> None:
         """A cluster is another one from now on, with what an older state says."""
