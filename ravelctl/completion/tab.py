@@ -4,9 +4,9 @@ A shell waits for this at every press of the key, and loading click alone takes 
 lies in a table (`tab_table`, made from the tree by `make completions`), and this module, which loads next to nothing, walks it.
 More is loaded only where a value needs it.
 
-The scripts (`scripts`) hand over the whole line up to the cursor, since bash breaks words at `=` and `:`. What comes back is a line
-for each offer: kind, a tab, the text to insert, a tab, its description. Kinds: `plain`; `file` and `dir`, where the shell completes
-the path that is given as text.
+The scripts (`scripts`) hand over the whole line up to the cursor, since bash breaks words at `=` and `:`. What comes back is a
+line for each offer: kind, a tab, the text to insert, a tab, its description. Kinds: `plain`; `file` and `dir`, where the shell
+completes the path that is given as text.
 """
 
 from __future__ import annotations
