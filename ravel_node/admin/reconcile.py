@@ -174,7 +174,7 @@ class _Reconciliation:
         """Whether the migrator can carry this on from where its clusters stand. One that is away is waited for."""
         source, destination = self._reports.get(move.source), self._reports.get(move.destination)
         if source is None or destination is None:
-            return not self._accepted.intersection(move.slots)
+            return not self._accepted.intersection(move.slots) and (source is None or self._can_wait(move, source))
         here, there = source.migrations.get(move.move_id), destination.migrations.get(move.move_id)
         owns, gets = _owned_of(source, move.slots), _owned_of(destination, move.slots)
         match move.phase:
@@ -194,6 +194,12 @@ class _Reconciliation:
             case Phase.ABORTED:
                 off = owns == len(move.slots) and not gets and (here is None or here.side is not Side.RELEASED)
                 return off and self._newest_at(move.source, move.slots)
+
+    def _can_wait(self, move: Move, source: Report) -> bool:
+        """Whether the source stands where the migration goes on once its destination answers."""
+        if move.phase is Phase.COMMITTED:
+            return True
+        return _owned_of(source, move.slots) == len(move.slots) and self._newest_at(move.source, move.slots)
 
     def _newest_at(self, number: ClusterNumber, slots: Sequence[int]) -> bool:
         """Whether no cluster holds one of these slots by a newer version than this one does."""
@@ -227,6 +233,8 @@ class _Reconciliation:
         named = self._directory.slot_map.owners[slot]
         claims = self._claims(slot)
         if (move := self._left_alone.get(slot)) is not None:
+            if move.source not in self._reports or (move.phase is Phase.COMMITTED and move.destination not in self._reports):
+                return _Fate(named, settled=False)  # who holds the newest keys is not known
             unmapped = {number for number in claims if claims[number] == NO_VERSION and slot in self._reports[number].held}
             return _Fate(named, settled=False, keepers=frozenset({move.source, move.destination, *unmapped}))
         heir = self._heirs.get(slot)

@@ -206,6 +206,21 @@ def test_a_migration_that_cannot_go_on_is_struck(phase: Phase, source: Report, d
     assert all(MOVE in change.ended or change.cluster == ONE for change in plan.changes)
 
 
+def test_a_migration_whose_destination_is_away_waits_only_where_its_source_owns_the_slots() -> None:
+    directory = moving(Phase.PLANNED)
+    waits = reconciliation(directory, {ONE: report(ALL), THREE: report(range(5), 1)})
+    assert (waits.struck, changes(waits)) == ((), {THREE: (0, 5)})
+    # A registry that was restored says that cluster 1 owns what cluster 3 has got since.
+    older = reconciliation(directory, {ONE: report(REST), THREE: report(range(10), 20)})
+    assert (older.struck, changes(older), older.losses) == ((MOVE,), {}, ())
+    assert {older.owners[slot] for slot in range(10)} == {THREE}
+
+
+def test_nobody_loses_slots_of_a_migration_whose_source_is_away() -> None:
+    plan = reconciliation(moving(Phase.COPYING), {TWO: report(migrations=side(Side.IMPORTING)), THREE: report(range(10), 20)})
+    assert (plan.struck, changes(plan), plan.losses) == ((), {}, ())
+
+
 def test_a_migration_that_nobody_knows_is_presumed_aborted_unless_the_source_has_released() -> None:
     directory = registry((1, 1))
     aborted = reconciliation(
