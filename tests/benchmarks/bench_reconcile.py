@@ -3,8 +3,8 @@
     python -m tests.benchmarks.bench_reconcile [--clusters 100]
 
 Every cluster is the real service Slots on a socket of its own, over a machine in memory; all run in this process, with the
-admin's part, so one core does all of it. First registry and clusters agree; then cluster 1 comes back from the day when it owned all
-slots.
+admin's part, so one core does all of it. First registry and clusters agree; then cluster 1 comes back from the day when it owned
+all slots.
 """
 
 from __future__ import annotations
