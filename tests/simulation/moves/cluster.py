@@ -237,6 +237,9 @@ class SimClusterPort:
         self._network = network
         self._rng = rng
 
+    def as_of(self, directory: Directory) -> SimClusterPort:
+        return SimClusterPort(self._clusters, self._network, self._rng, lambda: directory)
+
     async def ownership(self, cluster: ClusterNumber, *, detail: bool = False) -> pb.OwnershipResponse:
         return await self._ask(cluster, self._meant(cluster).ownership)
 
