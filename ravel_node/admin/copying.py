@@ -87,8 +87,9 @@ class Meter(Protocol):
 class Copier:
     """Copies one migration. After any error, `begin` comes first; what `compare` has once completed stays done."""
 
-    def __init__(self, clusters: ClusterPort, move: Move, meter: Meter) -> None:
-        self._clusters = clusters
+    clusters: ClusterPort  # assigned before each `begin`
+
+    def __init__(self, move: Move, meter: Meter) -> None:
         self._move = move
         self._meter = meter
         self._next_chunk = 0
@@ -102,7 +103,7 @@ class Copier:
         """
         move = self._move
         request = ChangeSlotsRequest(step=IMPORT, move=move.move_id, slots=move.slots, revision=source_revision)
-        self._next_chunk = (await self._clusters.change(move.destination, request)).next_chunk
+        self._next_chunk = (await self.clusters.change(move.destination, request)).next_chunk
 
     async def compare(self) -> Pass:
         """Make every key of the slots what it is at the source. Raises ChunkLostError, StepRefusedError, ClusterAwayError.
@@ -112,7 +113,7 @@ class Copier:
         here = ReadSlotsRequest(slots=self._move.slots, linearizable=True)
         async with (
             self._sending() as found,
-            aclosing(self._clusters.read(self._move.source, here)) as pages,
+            aclosing(self.clusters.read(self._move.source, here)) as pages,
             aclosing(self._taken_before()) as taken,
         ):
             there = _Ahead(taken)
@@ -136,7 +137,7 @@ class Copier:
         It is asked before the first chunk, too: a key that was left behind when the slot was here last must not come back.
         """
         request = ReadSlotsRequest(slots=self._move.slots, keys_only=True, linearizable=True)
-        async with aclosing(self._clusters.read(self._move.destination, request)) as pages:
+        async with aclosing(self.clusters.read(self._move.destination, request)) as pages:
             async for page in pages:
                 yield page
 
@@ -144,7 +145,7 @@ class Copier:
         """Copy what was noted, and let the notes go if `settle`. Raises like `compare`."""
         first_revision = 0
         request = ReadSlotsRequest(noted_for_move=self._move.move_id, linearizable=True)
-        async with self._sending() as found, aclosing(self._clusters.read(self._move.source, request)) as pages:
+        async with self._sending() as found, aclosing(self.clusters.read(self._move.source, request)) as pages:
             async for page in pages:
                 first_revision = first_revision or page.revision
                 for moved in page.keys:
@@ -152,7 +153,7 @@ class Copier:
         if settle and found.keys:
             # Later pages show later states: of those only the first page's time is sure for every key.
             settled = ChangeSlotsRequest(step=SETTLE, move=self._move.move_id, revision=first_revision)
-            await self._clusters.change(self._move.source, settled)
+            await self.clusters.change(self._move.source, settled)
         return found
 
     @asynccontextmanager
@@ -200,12 +201,12 @@ class Copier:
     async def _deliver(self, chunk: _Chunk, number: int, before: asyncio.Task[None] | None) -> None:
         """Send a chunk until it is taken. `before` sends the one with the number before it; None: that one was taken."""
         request = chunk.request(number)
-        answer = await self._clusters.change(self._move.destination, request)
+        answer = await self.clusters.change(self._move.destination, request)
         if not answer.taken and answer.next_chunk < number and before is not None:
             await asyncio.wait((before,))
             if before.cancelled() or before.exception() is not None:
                 raise ChunkLostError(f"chunk {number - 1} was not taken, so chunk {number} cannot be")
-            answer = await self._clusters.change(self._move.destination, request)
+            answer = await self.clusters.change(self._move.destination, request)
         if not answer.taken:
             raise ChunkLostError(
                 f"the destination takes chunk {answer.next_chunk} next, not {number}: another migrator has begun"

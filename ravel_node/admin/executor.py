@@ -146,7 +146,8 @@ class _Carrier:
         self._keys_expected: int | None = None
         self._counter = Counter(asyncio.get_running_loop().time, counter)
         self._copying = copying  # of all moves that this mover carries: those whose turn it is to copy all keys
-        self._clusters = clusters
+        self._port = clusters
+        self._clusters = clusters  # as the directory has them from which this carrier has its phase
         self._directory = directory
         self._options = options
         self._totals = totals
@@ -162,7 +163,8 @@ class _Carrier:
 
     async def run(self) -> None:
         """From wherever the move is until it is struck. An obstacle is told, and tried again after a while."""
-        while (move := self._directory.view().moves.get(self.move_id)) is not None:
+        while (move := (view := self._directory.view()).moves.get(self.move_id)) is not None:
+            self._clusters = self._port.as_of(view)
             try:
                 await self._phases[move.phase](move)
             except (ClusterAwayError, StepRefusedError, DirectoryAwayError, RefusedError, ChunkLostError) as error:
@@ -211,7 +213,8 @@ class _Carrier:
         frozen = here is not None and here.side == FROZEN
         if frozen:
             self._freeze_is_bounded(bound)
-        copier = self._copier = self._copier or Copier(self._clusters, move, self)
+        copier = self._copier = self._copier or Copier(move, self)
+        copier.clusters = self._clusters
         if self._compared:
             await copier.begin(exported.revision)
         else:

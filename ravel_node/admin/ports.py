@@ -31,6 +31,13 @@ class DirectoryAwayError(Exception):
 class ClusterPort(Protocol):
     """The service Slots of every cluster, at its leader (protos/ravelpb/v1/slots.proto)."""
 
+    def as_of(self, directory: Directory) -> ClusterPort:
+        """Return the port to the clusters that this directory has. One that was replaced since (adoption) counts as away.
+
+        What is decided from a directory, be it an old one, reaches the clusters of that very directory or nobody.
+        """
+        ...
+
     async def ownership(self, cluster: ClusterNumber) -> OwnershipResponse:
         """As of some moment after the call began. Raises ClusterAwayError."""
         ...

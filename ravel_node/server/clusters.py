@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from copy import copy
 from typing import Final
 
-from ravel_node.admin.model import ClusterNumber
+from ravel_node.admin.model import ClusterNumber, Directory
 from ravel_node.admin.ports import ClusterAwayError, StepRefusedError
 from ravel_node.server.desk import DirectoryDesk
 from ravelctl.client import RavelError, TlsOptions
@@ -33,6 +34,12 @@ class Clusters:
         self._desk = desk
         self._tls = client_tls
         self._clients: dict[ClusterNumber, tuple[str, frozenset[str], SlotsClient]] = {}  # with cluster id and addresses
+        self._meant: Directory | None = None  # None: the clusters that the directory has by then
+
+    def as_of(self, directory: Directory) -> Clusters:
+        port = copy(self)  # with the same clients
+        port._meant = directory
+        return port
 
     async def ownership(self, cluster: ClusterNumber, *, detail: bool = False) -> OwnershipResponse:
         try:
@@ -72,6 +79,11 @@ class Clusters:
         addresses = directory.addresses_of(cluster)
         if entry is None or not addresses:
             raise ClusterAwayError(f"of cluster {cluster} no member has been reported: nobody knows where it is reached")
+        meant = entry if self._meant is None else self._meant.clusters.get(cluster)
+        if meant is None or meant.cluster_id != entry.cluster_id:
+            raise ClusterAwayError(
+                f"cluster {entry.name} is another one by now: it was adopted in the place of the one that was meant"
+            )
         known = self._clients.get(cluster)
         if known is not None and known[:2] == (entry.cluster_id, frozenset(addresses)):
             return known[2]

@@ -178,6 +178,9 @@ class FakeClusters:
         self.before: Before | None = None
         self.after: Before | None = None
 
+    def as_of(self, _directory: Directory) -> FakeClusters:
+        return self
+
     async def ownership(self, cluster: ClusterNumber) -> pb.OwnershipResponse:
         return (await self._at(cluster, pb.OwnershipRequest())).ownership()
 

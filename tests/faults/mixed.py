@@ -150,10 +150,11 @@ class Mixed:
         server.kill()
         shutil.rmtree(server.data_dir)
         shutil.move(backup, server.data_dir)
+        before = len(server.log)  # of its earlier lives
         server.start()
 
         async def settled() -> str:
-            if "daemon.expelled" in server.log:
+            if "daemon.expelled" in server.log[before:]:
                 return "kept out"
             with suppress(RavelError):
                 status = await self._cluster.status(server, 5.0)
@@ -189,13 +190,15 @@ class Mixed:
         command = [sys.executable, "-m", "ravelctl", *words, "--endpoints", endpoints]
         environment = {**os.environ, "RAVELCTL_CONFIG": os.devnull}
 
-        async def done() -> bool:
+        deadline = time.monotonic() + START_S
+        while True:
             ran = await asyncio.to_thread(
                 subprocess.run, command, capture_output=True, text=True, timeout=120, check=False, env=environment
             )
-            return ran.returncode == 0
-
-        await until(f"ravelctl {' '.join(words)}", done, START_S, every_s=1.0)
+            if ran.returncode == 0:
+                return
+            assert time.monotonic() < deadline, f"ravelctl {' '.join(words)}: {ran.stdout}{ran.stderr}"
+            await asyncio.sleep(1.0)
 
 
 async def _history(seed: int) -> tuple[Counter[str], int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -58,4 +58,30 @@ async def test_only_the_cluster_itself_refuses_a_step(
     with pytest.raises(kind, match="cluster c1: so it is") as caught:
         await port.change(ClusterNumber(1), ChangeSlotsRequest(step=EXPORT))
     assert type(caught.value) is kind
+    await port.close()
+
+
+async def test_what_an_older_directory_decided_reaches_no_cluster_that_was_adopted_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A migrator that was replaced may see a migration as copying, and a restored destination would begin to import for it."""
+    asked: list[str] = []
+
+    class Client:
+        def __init__(self, *_arguments: object, cluster_id: str, **_more: object) -> None:
+            self.cluster_id = cluster_id
+
+        async def change(self, _request: ChangeSlotsRequest) -> None:
+            asked.append(self.cluster_id)
+
+        async def close(self) -> None: ...
+
+    monkeypatch.setattr(clusters, "SlotsClient", Client)
+    older, desk = OneCluster(), OneCluster()
+    port = Clusters(cast(Any, desk), None)
+    then = port.as_of(cast(Any, older))
+    await then.change(ClusterNumber(1), ChangeSlotsRequest(step=EXPORT))
+    desk.clusters = {1: ClusterEntry(ClusterNumber(1), "c1", "b" * 32)}
+    with pytest.raises(ClusterAwayError, match="adopted in the place of the one that was meant"):
+        await then.change(ClusterNumber(1), ChangeSlotsRequest(step=EXPORT))
+    await port.change(ClusterNumber(1), ChangeSlotsRequest(step=EXPORT))
+    assert asked == ["a" * 32, "b" * 32]
     await port.close()

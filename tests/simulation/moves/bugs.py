@@ -102,14 +102,14 @@ def _settled_when_sent(put: Put) -> None:
     async def follow(self: Copier, *, settle: bool) -> Pass:
         request = pb.ReadSlotsRequest(noted_for_move=self._move.move_id, linearizable=True)
         first_revision = 0
-        async with self._sending() as found, aclosing(self._clusters.read(self._move.source, request)) as pages:
+        async with self._sending() as found, aclosing(self.clusters.read(self._move.source, request)) as pages:
             async for page in pages:
                 first_revision = first_revision or page.revision
                 for moved in page.keys:
                     await self._add(moved, page.revision, found)
             if settle and found.keys:
                 settled = pb.ChangeSlotsRequest(step=pb.SETTLE, move=self._move.move_id, revision=first_revision)
-                await self._clusters.change(self._move.source, settled)
+                await self.clusters.change(self._move.source, settled)
         return found
 
     put(Copier, "follow", follow)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from random import Random
 from typing import TypeVar
 
-from ravel_node.admin.model import ClusterNumber
+from ravel_node.admin.model import ClusterNumber, Directory
 from ravel_node.admin.ports import ClusterAwayError, StepRefusedError
 from ravel_node.machine import envelope, kv
 from ravel_node.machine.base import Database, Outcome, Reader
@@ -28,6 +28,11 @@ from tests.simulation.moves.network import LostError, Network, ViolationError
 T = TypeVar("T")
 
 
+def first_id(number: int) -> str:
+    """The id under which a cluster is founded."""
+    return f"{1000 + number:032x}"
+
+
 class WrongClusterError(Exception):
     """The key's slot belongs to another cluster."""
 
@@ -38,6 +43,7 @@ class SimCluster:
     def __init__(self, number: int, others: dict[int, SimCluster], rng: Random, state: MemoryState | None = None) -> None:
         """With a state that it was restored with, or as the first cluster, or another one, of a new system."""
         self.number = number
+        self.cluster_id = first_id(number)
         self.away = False
         self.disputed = state is not None  # what it owns has not been reconciled with the others yet
         self._others = others
@@ -224,16 +230,21 @@ class SimCluster:
 class SimClusterPort:
     """What one mover has of the clusters: a ClusterPort."""
 
-    def __init__(self, clusters: dict[int, SimCluster], network: Network, rng: Random) -> None:
+    def __init__(self, clusters: dict[int, SimCluster], network: Network, rng: Random, view: Callable[[], Directory]) -> None:
+        """`view` is the registry as whoever asks sees it: a cluster is asked under the id that it has there."""
         self._clusters = clusters
+        self._view = view
         self._network = network
         self._rng = rng
 
+    def as_of(self, directory: Directory) -> SimClusterPort:
+        return SimClusterPort(self._clusters, self._network, self._rng, lambda: directory)
+
     async def ownership(self, cluster: ClusterNumber, *, detail: bool = False) -> pb.OwnershipResponse:
-        return await self._ask(cluster, self._clusters[cluster].ownership)
+        return await self._ask(cluster, self._meant(cluster).ownership)
 
     async def change(self, cluster: ClusterNumber, request: pb.ChangeSlotsRequest) -> pb.ChangeSlotsResponse:
-        there = self._clusters[cluster]  # what arrives late reaches the cluster that was meant, and not one restored in its place
+        there = self._meant(cluster)
         if request.step == pb.IMPORT_CHUNK and self._rng.random() < self._network.faults.held:
             there.held.append(request)
             await asyncio.sleep(self._rng.uniform(0.05, 0.4))
@@ -243,7 +254,7 @@ class SimClusterPort:
     async def read(self, cluster: ClusterNumber, request: pb.ReadSlotsRequest) -> AsyncGenerator[pb.ReadSlotsResponse, None]:
         """Page by page, with time between them, in which others write."""
         pages = SlotPages(request.slots, noted_for=request.noted_for_move, keys_only=request.keys_only)
-        there = self._clusters[cluster]
+        there = self._meant(cluster)
         told: set[int] = set()
 
         async def next_page(number: int) -> pb.ReadSlotsResponse:
@@ -261,6 +272,13 @@ class SimClusterPort:
                 yield page
         finally:
             await pages.close()
+
+    def _meant(self, cluster: ClusterNumber) -> SimCluster:
+        """What is sent late reaches the cluster that was meant, and not one restored in its place. Raises ClusterAwayError."""
+        there, known = self._clusters[cluster], self._view().clusters.get(cluster)
+        if known is None or known.cluster_id != there.cluster_id:
+            raise ClusterAwayError(f"cluster {cluster}: another one answers at its addresses")
+        return there
 
     async def _ask(self, cluster: ClusterNumber, action: Callable[[], Awaitable[T]]) -> T:
         try:

@@ -19,6 +19,7 @@ from ravel_node.machine.members import DIRECTORY, bootstrap_state
 from ravel_node.raft.types import EntryId, Index, Term
 from tests.machine.helpers import member, voters
 from tests.machine.memory_txn import MemoryState
+from tests.simulation.moves.cluster import first_id
 from tests.simulation.moves.network import LostError, Network
 
 VIEW_AGE_S_MAX: Final = 1.0
@@ -52,7 +53,7 @@ class SimDirectory:
     def _found(self, number: int) -> None:
         """A cluster with one server, which says that it leads."""
         server_id, address = f"{number:032x}", f"10.0.0.{number}"
-        cluster_id = f"{1000 + number:032x}"
+        cluster_id = first_id(number)
         listen, peer = f"{address}:7400", f"{address}:7401"
         self.apply(RegisterServer(server_id, f"n{number}", "0.1.0", 3, listen, peer, cluster_id, f"c{number}"), 0.0)
         self.apply(ReportMembership(cluster_id, server_id, 1, 1, (Seated(server_id, 1),)), 0.0)

@@ -88,7 +88,18 @@ class DisasterWorld(World):
             client.stopping = True
         await _all(chaos)
         await _all(running)
+        if rng.random() < 0.5:
+            await self._decided()
         self._stop_movers()
+
+    async def _decided(self) -> None:
+        """Wait for the moment at which a migration is decided and its clusters do not know yet, for a while."""
+        ends = self.timeline.now + 2.0
+        while self.timeline.now < ends and not any(
+            move.phase is Phase.COMMITTED for move in self.directory.view().moves.values()
+        ):
+            await asyncio.sleep(0.002)
+        await asyncio.sleep(self.rng.uniform(0.0, 0.05))
 
     def _client(self, number: int) -> Client:
         name = 100 * len(self.clients) + number  # every value is written once in a run
@@ -105,7 +116,7 @@ class DisasterWorld(World):
 
     async def _backups(self) -> None:
         while self.faulty:
-            await asyncio.sleep(self.rng.expovariate(2.0))
+            await asyncio.sleep(self.rng.expovariate(self.rng.choice([2.0, 20.0])))
             number = self.rng.choice([ADMINS, *self.clusters])
             saved = self.directory.state if number == ADMINS else self.clusters[number].state
             self._saved.append((number, _copied(saved)))
@@ -132,9 +143,7 @@ class DisasterWorld(World):
             self.clusters[lost].away = self.clusters[lost].disputed = True
         if ADMINS in victims:
             self._restore_admins()
-        for number in victims:
-            if number != ADMINS:
-                self._adopt(number)
+        self._adopt()
         return allowed
 
     def _doubtful(self, view: Directory, hit: set[int], *, registry_is_older: bool) -> set[int]:
@@ -155,7 +164,8 @@ class DisasterWorld(World):
         """A cluster is another one from now on, with what an older state says."""
         old = self.clusters[number]
         old.away = True
-        saved = self.rng.choice([state for of, state in self._saved if of == number])
+        states = [state for of, state in self._saved if of == number]
+        saved = states[-1] if self.rng.random() < 0.3 else self.rng.choice(states)
         state = _copied(saved)
         for database in FORGOTTEN:
             state.databases[database].clear()
@@ -164,23 +174,28 @@ class DisasterWorld(World):
         start = self._start_above(saved, machine.revision)
         refound(saved, state, Founder(f"{number:032x}", f"n{number}", "0.1.0", 3), "", start)
         state.applied = start.at
-        self.clusters[number] = SimCluster(number, self.clusters, Random(self.rng.random()), state)
-        self.clusters[number].restart()
+        self._ids += 1
+        self.clusters[number] = restored = SimCluster(number, self.clusters, Random(self.rng.random()), state)
+        restored.cluster_id = f"{self._ids:032x}"
+        restored.restart()
 
     def _start_above(self, state: MemoryState, revision: int) -> Start:
         return start_above(EntryId(Term(1), Index(1)), revision, int((1_000 + self.timeline.now) * 1_000_000))
 
     def _restore_admins(self) -> None:
-        saved = self.rng.choice([state for of, state in self._saved if of == ADMINS])
+        states = [state for of, state in self._saved if of == ADMINS]
+        saved = states[-1] if self.rng.random() < 0.3 else self.rng.choice(states)
         self.directory.away = True
         directory = SimDirectory(0)
         directory.restore(_copied(saved), self._start_above(saved, 0), self.timeline.now)
         self.directory = directory
 
-    def _adopt(self, number: int) -> None:
-        self._ids += 1
-        entry = self.directory.view().clusters[ClusterNumber(number)]
-        self.directory.apply(AdoptCluster(entry.name, entry.cluster_id, f"{self._ids:032x}"), self.timeline.now)
+    def _adopt(self) -> None:
+        """Put every cluster that has another id than the registry says into its old place."""
+        for number, cluster in self.clusters.items():
+            entry = self.directory.view().clusters[ClusterNumber(number)]
+            if entry.cluster_id != cluster.cluster_id:
+                self.directory.apply(AdoptCluster(entry.name, entry.cluster_id, cluster.cluster_id), self.timeline.now)
 
     async def _return(self) -> None:
         """What was lost is found again, as it was."""

@@ -41,7 +41,7 @@ async def reconcile(system: System, *, in_doubt: Collection[int] = (), gone: Col
         if loop.time() > deadline:
             raise ViolationError("registry and clusters do not come to agree")
         rng = system.rng
-        port = SimClusterPort(system.clusters, system.network, Random(rng.random()))
+        port = SimClusterPort(system.clusters, system.network, Random(rng.random()), system.directory.view)
         desk = _Desk(system.directory, SimDirectoryPort(system.directory, system.network, Random(rng.random())))
         reconciling = Reconciling(cast(Any, desk), cast(Any, port))
         look = await reconciling.look(sorted(accepted))

@@ -199,8 +199,9 @@ class World:
             freeze_below_keys=rng.choice([0, 2, 10]),
             passes_max=4,
         )
-        clusters = SimClusterPort(self.clusters, self.network, Random(rng.random()))
-        mover = Mover(clusters, SimDirectoryPort(self.directory, self.network, Random(rng.random())), options)
+        seeds = rng.random(), rng.random()
+        directory = SimDirectoryPort(self.directory, self.network, Random(seeds[1]))
+        mover = Mover(SimClusterPort(self.clusters, self.network, Random(seeds[0]), directory.view), directory, options)
         self.newest = mover
         self.started += 1
         self.movers.append(asyncio.create_task(mover.run(self.started)))
