@@ -21,6 +21,7 @@ from ravel_node.machine.base import Database, Outcome, Reader, Start, Txn
 from ravel_node.machine.envelope import Kind
 from ravel_node.machine.kv import KVMachine
 from ravel_node.machine.members import DIRECTORY, MACHINE, Getter
+from ravel_node.machine.refounding import REVISION_JUMP, after
 from ravel_node.raft.types import EntryId, Index
 from ravelpb.errors import Reason
 
@@ -60,13 +61,15 @@ class DirectoryMachine(KVMachine):
     def refounded(self, txn: Txn, start: Start) -> None:
         """See StateMachine: clusters take no move that is older than one that they ended, and no older map."""
         view, slot_map = self._view, self._view.slot_map
-        after = replace(
+        changed = replace(
             view,
             last_move=MoveId(max(view.last_move, start.at.index << 16)),
-            slot_map=replace(slot_map, version=max(slot_map.version + 1, start.revision)) if slot_map.version else slot_map,
+            slot_map=replace(slot_map, version=after(slot_map.version, start.revision, REVISION_JUMP))
+            if slot_map.version
+            else slot_map,
         )
-        records.write_changes(txn, view, after)
-        self._view = after
+        records.write_changes(txn, view, changed)
+        self._view = changed
 
     def _directory(self, stamp: int, body: bytes, txn: Txn) -> Outcome:
         try:

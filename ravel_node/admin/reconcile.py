@@ -40,6 +40,10 @@ NO_VERSION: Final = 0
 """By which a cluster holds its slots that was never told of any map."""
 
 
+RUN_SLOTS: Final = 256
+"""Slots that nobody owns go to one cluster in runs so long."""
+
+
 @dataclass(frozen=True, slots=True)
 class Migration:
     """A migration as one of its clusters knows it."""
@@ -143,6 +147,7 @@ class _Reconciliation:
         }  # slots of migrations that the migrator carries on
         self._heirs = self._find_heirs()
         self._owned = Counter(directory.slot_map.owners)
+        self._taking = NOBODY  # the cluster that takes the present run of slots
 
     def plan(self) -> Plan:
         fates = [self._fate(slot) for slot in range(SLOT_COUNT)]
@@ -330,9 +335,12 @@ class _Reconciliation:
         return NOBODY
 
     def _least(self) -> ClusterNumber:
-        """The cluster that takes the next slot that nobody owns."""
+        """The cluster that takes the next slot that nobody owns: the one with the fewest, a run of slots at a time."""
         able = [number for number in self._reports if not self._directory.clusters[number].emptying]
-        return min(able, key=lambda number: (self._owned[number], number), default=NOBODY)
+        fewest = min(able, key=lambda number: (self._owned[number], number), default=NOBODY)
+        if self._taking not in able or self._owned[self._taking] >= self._owned[fewest] + RUN_SLOTS:
+            self._taking = fewest
+        return self._taking
 
     def _lossy(self, slot: int, named: ClusterNumber, target: ClusterNumber, reason: str) -> _Fate:
         if slot in self._accepted:

@@ -34,7 +34,7 @@ from ravel_node.machine.slots import slots_of
 from ravel_node.raft.types import ConfState, EntryId, Index, ReplicaId, Term
 
 REVISION_JUMP: Final = 1_000_000_000
-"""The least by which the revision rises: nearly three hours of 100,000 writes a second, in case the clock stands in the past."""
+"""By how much the revision rises where the clock says nothing: it stands in the past, as seen from the state."""
 
 INDEX_JUMP: Final = 1 << 32
 TERM_JUMP: Final = 1 << 20
@@ -58,13 +58,19 @@ def start_above(at: EntryId, revision: int, now_us: int) -> Start:
     """Return the start of a new cluster that is made from a state at `at`, with the cluster's revision there.
 
     The earlier cluster has gone on after that state, for an unknown time, and may itself have been made from an older one. So a
-    fixed jump is not enough: the numbers rise with the time as well. `now_us` is in microseconds since 1970. A cluster that
-    writes less than 1,000,000 revisions and 10,000 entries a second, and elects less than one leader a second, never overtakes
-    them.
+    fixed jump is not enough: the numbers are those of the clock, `now_us` microseconds since 1970. A cluster that writes less
+    than 1,000,000 revisions and 10,000 entries a second, and elects less than one leader a second, never overtakes them. Only
+    where the state is ahead of the clock they jump: if they always did, one restore after the other would get ahead of it, and
+    a later one, from an older state, would begin below them.
     """
-    index = max(at.index + INDEX_JUMP, now_us // 100)
-    term = max(at.term + TERM_JUMP, now_us // 1_000_000)
-    return Start(EntryId(Term(term), Index(index)), max(revision + REVISION_JUMP, now_us))
+    index = after(at.index, now_us // 100, INDEX_JUMP)
+    term = after(at.term, now_us // 1_000_000, TERM_JUMP)
+    return Start(EntryId(Term(term), Index(index)), after(revision, now_us, REVISION_JUMP))
+
+
+def after(known: int, now: int, jump: int) -> int:
+    """Return a number above all that was counted on from `known` up to `now`, a count of the clock."""
+    return now if now > known else known + jump
 
 
 def refound(reader: Reader, txn: Txn, founder: Founder, cluster_name: str, start: Start) -> ReplicaId:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -32,7 +32,7 @@ from ravel_node.server.desk import DirectoryDesk
 from ravel_node.server.host import Host
 from ravel_node.server.limits import InputError
 from ravel_node.server.rebalancing import Rebalancing
-from ravel_node.server.reconciling import Done, Reconciling, to_proto
+from ravel_node.server.reconciling import Done, Look, Reconciling, to_proto
 from ravel_node.server.status import header_of
 from ravelpb.errors import Reason
 from ravelpb.slots import SLOT_COUNT
@@ -191,13 +191,31 @@ class AdminHandlers:
         accepted = list(request.accept_loss)
         if accepted != sorted(set(accepted)) or (accepted and accepted[-1] >= SLOT_COUNT):
             raise InputError(f"slots must ascend and lie below {SLOT_COUNT}", field="accept_loss", value=len(accepted))
-        if request.dry_run:
-            look, done = await self._reconciling.look(accepted), Done()
-        else:
+        look, done = await self._reconciling.look(accepted), Done()
+        self._check_silent(look, accepted)
+        if not request.dry_run:
             look, done = await self._reconciling.carry_out(accepted, request.plan)
         response = to_proto(look, done)
         response.header.CopyFrom(header_of(self._host, look.replica))
         return response
+
+    def _check_silent(self, look: Look, accepted: Sequence[int]) -> None:
+        """Raise RefusedError where a cluster is given up whose servers were heard a moment ago: it may serve its slots."""
+        owners, given_up = look.directory.slot_map.owners, frozenset(accepted)
+        for number, why in look.away.items():
+            servers = look.directory.servers_of(number)
+            heard = [server.name for server in servers if self._is_up(look.replica, server)]
+            if heard and any(owners[slot] == number for slot in given_up):
+                name = look.directory.clusters[number].name
+                raise RefusedError(
+                    Reason.UNSAFE_CHANGE,
+                    f"cluster {name} does not tell what it owns ({why}), and {', '.join(heard)} reported a moment ago: whoever "
+                    "has an older map may write there, and that would be lost; stop its servers for good, then give its slots up",
+                )
+
+    def _is_up(self, replica: Replica, server: ServerEntry) -> bool:
+        heard = self._liveness.look(replica.term, server.server_id)
+        return heard.heard and not heard.down
 
     async def directory(self, request: admin_pb2.DirectoryRequest) -> admin_pb2.DirectoryResponse:
         replica, directory = await self._desk.read()
@@ -215,7 +233,7 @@ class AdminHandlers:
         return admin_pb2.SlotMapResponse(
             header=header_of(self._host, replica),
             version=version,
-            owners=b"" if request.known_version == version else self._owners_of(directory),
+            owners=b"" if version and request.known_version == version else self._owners_of(directory),
             clusters=[
                 admin_pb2.RoutedCluster(
                     number=number,

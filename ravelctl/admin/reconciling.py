@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 PATIENCE_S: Final = 30.0
 """How long nothing may get on, unless --timeout says otherwise."""
 
+LOOK_S: Final = 10.0
+"""How long all clusters may take to be asked, unless --timeout says otherwise: one that hangs is given up after 3 s."""
+
+CARRY_OUT_S: Final = 20.0
+"""How long one call may take that changes things, for about two seconds and what it waits for."""
+
 AGAIN_S: Final = 0.5
 ALL: Final = "all"
 
@@ -52,7 +58,7 @@ async def reconcile(app: App, accept_loss: str | None) -> View:
     """Look, show, ask, and do what is to be done until nothing is left."""
     accepted = read_slots(accept_loss) if accept_loss is not None else []
     async with dial.admin(app) as admin:
-        found = await admin.reconcile(accepted, dry_run=True)
+        found = await admin.reconcile(accepted, dry_run=True, timeout_s=app.settings.wait_timeout_s(LOOK_S))
         away = await _about_away(admin, found, accept_loss)
         nothing = found.done and not found.losses
         if app.settings.dry_run or found.done:
@@ -60,12 +66,12 @@ async def reconcile(app: App, accept_loss: str | None) -> View:
             notes = (*away, *(("dry run: nothing was changed",) if app.settings.dry_run and not found.done else ()))
             _check_losses(found, app)
             return _view(found, said, changed=False, notes=notes)
-        app.say("\n".join(told(found)))
+        app.say("\n".join((*told(found), *map(_loss_told, _open(found)), *away)))
         app.confirm("make it so?")
         with app.progress("reconcile:") as progress:
             last, deleted = await _carried_out(admin, accepted, found.plan, progress, app.settings.wait_timeout_s(PATIENCE_S))
         away = await _about_away(admin, last, accept_loss)
-    _check_losses(last, app)
+    _check_losses(last, app, done=f"what needs no consent is done, by map version {last.map_version}")
     found.done, found.map_version, found.keys_deleted = last.done, last.map_version, deleted
     said = f"{_agree(last)}, by map version {last.map_version}"
     if deleted:
@@ -81,7 +87,7 @@ async def _carried_out(
     deleted, stuck_since, obstacle = 0, loop.time(), ""
     while True:
         try:
-            answer = await admin.reconcile(accepted, plan=plan)
+            answer = await admin.reconcile(accepted, plan=plan, timeout_s=CARRY_OUT_S)
         except RavelError as error:
             if plan:  # not begun: what the refusal or the silence says is the answer
                 raise
@@ -138,20 +144,25 @@ def _change_told(change: pb.OwnershipChange) -> Iterator[str]:
         yield "is told which slots it owns"
 
 
-def _check_losses(found: pb.ReconcileResponse, app: App) -> None:
+def _check_losses(found: pb.ReconcileResponse, app: App, done: str = "") -> None:
     """Raise CommandError for slots that stay closed, or in doubt, until somebody accepts what is lost with them."""
-    open_losses = [loss for loss in found.losses if not loss.accepted]
+    open_losses = _open(found)
     if not open_losses or (app.settings.dry_run and not found.done):
         for loss in open_losses:
             app.say(_loss_told(loss))
         return
     slots = sorted(slot for loss in open_losses for slot in loss.slots)
     raise CommandError(
-        "; ".join(map(_loss_told, open_losses)),
-        code=ExitCode.REFUSED,
+        "; ".join((*((done,) if done else ()), *map(_loss_told, open_losses))),
+        code=ExitCode.FAILED if done else ExitCode.REFUSED,
         next_step="if a cluster that holds them can still be brought back, do that first; to give up what is lost: "
         f"ravelctl admin reconcile --accept-loss {slots_word(slots)}",
     )
+
+
+def _open(found: pb.ReconcileResponse) -> list[pb.SlotsLoss]:
+    """The losses that nobody has accepted."""
+    return [loss for loss in found.losses if not loss.accepted]
 
 
 def _loss_told(loss: pb.SlotsLoss) -> str:

@@ -143,6 +143,17 @@ def test_restoring_twice_from_one_backup_does_not_give_a_number_out_twice() -> N
     assert second.at.index > first.at.index + 3_600 * 5_000
 
 
+def test_restores_in_quick_succession_do_not_get_ahead_of_the_clock() -> None:
+    """Else a later one, from the first backup, would begin below what the second has reported."""
+    backup = EntryId(Term(5), Index(1_000))
+    first = start_above(backup, 500, NOW_US)
+    second = start_above(first.at, first.revision, NOW_US + 2_000_000)
+    third = start_above(backup, 500, NOW_US + 4_000_000)
+    assert first.revision < second.revision < third.revision
+    assert first.at.index < second.at.index < third.at.index
+    assert first.at.term < second.at.term < third.at.term
+
+
 def test_a_clock_in_the_past_still_leaves_a_jump() -> None:
     start = start_above(EntryId(Term(5), Index(1_000)), 500, 0)
     assert start == Start(EntryId(Term(5 + TERM_JUMP), Index(1_000 + INDEX_JUMP)), 500 + REVISION_JUMP)

@@ -379,7 +379,7 @@ async def test_the_directory_tells_everything(admin: Any, host: FakeHost) -> Non
 
 async def test_the_map_of_slots_is_sent_only_to_who_has_another(admin: Any, host: FakeHost) -> None:
     empty = await admin.SlotMap(admin_pb2.SlotMapRequest())
-    assert (empty.version, empty.owners, list(empty.clusters)) == (0, b"", [])
+    assert (empty.version, empty.owners, list(empty.clusters)) == (0, bytes(2 * SLOT_COUNT), [])
     await founded(admin, host)
     told = await admin.SlotMap(admin_pb2.SlotMapRequest())
     assert (told.version, told.owners) == (1, b"\0\1" * SLOT_COUNT)

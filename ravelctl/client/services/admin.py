@@ -145,7 +145,7 @@ class AdminClient(ServiceClient):
         return await self._ask(lambda stub: stub.Adopt(request), timeout_s)
 
     async def reconcile(
-        self, accept_loss: Iterable[int] = (), *, plan: str = "", dry_run: bool = False, timeout_s: float = 60.0
+        self, accept_loss: Iterable[int] = (), *, plan: str = "", dry_run: bool = False, timeout_s: float | None = None
     ) -> ReconcileResponse:
         """Make the registry and the clusters agree about who owns which slot. The answer says what is left: call until `done`.
 

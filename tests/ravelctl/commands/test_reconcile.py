@@ -102,6 +102,15 @@ def test_what_may_be_lost_is_refused_and_the_command_to_accept_it_told(
     assert list(directory.asked[0].accept_loss) == list(range(20, 30))
 
 
+def test_what_was_done_is_told_though_some_slots_need_consent(ctl: Ctl, admin: FakeAdmin, directory: FakeDirectory) -> None:
+    directory.in_doubt = pb.ReconcileResponse(plan="abc", changes=[CHANGE], losses=[LOSS])
+    directory.reconciled = [pb.ReconcileResponse(done=True, losses=[LOSS], map_version=9)]
+    ran = reconcile(ctl, admin, "--yes")
+    assert (ran.code, "what needs no consent is done, by map version 9; 10 slots" in ran.err) == (1, True), ran.err
+    before = ran.err.index("loses 100 slots"), ran.err.index("only with consent")
+    assert max(before) < ran.err.index("what needs no consent is done"), "all of it is shown before anything is asked"
+
+
 def test_a_cluster_that_is_away_keeps_its_slots_and_the_way_on_is_told(
     ctl: Ctl, admin: FakeAdmin, directory: FakeDirectory
 ) -> None:
