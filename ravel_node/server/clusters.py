@@ -105,4 +105,10 @@ class Clusters:
 
     def _sentence(self, cluster: ClusterNumber, error: RavelError) -> str:
         entry = self._desk.directory.clusters.get(cluster)
-        return f"cluster {entry.name if entry is not None else cluster}: {error.message}"
+        name = entry.name if entry is not None else cluster
+        adopt = (
+            f"; if it came back out of a backup: ravelctl admin adopt {name} ADDRESS"
+            if isinstance(error, WrongServerError)
+            else ""
+        )
+        return f"cluster {name}: {error.message}{adopt}"

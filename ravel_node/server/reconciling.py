@@ -68,9 +68,8 @@ class Reconciling:
         asked = dict(zip(numbers, answers, strict=True))
         reports = {number: answer for number, answer in asked.items() if isinstance(answer, Report)}
         away = {number: answer for number, answer in asked.items() if isinstance(answer, str)}
-        owning = {*directory.slot_map.owners}
-        unfounded = [number for number, cluster in directory.clusters.items() if not cluster.founded and number in owning]
-        away |= dict.fromkeys(unfounded, "nobody has founded it yet")
+        unfounded = [number for number, cluster in sorted(directory.clusters.items()) if not cluster.founded]
+        away |= dict.fromkeys(unfounded, "it is on the list, and nobody has founded it or was adopted as it yet")
         return Look(replica, directory, reconciliation(directory, reports, accepted), away, reports)
 
     async def carry_out(self, accepted: Sequence[int], plan_name: str) -> tuple[Look, Done]:
@@ -93,7 +92,7 @@ class Reconciling:
         try:
             return _report(await self._clusters.ownership(number, detail=True))
         except ClusterAwayError as error:
-            return str(error)
+            return str(error).partition(": ")[2] or str(error)
 
     async def _decide(self, look: Look, done: Done) -> None:
         plan = look.plan

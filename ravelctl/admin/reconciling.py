@@ -75,7 +75,7 @@ async def reconcile(app: App, accept_loss: str | None) -> View:
     found.done, found.map_version, found.keys_deleted = last.done, last.map_version, deleted
     said = f"{_agree(last)}, by map version {last.map_version}"
     if deleted:
-        said += f"; {count_text(deleted, 'key')} of slots that their clusters do not own any more are deleted"
+        said += f"; deleted where they no longer belong: {count_text(deleted, 'key')}"
     return _view(found, said, changed=True, notes=away)
 
 
@@ -117,24 +117,23 @@ def _agree(found: pb.ReconcileResponse) -> str:
 def told(found: pb.ReconcileResponse) -> Iterator[str]:
     """What would be done, line by line, and what would not without consent."""
     if found.slots_decided:
-        yield f"the registry's map changes: {count_text(found.slots_decided, 'slot')} get another owner"
+        yield f"the registry's map gives another owner to {count_text(found.slots_decided, 'slot')}"
     if found.moves_struck:
-        yield f"{count_text(len(found.moves_struck), 'move')} that cannot go on are struck"
+        yield f"struck, since it cannot go on: {count_text(len(found.moves_struck), 'move')}"
     for change in found.changes:
         yield f"cluster {change.name}: " + "; ".join(_change_told(change))
     for loss in found.losses:
         slots = f"{count_text(len(loss.slots), 'slot')} ({ranges_text(loss.slots)})"
         if loss.accepted:
-            yield f"{slots} open at cluster {loss.name}, as accepted: {loss.reason}"
+            yield f"cluster {loss.name} opens {slots}, as accepted: {loss.reason}"
 
 
 def _change_told(change: pb.OwnershipChange) -> Iterator[str]:
     if change.gained:
         yield f"gets {count_text(len(change.gained), 'slot')} ({ranges_text(change.gained)})"
     if change.lost:
-        keys = (
-            f", keys of {len(change.lost_with_keys)} of them are deleted" if change.lost_with_keys else ", none of which has keys"
-        )
+        held = len(change.lost_with_keys)
+        keys = f", and deletes what it has in {held} of them" if held else ", none of which has keys"
         yield f"loses {count_text(len(change.lost), 'slot')} ({ranges_text(change.lost)}){keys}"
     if change.moves_ended:
         yield f"ends {count_text(len(change.moves_ended), 'move')}"
@@ -167,7 +166,7 @@ def _open(found: pb.ReconcileResponse) -> list[pb.SlotsLoss]:
 
 def _loss_told(loss: pb.SlotsLoss) -> str:
     return (
-        f"{count_text(len(loss.slots), 'slot')} ({ranges_text(loss.slots)}) would open at cluster {loss.name} "
+        f"cluster {loss.name} would open {count_text(len(loss.slots), 'slot')} ({ranges_text(loss.slots)}) "
         f"only with consent: {loss.reason}"
     )
 

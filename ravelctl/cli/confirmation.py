@@ -19,6 +19,11 @@ def typed_id(app: App, cluster_id: str, confirm: str | None, *, look: str, done:
             f"type the first 8 digits of the old cluster's id ({cluster_id[:8]}) to go on: ", end="", file=sys.stderr, flush=True
         )
         confirm = sys.stdin.readline().strip()
+    elif confirm is not None and not app.settings.yes:
+        raise usage_error(
+            "--confirm takes the place of what is typed, and --yes that of the question: give both",
+            f"repeat the command with --yes --confirm {cluster_id}",
+        )
     elif confirm is None or not app.settings.yes:
         raise usage_error(
             "this needs the old cluster's id typed, and there is no terminal to ask on",

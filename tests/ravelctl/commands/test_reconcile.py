@@ -75,9 +75,9 @@ def test_it_is_shown_confirmed_and_repeated_until_it_is_done(ctl: Ctl, admin: Fa
         }
     ]
     for words in (
-        "3 slots get another owner",
-        "1 move that cannot go on",
-        "cluster orders: loses 100 slots (100-199), keys of 2 of them are deleted; ends 1 move",
+        "gives another owner to 3 slots",
+        "cannot go on: 1 move",
+        "cluster orders: loses 100 slots (100-199), and deletes what it has in 2 of them; ends 1 move",
     ):
         assert words in ran.err, words
     assert [request.plan for request in directory.asked] == ["abc", "", ""], "the plan that was shown, then whatever is left"
@@ -90,7 +90,7 @@ def test_what_may_be_lost_is_refused_and_the_command_to_accept_it_told(
     for words in ((), ("--dry-run",)):
         ran = reconcile(ctl, admin, *words)
         assert ran.code == 5
-        assert "10 slots (20-29) would open at cluster orders only with consent: no cluster that answers owns them" in ran.err
+        assert "cluster orders would open 10 slots (20-29) only with consent: no cluster that answers owns them" in ran.err
         assert "ravelctl admin reconcile --accept-loss 20-29" in ran.err
     accepted = pb.ReconcileResponse(plan="abc", slots_decided=10, changes=[pb.OwnershipChange(number=1, name="orders")])
     accepted.losses.add(slots=LOSS.slots, number=1, name="orders", reason=LOSS.reason, accepted=True)
@@ -98,7 +98,7 @@ def test_what_may_be_lost_is_refused_and_the_command_to_accept_it_told(
     directory.reconciled = [pb.ReconcileResponse(done=True)]
     ran = reconcile(ctl, admin, "--accept-loss", "20-29", "--yes")
     assert ran.code == 0, ran.err
-    assert "10 slots (20-29) open at cluster orders, as accepted" in ran.err
+    assert "cluster orders opens 10 slots (20-29), as accepted" in ran.err
     assert list(directory.asked[0].accept_loss) == list(range(20, 30))
 
 
@@ -106,7 +106,10 @@ def test_what_was_done_is_told_though_some_slots_need_consent(ctl: Ctl, admin: F
     directory.in_doubt = pb.ReconcileResponse(plan="abc", changes=[CHANGE], losses=[LOSS])
     directory.reconciled = [pb.ReconcileResponse(done=True, losses=[LOSS], map_version=9)]
     ran = reconcile(ctl, admin, "--yes")
-    assert (ran.code, "what needs no consent is done, by map version 9; 10 slots" in ran.err) == (1, True), ran.err
+    assert (ran.code, "what needs no consent is done, by map version 9; cluster orders would open 10 slots" in ran.err) == (
+        1,
+        True,
+    ), ran.err
     before = ran.err.index("loses 100 slots"), ran.err.index("only with consent")
     assert max(before) < ran.err.index("what needs no consent is done"), "all of it is shown before anything is asked"
 
