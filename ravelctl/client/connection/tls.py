@@ -92,7 +92,7 @@ def _why_tls_fails(endpoint: str, tls: TlsOptions) -> Explanation | None:
                 "check the address; if that daemon is meant to run without TLS, leave out --cacert",
             )
         return Explanation(f"no TLS connection with {endpoint}: {(error.reason or str(error)).lower().replace('_', ' ')}", "")
-    except ConnectionResetError:
+    except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError):
         return _refused(endpoint, tls)
 
 
