@@ -91,7 +91,8 @@ class PeerMarks:
         """Make the start of a peer durable here, before anything of it is taken. Raises StoreFailedError."""
         peer = hello.replica_id
         before = self._marks.get(peer, NO_MARK)
-        self._marks[peer] = before.merged(HighWaterMark(hello.boot_number, hello.boot_id))
+        # The term, too: a directory that is put back is started more often than the copy was, until its count of starts passes.
+        self._marks[peer] = before.merged(HighWaterMark(hello.boot_number, hello.boot_id, hello.term))
         if self._marks[peer] != before:
             await self._store.record_peer_marks(self._gathered())
 

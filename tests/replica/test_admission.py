@@ -43,6 +43,19 @@ class TestMarks:
             assert (mark.boot_number, mark.boot_id) == (follower.store.boot.number, follower.replica.boot_id)
 
     @virtual
+    async def test_a_directory_is_not_made_newer_by_starting_it_more_often(self, tmp_path: Path) -> None:
+        """A member that has met only a start of it, and no message, remembers the term in which that was."""
+        async with cluster_of(tmp_path, 3) as cluster:
+            leader, follower = await three(cluster)
+            started = follower.replica.hello()
+            later = replace(started, term=Term(started.term + 3), boot_number=started.boot_number + 1, boot_id="e" * 16)
+            marks = leader.replica.admission._marks
+            await marks.record_start(later)
+            put_back = replace(started, boot_number=later.boot_number + 5, boot_id="f" * 16)
+            assert f"it holds term {started.term}" in marks.objection(put_back)
+            assert leader.store.peer_marks[follower.id].term == later.term
+
+    @virtual
     async def test_acknowledged_and_committed_entries_and_terms_are_on_disk_within_seconds(self, tmp_path: Path) -> None:
         async with cluster_of(tmp_path, 3) as cluster:
             leader, follower = await three(cluster)
