@@ -12,8 +12,8 @@ old one; what the operator says with AdoptCluster is: "this one is it now". In o
   move that was decided stays so; it waits until the slots are made right.
 - the map gets a new version, so that whoever keeps one looks again.
 
-Slots are another matter. The new cluster owns what it did when it was backed up. It refuses keys of slots that are not its own,
-and nobody is sent to it for those that the map gives to another one.
+Which slots the new cluster owns does not change here: those that it owned when it was backed up. A reconciliation (reconcile.py)
+makes that agree with the map.
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ class _Reconciliation:
 
     def _newest_at(self, number: ClusterNumber, slots: Sequence[int]) -> bool:
         """Whether no cluster holds one of these slots by a newer version than this one does."""
-        return all(self._claims(slot)[number] == max(self._claims(slot).values()) for slot in slots)
+        return all(claims[number] == max(claims.values()) for claims in map(self._claims, slots))
 
     def _find_heirs(self) -> dict[int, tuple[ClusterNumber, int]]:
         """Slots of which a destination has all keys and was not told that they are its own: which cluster, by which version."""

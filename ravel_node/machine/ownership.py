@@ -236,8 +236,8 @@ def _own(before: Ownership | None, command: SlotsCommand, revision: int) -> Take
     """Own exactly these slots, by this version of the map, and end the migrations that are named.
 
     The command names how often slots had come or left when the cluster was asked what it owns, so what was worked out from an
-    older answer is refused. Slots that are lost become a released migration with the id of the command:
-    PURGE deletes their keys. Slots that come have the keys which an ended migration brought here, and no others.
+    older answer is refused. Slots that are lost become a released migration with the id of the command: PURGE deletes their keys.
+    Slots that come have the keys which an ended migration brought here, and no others.
     """
     own = before or Ownership(ALL_SLOTS)
     owned = bitmap(command.slots)

@@ -194,7 +194,11 @@ class AdminHandlers:
         look, done = await self._reconciling.look(accepted), Done()
         self._check_silent(look, accepted)
         if not request.dry_run:
-            look, done = await self._reconciling.carry_out(accepted, request.plan)
+            if request.plan not in ("", look.plan.name):
+                raise RefusedError(
+                    Reason.STALE_VIEW, "what registry and clusters say has changed since the plan was made: look again"
+                )
+            look, done = await self._reconciling.carry_out(look, accepted)
         response = to_proto(look, done)
         response.header.CopyFrom(header_of(self._host, look.replica))
         return response

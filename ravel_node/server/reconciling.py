@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ravel_node.admin.answers import RefusedError
 from ravel_node.admin.commands import SetSlotMap
 from ravel_node.admin.executor import DELETED_AT_ONCE
 from ravel_node.admin.model import ClusterNumber, Directory
@@ -25,7 +24,6 @@ from ravel_node.machine.slots import slots_of
 from ravel_node.replica.replica import Replica
 from ravel_node.server.clusters import Clusters
 from ravel_node.server.desk import DirectoryDesk
-from ravelpb.errors import Reason
 from ravelpb.slots import SLOT_COUNT
 from ravelpb.v1 import admin_pb2
 from ravelpb.v1.slots_pb2 import DROP, OWN, PURGE, ChangeSlotsRequest, OwnershipResponse
@@ -72,16 +70,12 @@ class Reconciling:
         away |= dict.fromkeys(unfounded, "it is on the list, and nobody has founded it or was adopted as it yet")
         return Look(replica, directory, reconciliation(directory, reports, accepted), away, reports)
 
-    async def carry_out(self, accepted: Sequence[int], plan_name: str) -> tuple[Look, Done]:
-        """Do what the plan of this name says, or any plan, if it is empty. Return how it stands afterwards.
+    async def carry_out(self, look: Look, accepted: Sequence[int]) -> tuple[Look, Done]:
+        """Do what the plan of this look says. Return how it stands afterwards.
 
-        Raises RefusedError (STALE_VIEW) where the plan is another one by now.
+        Raises RefusedError (STALE_VIEW) if the registry has changed since.
         """
-        look, done = await self.look(accepted), Done()
-        if plan_name not in ("", look.plan.name):
-            raise RefusedError(
-                Reason.STALE_VIEW, "what registry and clusters say has changed since the plan was made: look again"
-            )
+        done = Done()
         if look.plan.registry_changes:
             await self._decide(look, done)
             look = await self.look(accepted)

@@ -91,7 +91,7 @@ async def run(count: int) -> None:
             print(f"{count} clusters, {what}: {time.perf_counter() - began:6.2f} s; {len(look.plan.changes)} to be told")
         began = time.perf_counter()
         while not look.plan.empty:
-            look, _ = await reconciling.carry_out((), "")
+            look, _ = await reconciling.carry_out(look, ())
         print(f"carried out until nothing is left: {time.perf_counter() - began:6.2f} s")
 
 

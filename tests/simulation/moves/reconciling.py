@@ -60,7 +60,7 @@ async def reconcile(system: System, *, in_doubt: Collection[int] = (), gone: Col
         if look.plan.empty:
             return
         try:
-            await reconciling.carry_out(sorted(accepted), look.plan.name)
+            await reconciling.carry_out(look, sorted(accepted))
         except (RefusedError, DirectoryAwayError, ClusterAwayError):
             await asyncio.sleep(0.05)
 
