@@ -27,7 +27,7 @@ QUICK = (
     "nothing-noted",
     "revisions-begin-anew",
 )
-QUICK_DISASTERS = ("registry-knows-best", "third-parties-keep-slots")
+QUICK_DISASTERS = ("registry-knows-best", "heirs-forgotten", "versions-forgotten")
 
 
 @pytest.mark.parametrize("seed", range(1, SEEDS + 1))
